@@ -1,0 +1,314 @@
+"""How models lie on disk and on the Hugging Face hub, and how they come back: `load(init_from)`.
+
+Two forms. A checkpoint is nanoGPT's out_dir/ckpt.pt, with what nanoGPT leaves out beside it: the tokenizer, the form of
+GELU, the random state. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
+Both are read directly, so nothing slow is imported, and nothing that a file contains is executed.
+"""
+
+import dataclasses
+import json
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import tokenizer as tokenizers
+from common import PROJECT, UserError, written_whole
+from hardware import pick_device, pick_dtype
+from model import GPT, GPTConfig
+
+# transformers' names of the activations that GPT computes, and the name that torch gives to each form of GELU.
+GELU_OF_ACTIVATION = {'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'}
+
+# What GPT-2's config.json may vary and model.py does not: each setting with the only value that is computed here.
+ONLY_VALUE = {
+    'layer_norm_epsilon': 1e-5,
+    'scale_attn_weights': True,
+    'scale_attn_by_inverse_layer_idx': False,
+    'add_cross_attention': False,
+    'tie_word_embeddings': True,
+}
+
+# GPT-2 was released with its matrices as (in, out); torch's Linear has (out, in).
+TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
+
+
+def load(init_from, out_dir='out', device=None, dtype=None):
+    """Return (model, tokenizer, checkpoint) of whatever init_from names, ready to be asked.
+
+    init_from: 'resume' for out_dir/ckpt.pt; 'tiny' or 'tiny-stories', shipped in models/; a model folder or a folder
+    with a ckpt.pt; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2' or 'distilgpt2'.
+    device: 'cpu', 'cuda', ...; None for the best there is. dtype: 'float32' (None), 'bfloat16' or 'float16'.
+    The tokenizer is None where a folder has none and its vocabulary is not GPT-2's; the checkpoint is None for a
+    model folder. Raises UserError for whatever is missing, damaged, or not a GPT-2.
+    """
+    device, dtype = pick_device(device), pick_dtype(dtype)
+    if init_from == 'scratch':
+        raise UserError('--init_from=scratch is a model without any training; only train.py can use it')
+    path = Path(out_dir) if init_from == 'resume' else _folder_of(init_from)
+    if init_from == 'resume' or (path / 'ckpt.pt').exists():
+        model, tokenizer, checkpoint = _load_checkpoint(path / 'ckpt.pt')
+    else:
+        model, tokenizer, checkpoint = load_pretrained(path), tokenizers.from_folder(path), None
+    if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as it is and as nanoGPT pads it
+        tokenizer = tokenizers.GPT2Tokenizer()
+    if tokenizer is not None:
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f'the tokenizer of {init_from} has {tokenizer.vocab_size} tokens and its model only '
+                f'{model.config.vocab_size}: they do not belong together'
+            )
+        model.n_ids = tokenizer.vocab_size
+    return model.to(device=device, dtype=dtype).eval(), tokenizer, checkpoint
+
+
+# Model folders ------------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(name_or_folder, dropout=0.0):
+    """Return the GPT in a Hugging Face folder or on the hub, in float32 on the CPU."""
+    folder = _folder_of(name_or_folder)
+    config, gelu = _read_config(folder / 'config.json', dropout)
+    state = {re.sub(r'^transformer\.', '', name): tensor for name, tensor in _read_weights(folder).items()}
+    # Files of older transformers carry the causal mask of each layer; ours is made on the fly.
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(('.attn.bias', '.attn.masked_bias'))}
+    head = state.pop('lm_head.weight', None)
+    if head is not None and 'wte.weight' in state and not torch.equal(head, state['wte.weight']):
+        raise UserError(f'{folder}: its output layer is not its token embedding (untied), which is not GPT-2')
+    state = {
+        f'transformer.{name}': (tensor.t() if name.endswith(TRANSPOSED) else tensor) for name, tensor in state.items()
+    }
+    return _build(config, gelu, state, folder)
+
+
+def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
+    """Write a model as a folder that `transformers`, and load(), read.
+
+    Padding ids are left out, so that the softmax of a program that does not mask them gives the same probabilities. A
+    model without biases gets biases of zero, which is the same model.
+    """
+    folder = Path(folder)
+    config = model.config
+    state = {}
+    for name, tensor in model.state_dict().items():
+        name = name.removeprefix('transformer.')
+        tensor = tensor[: model.n_ids] if name == 'wte.weight' else tensor.t() if name.endswith(TRANSPOSED) else tensor
+        state[f'transformer.{name}'] = tensor.to('cpu', dtype).contiguous()
+    del state['transformer.lm_head.weight']  # the same matrix as wte
+    for name in [name for name in state if name.endswith('.weight') and 'wte' not in name and 'wpe' not in name]:
+        out_features = state[name].shape[-1]
+        state.setdefault(name.replace('.weight', '.bias'), torch.zeros(out_features, dtype=dtype))
+    eot = {} if tokenizer is None or tokenizer.eot is None else {'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot}
+    description = {
+        'architectures': ['GPT2LMHeadModel'],
+        'model_type': 'gpt2',
+        'activation_function': next(name for name, gelu in GELU_OF_ACTIVATION.items() if gelu == model.gelu),
+        'vocab_size': model.n_ids,
+        'n_positions': config.block_size,
+        'n_ctx': config.block_size,
+        'n_embd': config.n_embd,
+        'n_layer': config.n_layer,
+        'n_head': config.n_head,
+        'n_inner': None,
+        'resid_pdrop': config.dropout,
+        'embd_pdrop': config.dropout,
+        'attn_pdrop': config.dropout,
+        **ONLY_VALUE,
+        'initializer_range': 0.02,
+        'dtype': str(dtype).removeprefix('torch.'),
+        **eot,
+    }
+    with written_whole(folder / 'model.safetensors') as path:
+        save_file(state, path, metadata={'format': 'pt'})
+    with written_whole(folder / 'config.json') as path:
+        path.write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def _folder_of(name):
+    """Return the folder that a name means: one where the person stands, one in models/, or a download from the hub."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    shipped = PROJECT / 'models' / name
+    if shipped.is_dir():
+        return shipped
+    if path.exists():
+        raise UserError(f'{name} is a file; name the folder that it lies in')
+    if name == '' or name.startswith(('.', '/', '~')) or name.count('/') > 1:
+        raise UserError(f'there is no folder {name!r} to load a model from')
+    return _download(name)
+
+
+def _download(name):
+    """Return the folder in the Hugging Face cache that holds the model called `name`, downloading what is missing."""
+    from huggingface_hub import hf_hub_download, utils
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    utils.logging.set_verbosity_error()  # its retries would be told of one by one
+
+    def fetch(file):
+        try:
+            return hf_hub_download(name, file, local_files_only=True)  # asks nobody: models do not change
+        except LocalEntryNotFoundError:
+            return hf_hub_download(name, file)
+
+    def fetch_if_there(file):
+        try:
+            return fetch(file)
+        except LocalEntryNotFoundError:  # no network: not the same as a file that is not there
+            raise
+        except EntryNotFoundError:
+            return None
+
+    try:
+        config = Path(fetch('config.json'))
+        for file in ('tokenizer.json', 'vocab.json', 'merges.txt'):
+            fetch_if_there(file)
+        if not fetch_if_there('model.safetensors') and not fetch_if_there('model.safetensors.index.json'):
+            fetch('pytorch_model.bin')
+        if (config.parent / 'model.safetensors.index.json').exists():
+            for file in _shards(config.parent):
+                fetch(file)
+    except HFValidationError as error:
+        raise UserError(f'{name!r} is neither a folder here nor a name that a model on the hub can have') from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f'there is no folder {name!r} here and no model of that name on the hub') from error
+    except (OSError, EntryNotFoundError) as error:
+        raise UserError(
+            f'there is no folder {name!r} here, and the model of that name could not be fetched from the Hugging Face '
+            f'hub ({type(error).__name__}). Without a network, --init_from=tiny-stories uses the model shipped with '
+            'this project; a model downloaded before, or copied as a folder, works too'
+        ) from error
+    return config.parent
+
+
+def _read_config(path, dropout):
+    """Return the GPTConfig and the form of GELU that a config.json describes; refuse what is not computed here."""
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError as error:
+        raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)') from error
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+    if found.get('model_type') != 'gpt2':
+        raise UserError(f'{path.parent} holds a model of type {found.get("model_type")!r}; only gpt2 is computed here')
+    try:
+        config = GPTConfig(
+            block_size=found.get('n_positions', found.get('n_ctx', 1024)),
+            vocab_size=found['vocab_size'],
+            n_layer=found['n_layer'],
+            n_head=found['n_head'],
+            n_embd=found['n_embd'],
+            dropout=dropout,
+        )
+    except KeyError as error:
+        raise UserError(f'{path} does not say {error}') from error
+    activation = found.get('activation_function', 'gelu_new')
+    if activation not in GELU_OF_ACTIVATION:
+        raise UserError(f'{path.parent}: activation_function={activation!r} is not one that is computed here')
+    if found.get('n_inner') not in (None, 4 * config.n_embd):
+        raise UserError(f'{path.parent}: n_inner={found["n_inner"]} is not 4 * n_embd, which is all that is computed here')
+    for name, value in ONLY_VALUE.items():
+        if found.get(name, value) != value:
+            raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not computed here')
+    return config, GELU_OF_ACTIVATION[activation]
+
+
+def _read_weights(folder):
+    """Return the tensors of a folder by name, from model.safetensors, its shards, or an old pytorch_model.bin."""
+    if (folder / 'model.safetensors').exists():
+        return _read_safetensors(folder / 'model.safetensors')
+    if (folder / 'model.safetensors.index.json').exists():
+        return {name: tensor for file in _shards(folder) for name, tensor in _read_safetensors(folder / file).items()}
+    if (folder / 'pytorch_model.bin').exists():
+        return _torch_load(folder / 'pytorch_model.bin')
+    raise UserError(f'{folder} has no weights: neither model.safetensors nor pytorch_model.bin')
+
+
+def _shards(folder):
+    index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
+    return sorted(set(index['weight_map'].values()))
+
+
+def _read_safetensors(path):
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f'{path} is damaged or not a safetensors file: {error}') from error
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path, model, tokenizer, **rest):
+    """Write a ckpt.pt that nanoGPT reads too. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and the like."""
+    checkpoint = {
+        'model': model.state_dict(),
+        'model_args': dataclasses.asdict(model.config),
+        'gelu': model.gelu,
+        'tokenizer': None if tokenizer is None else tokenizer.contents,
+        **rest,
+    }
+    with written_whole(path) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def _load_checkpoint(path):
+    """Return (model, tokenizer, checkpoint) of a ckpt.pt, ours or nanoGPT's."""
+    if not path.exists():
+        raise UserError(
+            f'there is no checkpoint {path}; train.py writes one, --out_dir says where to look, '
+            'and --init_from=tiny-stories uses the shipped model'
+        )
+    checkpoint = _torch_load(path)
+    try:
+        state, model_args = checkpoint['model'], checkpoint['model_args']
+        config = GPTConfig(**model_args)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
+    gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not say; it has only the exact one
+    prefix = '_orig_mod.'  # left behind by torch.compile
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.endswith('.attn.bias')}
+    state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
+    model = _build(config, gelu, state, path)
+    if checkpoint.get('tokenizer') is not None:
+        tokenizer = tokenizers.from_contents(checkpoint['tokenizer'])
+    else:
+        dataset = (checkpoint.get('config') or {}).get('dataset')  # nanoGPT leaves the tokenizer with the dataset
+        folder = Path('data') / dataset if dataset else None
+        tokenizer = tokenizers.from_folder(folder) if folder and folder.is_dir() else None
+    return model, tokenizer, checkpoint
+
+
+def _torch_load(path):
+    """Read what torch.save wrote, tensors and plain types only."""
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f'{path} cannot be read: it is truncated, damaged or not a weights file ({reason})') from error
+
+
+def _build(config, gelu, state, where):
+    """Return a GPT with these weights. Raises UserError, which names `where`, if they do not fit its shape."""
+    try:
+        with torch.device('meta'):  # shapes without memory: random weights would be made only to be thrown away
+            model = GPT(config, gelu)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f'{where}: {error}') from error
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name != 'lm_head.weight'}
+    for problem, names in (('lacks', expected.keys() - state.keys()), ('has unknown', state.keys() - expected.keys())):
+        if names:
+            raise UserError(f'{where} {problem} weights: {", ".join(sorted(names)[:3])} ({len(names)} in all)')
+    for name, shape in expected.items():
+        if state[name].shape != shape:
+            raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, and its config asks for {tuple(shape)}')
+    state = {name: tensor.float().contiguous() for name, tensor in state.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return model

@@ -1,0 +1,404 @@
+"""GPT-2 in one file, and everything about its probabilities: tensors of token ids in, logits and log-probabilities out.
+
+The architecture is that of Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2), a
+decoder-only Transformer (Vaswani et al. 2017) with layer normalisation before each sub-layer. Parameter names and
+`GPTConfig` are those of nanoGPT, so that checkpoints go both ways.
+
+Read it in the order the data flows: configuration, attention with its cache, MLP, block, the whole GPT; then logits
+become log-probabilities and log-probabilities become tokens; last comes what only training needs.
+Shapes in comments: B rows of a batch, T tokens, C = n_embd channels, nh heads of hs = C / nh channels, V token ids.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
+
+
+@dataclass
+class GPTConfig:
+    """The shape of a GPT; the defaults are GPT-2's smallest, its 50,257 ids padded to a multiple of 64 for speed."""
+
+    block_size: int = 1024  # the most tokens it can look back on, its own position included
+    vocab_size: int = 50304  # token ids, padding ids that no text uses included
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True  # biases in Linear and LayerNorm, as GPT-2 has them
+
+
+class LayerCache:
+    """One layer's keys and values of the tokens seen so far, in memory set aside beforehand."""
+
+    def __init__(self, config, batch_size, length, like):
+        shape = (batch_size, config.n_head, length, config.n_embd // config.n_head)
+        self.k = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, nh, length, hs)
+        self.v = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.filled = 0  # tokens seen
+
+    def append(self, k, v):
+        """Add the keys and values of new tokens, (B, nh, T, hs) each; return those of all tokens seen, views."""
+        start, self.filled = self.filled, self.filled + k.size(2)
+        self.k[:, :, start : self.filled] = k
+        self.v[:, :, start : self.filled] = v
+        return self.k[:, :, : self.filled], self.v[:, :, : self.filled]
+
+
+class CausalSelfAttention(nn.Module):
+    """Every token gathers from itself and the tokens before it, in several heads at once."""
+
+    def __init__(self, config):
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise ValueError(f'n_embd={config.n_embd} cannot be shared out among n_head={config.n_head} heads')
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # queries, keys, values in one
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+        self.n_head = config.n_head
+
+    def forward(self, x, cache=None):
+        B, T, C = x.shape
+        q, k, v = (
+            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+            for part in self.c_attn(x).split(C, dim=2)
+        )
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, nh, S, hs) with S >= T: the tokens seen before, then these
+        S = k.size(2)
+        # A single new token may look at everything. Several tokens after a cached prefix need a mask of their own,
+        # since is_causal aligns its triangle with the first key, not the last.
+        mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
+        dropout = self.resid_dropout.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S, dropout_p=dropout)
+        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Each token by itself: out to four times the width, through GELU, and back."""
+
+    def __init__(self, config, gelu):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.gelu = nn.GELU(approximate=gelu)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.c_proj(self.gelu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    """One layer: what attention gathered is added to the stream, then what the MLP makes of it."""
+
+    def __init__(self, config, gelu):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config, gelu)
+
+    def forward(self, x, cache=None):
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Step(NamedTuple):
+    """One token per row of a batch, and how likely it was. Log-probabilities are natural, float64, on the CPU."""
+
+    ids: torch.Tensor  # (B,) the chosen token ids
+    logprob: torch.Tensor  # (B,) under the sampler: after temperature and top-k
+    model_logprob: torch.Tensor  # (B,) under the model: softmax of the raw logits
+    logits: torch.Tensor  # (B, V) what it was chosen from; ids the tokenizer does not have are -inf
+
+
+def logits_to_logprobs(logits, temperature=1.0, top_k=None):
+    """Turn logits into log-probabilities, the one place where that happens.
+
+    logits: (..., V). temperature: divides the logits; 0 leaves all probability to the likeliest token, the one with
+    the lowest id among equals. top_k: tokens less likely than the k-th likeliest get probability 0; those as likely
+    as it stay. With the defaults these are model probabilities, otherwise the sampler's.
+    Returns (..., V) float32 natural logarithms. Raises ValueError for a negative temperature or a top_k below 1.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f'temperature={temperature}: it must be 0 (greedy) or a positive number')
+    if top_k is not None and top_k < 1:
+        raise ValueError(f'top_k={top_k}: it must be at least 1, or None for all tokens')
+    logits = logits.float()
+    if temperature == 0:
+        greedy = torch.full_like(logits, -math.inf)
+        return greedy.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+    if top_k is not None:
+        kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    # The largest is taken off first, or a tiny temperature would overflow to inf - inf.
+    return F.log_softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
+
+
+def draw(logprobs, uniforms):
+    """Draw one id per row by the inverse of the cumulative distribution in id order.
+
+    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1). Returns (B,) int64. One number a row and a fixed order
+    make a draw reproducible on every device, whatever computed the logits.
+    """
+    cdf = logprobs.double().exp().cumsum(-1)
+    cdf = cdf / cdf[:, -1:]  # rounding left the total a little off 1
+    uniforms = torch.tensor(uniforms, dtype=torch.float64)[:, None]
+    return torch.searchsorted(cdf, uniforms, right=True)[:, 0]  # `right`: an id of probability 0 is never met
+
+
+class GPT(nn.Module):
+    """A GPT language model: (B, T) token ids in, a distribution over the next token out.
+
+    gelu: 'tanh' for GPT-2's approximation of GELU, 'none' for the exact one, which models trained by nanoGPT have.
+    n_ids: how many of the vocab_size ids are real; the rest are padding and get probability 0. None for all.
+    """
+
+    def __init__(self, config, gelu='tanh', n_ids=None):
+        super().__init__()
+        self.config = config
+        self.gelu = gelu
+        self.n_ids = config.vocab_size if n_ids is None else n_ids
+        self.transformer = nn.ModuleDict(
+            {
+                'wte': nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
+                'wpe': nn.Embedding(config.block_size, config.n_embd),  # where it stands
+                'drop': nn.Dropout(config.dropout),
+                'h': nn.ModuleList([Block(config, gelu) for _ in range(config.n_layer)]),
+                'ln_f': nn.LayerNorm(config.n_embd, bias=config.bias),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.tie_weights()
+        self.apply(self._init_weights)
+        for name, parameter in self.named_parameters():
+            if name.endswith('c_proj.weight'):
+                # 2 * n_layer of these add to the stream; GPT-2 shrinks them so that its variance stays that of one.
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def tie_weights(self):
+        """Read tokens in and out with the same matrix (Press & Wolf 2017, https://arxiv.org/abs/1608.05859)."""
+        self.lm_head.weight = self.transformer.wte.weight
+
+    @staticmethod
+    def _init_weights(module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder, override_args=None):
+        """Load GPT-2 weights from the hub or a folder; override_args may hold `dropout`, as in nanoGPT."""
+        from checkpoint import load_pretrained  # here, so that the model itself needs nothing but torch
+
+        return load_pretrained(name_or_folder, **(override_args or {}))
+
+    def save_pretrained(self, folder, tokenizer=None):
+        """Write a Hugging Face GPT-2 folder, which `transformers` loads too."""
+        from checkpoint import save_pretrained
+
+        save_pretrained(self, folder, tokenizer)
+
+    # From token ids to logits ---------------------------------------------------------------------------------------
+
+    def hidden(self, idx, caches=None):
+        """Run all layers: (B, T) ids, after what `caches` (one a layer) have seen, to (B, T, C) hidden states."""
+        start = caches[0].filled if caches else 0
+        if start + idx.size(1) > self.config.block_size:
+            raise ValueError(f'{start + idx.size(1)} tokens are more than block_size={self.config.block_size}')
+        positions = torch.arange(start, start + idx.size(1), device=idx.device)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
+        for layer, block in enumerate(self.transformer.h):
+            x = block(x, caches[layer] if caches else None)
+        return self.transformer.ln_f(x)
+
+    def logits(self, x):
+        """(..., C) hidden states to (..., V) logits; the padding ids have -inf and so take no part in any softmax."""
+        logits = F.linear(x, self.lm_head.weight[: self.n_ids])
+        return F.pad(logits, (0, self.config.vocab_size - self.n_ids), value=-math.inf)
+
+    def forward(self, idx, targets=None, want_logits=True):
+        """Predict, as nanoGPT does.
+
+        idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each, -1 where none counts.
+        Returns (logits (B, 1, V) at the last position, None) without targets, (logits (B, T, V), mean cross-entropy in
+        nats) with them, and (None, the same loss) if want_logits is False, which never holds all the logits at once.
+        """
+        x = self.hidden(idx)
+        if targets is None:
+            return self.logits(x[:, [-1]]), None
+        if not want_logits:
+            return None, self._lean_loss(x.flatten(0, 1), targets.flatten())
+        logits = self.logits(x)
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def _lean_loss(self, x, targets, chunk=512):
+        """Mean cross-entropy of (N, C) hidden states against (N,) targets, the logits made again in the backward."""
+
+        def summed(x, targets):
+            return F.cross_entropy(self.logits(x).float(), targets, ignore_index=-1, reduction='sum')
+
+        total = sum(
+            recompute_in_backward(summed, x_part, targets_part, use_reentrant=False)
+            if torch.is_grad_enabled()
+            else summed(x_part, targets_part)
+            for x_part, targets_part in zip(x.split(chunk), targets.split(chunk), strict=True)
+        )
+        return total / (targets != -1).sum()
+
+    # From logits to tokens and their probabilities ------------------------------------------------------------------
+
+    def prefill(self, idx, length):
+        """Read a prompt, (B, T) ids; return its last logits, (B, V), and caches with room for `length` tokens."""
+        like = self.transformer.wte.weight
+        caches = [LayerCache(self.config, idx.size(0), length, like) for _ in range(self.config.n_layer)]
+        return self.logits(self.hidden(idx, caches)[:, -1]), caches
+
+    def decode(self, ids, caches):
+        """Read one more token per row, (B,) ids; return the logits that follow, (B, V)."""
+        return self.logits(self.hidden(ids[:, None], caches)[:, -1])
+
+    @torch.no_grad()
+    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None):
+        """Generate token by token, yielding a `Step` for each, so that a reader sees every choice and may stop early.
+
+        idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to be said instead of drawn ones, the
+        same for each row; temperature applies to them, top_k does not. seed: row r draws with a random generator of its
+        own, made from (seed, r), so its text does not depend on the rows around it; None takes a new seed from torch's
+        global generator. Where the text is longer than block_size, the model sees its last block_size tokens.
+        Raises ValueError for what cannot be meant: no prompt, unknown ids, no length, a negative temperature.
+        """
+        B, T = idx.shape
+        n = len(fixed_response) if fixed_response is not None else max_new_tokens
+        if n is None or n < 0:
+            raise ValueError(f'max_new_tokens={n}: say how many tokens to generate, or give a fixed_response')
+        self._check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
+        if T == 0:
+            raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
+        top_k = None if fixed_response is not None else top_k
+        logits_to_logprobs(torch.zeros(1), temperature, top_k)  # a bad setting is told of before the work, not after
+        seed = torch.randint(2**31, ()).item() if seed is None else seed
+        generators = [random.Random(f'{seed} {row}') for row in range(B)]  # hashes the text: near seeds, far numbers
+        block_size = self.config.block_size
+        text = F.pad(idx, (0, n))  # (B, T + n)
+        caches = None
+        for end in range(T, T + n):
+            if caches is not None and end <= block_size:
+                logits = self.decode(text[:, end - 1], caches)
+            else:  # the prompt; and once the window slides, every token's position changes and no cache holds
+                window = text[:, max(0, end - block_size) : end]
+                logits, caches = self.prefill(window, min(T + n, block_size))
+            sampler = logits_to_logprobs(logits, temperature, top_k).cpu()
+            if fixed_response is not None:
+                ids = torch.full((B,), fixed_response[end - T])
+            else:
+                ids = draw(sampler, [generator.random() for generator in generators])
+            text[:, end] = ids.to(text.device)
+            at = ids[:, None]
+            logprob = sampler.gather(-1, at)[:, 0].double()
+            model_logprob = logits_to_logprobs(logits).cpu().gather(-1, at)[:, 0].double()
+            yield Step(ids, logprob, model_logprob, logits)
+
+    def generate(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None):
+        """Generate a whole response and say how likely it was; the arguments are those of `steps`.
+
+        Returns the ids, (B, T + n), and the sampler probability of each row's response: a float for one row, a (B,)
+        float64 CPU tensor for more. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
+        """
+        ids, logprob = [idx], torch.zeros(idx.size(0), dtype=torch.float64)
+        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed):
+            ids.append(step.ids[:, None].to(idx.device))
+            logprob += step.logprob
+        prob = logprob.exp()
+        return torch.cat(ids, dim=1), prob.item() if len(prob) == 1 else prob
+
+    @torch.no_grad()
+    def score(self, prompts, responses, temperature=1.0, batch_size=16):
+        """Log-probabilities of many fixed responses, each batch in one forward pass instead of a loop over tokens.
+
+        prompts, responses: lists of lists of ids, prompts not empty. temperature: 1 for model probabilities. Returns
+        for each pair the logprob of each response token, (len(response),) float64 on the CPU, equal to what `steps`
+        gives for it as fixed_response, also where the window slides because the text is longer than block_size.
+        """
+        windows = []  # (pair, inputs, targets): the targets are what follows each of the last len(targets) inputs
+        limit = self.config.block_size
+        for pair, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            text = list(prompt) + list(response)
+            self._check_ids(text, f'pair {pair}')
+            if not prompt:
+                raise ValueError(f'pair {pair} has an empty prompt: begin with the id of <|endoftext|>')
+            fits = min(len(text), limit + 1)  # up to here every target sees all that stands before it
+            if len(prompt) < fits:
+                windows.append((pair, text[: fits - 1], text[len(prompt) : fits]))
+            windows += [(pair, text[end - limit : end], [text[end]]) for end in range(max(len(prompt), fits), len(text))]
+        logprobs = [torch.zeros(0, dtype=torch.float64) for _ in prompts]
+        device = self.transformer.wte.weight.device
+        order = sorted(range(len(windows)), key=lambda w: len(windows[w][1]))  # alike in length: little padding
+        scored = [None] * len(windows)
+        for first in range(0, len(order), batch_size):
+            batch = [windows[w] for w in order[first : first + batch_size]]
+            # Padding stands to the right, where no earlier token can look.
+            rows = [torch.tensor(inputs) for _, inputs, _ in batch]
+            x = self.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device))  # (B, T, C)
+            # Only the positions before a response token go through the output layer, by far the widest.
+            x = torch.cat([x[r, len(i) - len(t) : len(i)] for r, (_, i, t) in enumerate(batch)])  # (N, C)
+            targets = torch.tensor([id for _, _, targets in batch for id in targets], device=device)
+            found = logits_to_logprobs(self.logits(x), temperature).gather(-1, targets[:, None])[:, 0]
+            parts = found.cpu().double().split([len(targets) for _, _, targets in batch])
+            for w, part in zip(order[first : first + batch_size], parts, strict=True):
+                scored[w] = part
+        for (pair, _, _), part in zip(windows, scored, strict=True):
+            logprobs[pair] = torch.cat([logprobs[pair], part])
+        return logprobs
+
+    def _check_ids(self, ids, where):
+        unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})
+        if unknown:
+            raise ValueError(f'{where}: ids {unknown[:5]} are not among the {self.n_ids} that this model knows')
+
+    # What only training needs ---------------------------------------------------------------------------------------
+
+    def get_num_params(self, non_embedding=True):
+        """Count the parameters, as nanoGPT does: without the position embeddings, but with the tied token ones."""
+        positions = self.transformer.wpe.weight.numel() if non_embedding else 0
+        return sum(parameter.numel() for parameter in self.parameters()) - positions
+
+    def crop_block_size(self, block_size):
+        """Forget the positions from block_size on, to fine-tune a pretrained model on shorter texts."""
+        if not 1 <= block_size <= self.config.block_size:
+            raise ValueError(f'block_size={block_size}: this model has room for 1 to {self.config.block_size} tokens')
+        self.config.block_size = block_size
+        self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
+        self.transformer.wpe.num_embeddings = block_size
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        """AdamW that decays matrices and embeddings but neither biases nor LayerNorm gains, fused where it can be."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {'params': [p for p in parameters if p.dim() >= 2], 'weight_decay': weight_decay},
+            {'params': [p for p in parameters if p.dim() < 2], 'weight_decay': 0.0},
+        ]
+        fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+
+    def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=None):
+        """Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B) of fwdbwd_per_iter sequences in dt seconds.
+
+        peak_flops: what the device could do at most, in FLOP/s; None looks it up or measures it for this model's.
+        """
+        if peak_flops is None:
+            from hardware import peak_flops as peak_of_device
+
+            weight = self.transformer.wte.weight
+            peak_flops = peak_of_device(weight.device, weight.dtype)
+        L, C, T = self.config.n_layer, self.config.n_embd, self.config.block_size
+        # Forward and backward: 6 FLOPs a parameter and token, and 12 a channel, layer and pair of positions.
+        flops_per_token = 6 * self.get_num_params() + 12 * L * C * T
+        return flops_per_token * T * fwdbwd_per_iter / dt / peak_flops

@@ -1,0 +1,344 @@
+"""Text to token ids and back, three ways: GPT-2's BPE, a BPE of one's own, single characters.
+
+Each tokenizer has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, `vocab_size` and `eot` (the id of
+<|endoftext|>, None if it has none), can be saved into a model folder, and has `contents`: all that it is, in plain
+types, so that a checkpoint carries its tokenizer and needs no path.
+"""
+
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+
+from common import UserError, find, written_whole
+
+EOT = '<|endoftext|>'
+VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
+
+
+class Tokenizer:
+    """What the three have in common."""
+
+    eot = None
+
+    def decode(self, ids):
+        """Return the text of token ids; bytes that are not UTF-8 (half a character, say) become U+FFFD."""
+        return self.decode_bytes(ids).decode('utf-8', errors='replace')
+
+    def decode_bytes(self, ids):
+        """Return the UTF-8 bytes of token ids. Raises UserError for ids that there are not."""
+        return b''.join(self._bytes_of(id) for id in self._check(ids))
+
+    def pieces(self, ids):
+        """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for a part of a character."""
+        return [_visible(self._bytes_of(id)) for id in self._check(ids)]
+
+    def encode_pair(self, prompt, response, boundary='joint'):
+        """Return (prompt ids, response ids), the one place that decides where a response begins.
+
+        'joint': white space at the end of the prompt moves to the response, both are encoded as one text, and the
+        response is what follows as many tokens as the prompt alone has: lm-evaluation-harness's rule. Where a merge
+        across the boundary leaves nothing, the split moves back to the last token that both encodings share.
+        'separate': each side by itself, which makes tokens at the boundary that a model has hardly seen.
+        An empty prompt is <|endoftext|>, an empty response has no ids.
+        """
+        if boundary not in ('joint', 'separate'):
+            raise UserError(f'boundary={boundary!r} is neither joint nor separate')
+        if boundary == 'separate' or not response:
+            return self._or_eot(self.encode(prompt)), self.encode(response)
+        stripped = prompt.rstrip()
+        whole, prompt_ids = self.encode(prompt + response), self.encode(stripped)
+        if len(whole) <= len(prompt_ids):
+            shared = next((i for i, (a, b) in enumerate(zip(whole, prompt_ids)) if a != b), len(whole) - 1)
+            prompt_ids = whole[:shared]
+        return self._or_eot(prompt_ids), whole[len(prompt_ids) :]
+
+    def encode_prompt(self, prompt):
+        """Return the ids of a prompt to go on from; an empty one is <|endoftext|>."""
+        return self._or_eot(self.encode(prompt))
+
+    def _or_eot(self, ids):
+        if ids:
+            return ids
+        if self.eot is None:
+            raise UserError(f'the prompt is empty, and this tokenizer has no {EOT} to begin with: give it some text')
+        return [self.eot]
+
+    def _check(self, ids):
+        unknown = sorted({int(id) for id in ids if not 0 <= id < self.vocab_size})
+        if unknown:
+            raise UserError(f'token ids {unknown[:5]} are not among the {self.vocab_size} of this tokenizer')
+        return [int(id) for id in ids]
+
+
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's own byte-level BPE of 50,257 tokens, through tiktoken."""
+
+    def __init__(self):
+        import tiktoken  # here: whoever brings a tokenizer of their own need not wait for it
+
+        try:
+            self._encoding = tiktoken.get_encoding('gpt2')
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
+            cache = os.environ.get('TIKTOKEN_CACHE_DIR')
+            tried = f'in TIKTOKEN_CACHE_DIR={cache} and ' if cache else ''
+            raise UserError(
+                f"GPT-2's vocabulary was looked for {tried}at openaipublic.blob.core.windows.net, and could not be had "
+                f'({type(error).__name__}). Without a network: set TIKTOKEN_CACHE_DIR to a folder where tiktoken has '
+                'kept it before, or use a model that brings its own tokenizer, such as --init_from=tiny-stories'
+            ) from error
+        self.vocab_size = self._encoding.n_vocab
+        self.eot = self._encoding.eot_token
+
+    def encode(self, text):
+        """Return the token ids of a text; <|endoftext|> in it is the special token."""
+        return self._encoding.encode(text, allowed_special={EOT}, disallowed_special=())
+
+    def encode_batch(self, texts):
+        """Return the token ids of many texts, encoded in parallel."""
+        return self._encoding.encode_batch(texts, allowed_special={EOT}, disallowed_special=())
+
+    def _bytes_of(self, id):
+        return self._encoding.decode_single_token_bytes(id)
+
+    @property
+    def contents(self):
+        """What a checkpoint keeps of it: its name is enough, the vocabulary is OpenAI's and public."""
+        return {'kind': 'gpt2'}
+
+    def save(self, folder):
+        """Write a tokenizer.json that `transformers` reads; its merges follow from tiktoken's ranks."""
+        ranks = {self._bytes_of(id): id for id in range(self.eot)}
+        letters = _letters_of_bytes()
+        written = {token: ''.join(letters[byte] for byte in token) for token in ranks}
+        vocab = {written[token]: id for token, id in ranks.items()}
+        merges = []
+        for token, rank in ranks.items():  # by rank, which is the order in which they were learned
+            if len(token) > 1:
+                left, right = _merge_below(token, ranks, rank)
+                merges.append((written[left], written[right]))
+        bpe = _byte_level(vocab, merges)
+        bpe.add_special_tokens([EOT])
+        BPETokenizer(bpe).save(folder)
+
+
+class BPETokenizer(Tokenizer):
+    """A byte-level BPE in Hugging Face's tokenizer.json format, such as `train_bpe` makes."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.eot = tokenizer.token_to_id(EOT)
+        self._special = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items()}
+        self._bytes_of_letters = {letter: byte for byte, letter in _letters_of_bytes().items()}
+
+    @classmethod
+    def from_file(cls, path):
+        """Read a tokenizer.json. Raises UserError for a file that is none, or not a byte-level BPE."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding='utf-8'))
+        except (OSError, UnicodeDecodeError, UserError) as error:
+            raise UserError(f'{path} cannot be read as a tokenizer.json: {error}') from error
+
+    @classmethod
+    def from_json(cls, text):
+        """Make one from the text of a tokenizer.json."""
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        try:
+            kind = json.loads(text)
+            kinds = json.dumps([kind.get('pre_tokenizer'), kind.get('decoder')])
+        except (ValueError, AttributeError) as error:
+            raise UserError('it is not a JSON object') from error
+        if 'ByteLevel' not in kinds:
+            raise UserError('it is not a byte-level BPE, the only kind whose tokens are known byte for byte')
+        try:
+            return cls(HuggingFaceTokenizer.from_str(text))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(str(error)) from error
+
+    @classmethod
+    def from_vocab_and_merges(cls, vocab_path, merges_path):
+        """Read GPT-2's older pair of files, vocab.json and merges.txt."""
+        from tokenizers.models import BPE
+
+        vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
+        bpe = _byte_level(vocab, merges)
+        if EOT in vocab:
+            bpe.add_special_tokens([EOT])
+        return cls(bpe)
+
+    def encode(self, text):
+        """Return the token ids of a text; <|endoftext|> in it is the special token."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts):
+        """Return the token ids of many texts, encoded in parallel."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def _bytes_of(self, id):
+        if id in self._special:
+            return self._special[id].encode()
+        return bytes(self._bytes_of_letters[letter] for letter in self._tokenizer.id_to_token(id))
+
+    @property
+    def contents(self):
+        """What a checkpoint keeps of it: the text of its tokenizer.json."""
+        return {'kind': 'bpe', 'json': self._tokenizer.to_str()}
+
+    def save(self, folder):
+        """Write tokenizer.json, and the tokenizer_config.json that `transformers` asks for."""
+        with written_whole(Path(folder) / 'tokenizer.json') as path:
+            path.write_text(self._tokenizer.to_str(), encoding='utf-8')
+        special = {} if self.eot is None else {'bos_token': EOT, 'eos_token': EOT, 'unk_token': EOT}
+        config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, **special}
+        with written_whole(Path(folder) / 'tokenizer_config.json') as path:
+            path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+
+
+class CharTokenizer(Tokenizer):
+    """One token for each character of a text, as nanoGPT's character-level datasets have it."""
+
+    def __init__(self, chars):
+        """chars: the characters in the order of their ids."""
+        self._chars = list(chars)
+        self._ids = {char: id for id, char in enumerate(self._chars)}
+        self.vocab_size = len(self._chars)
+
+    @classmethod
+    def from_meta_pkl(cls, path):
+        """Read the meta.pkl of a nanoGPT character dataset, executing nothing that it may contain."""
+        try:
+            with open(path, 'rb') as file:
+                itos = _PlainUnpickler(io.BytesIO(file.read())).load()['itos']
+            return cls([itos[id] for id in range(len(itos))])
+        except (OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as nanoGPT's meta.pkl: {error}") from error
+
+    def encode(self, text):
+        """Return one id a character. Raises UserError that names the characters it does not have."""
+        unknown = sorted(set(text) - set(self._ids))
+        if unknown:
+            named = ', '.join(f'{char!r} (U+{ord(char):04X})' for char in unknown[:5])
+            raise UserError(f'this tokenizer knows {self.vocab_size} characters, and these are not among them: {named}')
+        return [self._ids[char] for char in text]
+
+    def encode_batch(self, texts):
+        """Return the token ids of many texts."""
+        return [self.encode(text) for text in texts]
+
+    def _bytes_of(self, id):
+        return self._chars[id].encode('utf-8', errors='surrogatepass')
+
+    @property
+    def contents(self):
+        """What a checkpoint keeps of it: its characters."""
+        return {'kind': 'char', 'chars': self._chars}
+
+    def save(self, folder):
+        """Write characters.json; `transformers` has no tokenizer of this kind."""
+        with written_whole(Path(folder) / 'characters.json') as path:
+            path.write_text(json.dumps(self.contents) + '\n', encoding='utf-8')
+
+
+def train_bpe(texts, vocab_size):
+    """Train a byte-level BPE (Sennrich et al. 2016) of vocab_size tokens, <|endoftext|> as id 0 among them."""
+    from tokenizers import pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size <= len(alphabet):
+        raise UserError(f'a byte-level BPE needs more than {len(alphabet)} tokens, and {vocab_size} were asked for')
+    bpe = _byte_level()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[EOT], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return BPETokenizer(bpe)
+
+
+def from_contents(contents):
+    """Make the tokenizer that `contents` describes again, from a checkpoint or a dataset's meta.json."""
+    match contents:
+        case {'kind': 'gpt2'}:
+            return GPT2Tokenizer()
+        case {'kind': 'bpe', 'json': str(text)}:
+            return BPETokenizer.from_json(text)
+        case {'kind': 'char', 'chars': list(chars)}:
+            return CharTokenizer(chars)
+    raise UserError('the description of its tokenizer is not one that this program knows')
+
+
+def from_folder(folder):
+    """Return the tokenizer that lies in a folder, whatever its format, or None where there is none."""
+    folder = Path(folder)
+    if (folder / 'tokenizer.json').exists():
+        return BPETokenizer.from_file(folder / 'tokenizer.json')
+    if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
+        return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
+    if (folder / 'characters.json').exists():
+        return from_contents(json.loads((folder / 'characters.json').read_text(encoding='utf-8')))
+    if (folder / 'meta.json').exists():
+        return from_contents(json.loads((folder / 'meta.json').read_text(encoding='utf-8'))['tokenizer'])
+    if (folder / 'meta.pkl').exists():
+        return CharTokenizer.from_meta_pkl(folder / 'meta.pkl')
+    return None
+
+
+def from_name(name):
+    """Return the tokenizer that a person names: gpt2, a shipped model, a model folder, or a tokenizer.json."""
+    if name == 'gpt2':
+        return GPT2Tokenizer()
+    shipped = find(Path('models') / name)
+    path = shipped if shipped.is_dir() else find(name)
+    found = from_folder(path) if path.is_dir() else BPETokenizer.from_file(path)
+    if found is None:
+        raise UserError(f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl')
+    return found
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Dicts, lists, strings and numbers need no class to be looked up; whatever asks for one is refused."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f'it wants to load {module}.{name}, and only plain data is read')
+
+
+def _visible(token):
+    """Make the bytes of one token visible."""
+    try:
+        text = token.decode('utf-8')
+    except UnicodeDecodeError:
+        return f'‹{token.hex(" ")}›'
+    return ''.join(VISIBLE.get(char) or (char if char.isprintable() else f'‹U+{ord(char):04X}›') for char in text)
+
+
+def _letters_of_bytes():
+    """Map each byte to the letter that GPT-2's vocabulary files write it as.
+
+    Printable Latin-1 bytes are written as themselves, the 68 others as the letters from U+0100 on, in order.
+    """
+    printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+def _merge_below(token, ranks, rank):
+    """Return the two parts whose merge made `token`: run BPE on its bytes with the merges learned before it."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(left + right, rank) for left, right in zip(parts, parts[1:], strict=False)]
+        at = min(range(len(pairs)), key=pairs.__getitem__)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+def _byte_level(vocab=None, merges=None):
+    """Return a `tokenizers` BPE that works on bytes as GPT-2's does."""
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+    from tokenizers import decoders, models, pre_tokenizers
+
+    bpe = HuggingFaceTokenizer(models.BPE(vocab, merges))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    return bpe
