@@ -101,7 +101,11 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
     for name in [name for name in state if name.endswith('.weight') and 'wte' not in name and 'wpe' not in name]:
         out_features = state[name].shape[-1]
         state.setdefault(name.replace('.weight', '.bias'), torch.zeros(out_features, dtype=dtype))
-    eot = {} if tokenizer is None or tokenizer.eot is None else {'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot}
+    eot = (
+        {}
+        if tokenizer is None or tokenizer.eot is None
+        else {'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot}
+    )
     description = {
         'architectures': ['GPT2LMHeadModel'],
         'model_type': 'gpt2',
@@ -147,7 +151,12 @@ def _folder_of(name):
 def _download(name):
     """Return the folder in the Hugging Face cache that holds the model called `name`, downloading what is missing."""
     from huggingface_hub import hf_hub_download, utils
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     utils.logging.set_verbosity_error()  # its retries would be told of one by one
 
@@ -212,7 +221,9 @@ def _read_config(path, dropout):
     if activation not in GELU_OF_ACTIVATION:
         raise UserError(f'{path.parent}: activation_function={activation!r} is not one that is computed here')
     if found.get('n_inner') not in (None, 4 * config.n_embd):
-        raise UserError(f'{path.parent}: n_inner={found["n_inner"]} is not 4 * n_embd, which is all that is computed here')
+        raise UserError(
+            f'{path.parent}: n_inner={found["n_inner"]} is not 4 * n_embd, which is all that is computed here'
+        )
     for name, value in ONLY_VALUE.items():
         if found.get(name, value) != value:
             raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not computed here')

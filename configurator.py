@@ -19,7 +19,7 @@ from common import UserError, find
 
 
 def run(main, settings_class):
-    """Read the settings, call main(settings), and turn whatever the person can put right into one line and exit code 2."""
+    """Read the settings and call main(settings); what the person can put right ends in one line and exit code 2."""
     try:
         main(read(settings_class, sys.argv[1:]))
     except UserError as error:

@@ -337,7 +337,9 @@ class GPT(nn.Module):
             fits = min(len(text), limit + 1)  # up to here every target sees all that stands before it
             if len(prompt) < fits:
                 windows.append((pair, text[: fits - 1], text[len(prompt) : fits]))
-            windows += [(pair, text[end - limit : end], [text[end]]) for end in range(max(len(prompt), fits), len(text))]
+            windows += [
+                (pair, text[end - limit : end], [text[end]]) for end in range(max(len(prompt), fits), len(text))
+            ]
         logprobs = [torch.zeros(0, dtype=torch.float64) for _ in prompts]
         device = self.transformer.wte.weight.device
         order = sorted(range(len(windows)), key=lambda w: len(windows[w][1]))  # alike in length: little padding

@@ -6,6 +6,7 @@ types, so that a checkpoint carries its tokenizer and needs no path.
 """
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -50,7 +51,7 @@ class Tokenizer:
         stripped = prompt.rstrip()
         whole, prompt_ids = self.encode(prompt + response), self.encode(stripped)
         if len(whole) <= len(prompt_ids):
-            shared = next((i for i, (a, b) in enumerate(zip(whole, prompt_ids)) if a != b), len(whole) - 1)
+            shared = next((i for i, (a, b) in enumerate(zip(whole, prompt_ids)) if a != b), len(whole))
             prompt_ids = whole[:shared]
         return self._or_eot(prompt_ids), whole[len(prompt_ids) :]
 
@@ -293,7 +294,9 @@ def from_name(name):
     path = shipped if shipped.is_dir() else find(name)
     found = from_folder(path) if path.is_dir() else BPETokenizer.from_file(path)
     if found is None:
-        raise UserError(f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl')
+        raise UserError(
+            f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'
+        )
     return found
 
 
@@ -327,7 +330,7 @@ def _merge_below(token, ranks, rank):
     """Return the two parts whose merge made `token`: run BPE on its bytes with the merges learned before it."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pairs = [ranks.get(left + right, rank) for left, right in zip(parts, parts[1:], strict=False)]
+        pairs = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
         at = min(range(len(pairs)), key=pairs.__getitem__)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts

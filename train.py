@@ -92,6 +92,7 @@ def main(settings):
     if settings.compile:
         model.compile()
 
+    precision = str(dtype).removeprefix('torch.')
     block_size = model.config.block_size
     for split, tokens in data.items():
         if len(tokens) <= block_size and not (settings.eval_only and len(tokens) == 0):
@@ -115,13 +116,13 @@ def main(settings):
 
     if settings.eval_only:
         for split, loss in evaluate().items():
-            print(f'{split}: {describe_loss(loss, meta, split)}')
+            print(f'{split}: {describe_loss(loss, meta, split)}, computed in {precision}')
         return
 
     log = open_log(settings, iter_num)
     tokens_per_iter = settings.gradient_accumulation_steps * settings.batch_size * block_size
     print(
-        f'{model.get_num_params() / 1e6:.2f}M parameters on {device.type} in {str(dtype).removeprefix("torch.")}, '
+        f'{model.get_num_params() / 1e6:.2f}M parameters on {device.type} in {precision}, '
         f'{len(data["train"]):,} tokens, {tokens_per_iter:,} a step'
     )
     peak = peak_flops(device, dtype)
@@ -134,9 +135,8 @@ def main(settings):
 
         if iter_num % settings.eval_interval == 0 or iter_num >= settings.max_iters:
             losses = evaluate()
-            progress.write(
-                f'iteration {iter_num}: ' + ', '.join(f'{s} {describe_loss(l, meta, s)}' for s, l in losses.items())
-            )
+            described = [f'{split} {describe_loss(loss, meta, split)}' for split, loss in losses.items()]
+            progress.write(f'iteration {iter_num}: {", ".join(described)}')
             log(iter_num, {f'{split}_loss': loss for split, loss in losses.items()})
             improved = losses['val'] < best_val_loss
             best_val_loss = min(best_val_loss, losses['val'])
@@ -262,7 +262,9 @@ def make_model(settings, meta, device):
         # Without a word about it, tokens are GPT-2's, as in nanoGPT, which pads their number for speed.
         vocab_size = 50304 if tokenizer is None else tokenizer.vocab_size
         tokenizer = tokenizer or tokenizers.GPT2Tokenizer()
-        shape = {name: getattr(settings, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'dropout', 'bias')}
+        shape = {
+            name: getattr(settings, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'dropout', 'bias')
+        }
         try:
             model = GPT(GPTConfig(vocab_size=vocab_size, **shape), n_ids=tokenizer.vocab_size)
         except ValueError as error:
@@ -271,7 +273,7 @@ def make_model(settings, meta, device):
     model, tokenizer, checkpoint = checkpoints.load(settings.init_from, settings.out_dir, str(device))
     if 'tokenizer' in meta and tokenizer is not None and tokenizer.contents != meta['tokenizer']:
         raise UserError(
-            f'the tokens of data/{settings.dataset} were made with another tokenizer than that of {settings.init_from}; '
+            f'the tokens of data/{settings.dataset} were made with another tokenizer than {settings.init_from} has; '
             f'make them again with: python prepare_bin.py --input=... --dataset=... --tokenizer={settings.init_from}'
         )
     if settings.block_size < model.config.block_size:
@@ -283,7 +285,10 @@ def make_model(settings, meta, device):
     if settings.init_from != 'resume':
         checkpoint = None
     elif 'optimizer' not in checkpoint:
-        raise UserError(f'{settings.out_dir}/ckpt.pt has no optimizer state to resume from; --init_from={settings.out_dir} starts from its weights')
+        raise UserError(
+            f'{settings.out_dir}/ckpt.pt has no optimizer state to resume from; '
+            f'--init_from={settings.out_dir} starts a new run from its weights'
+        )
     return model.train(), tokenizer, checkpoint
 
 

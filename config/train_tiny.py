@@ -1,4 +1,4 @@
-# The shipped model models/tiny: 5.9 million parameters, from scratch on English novels, about half an hour on two cores.
+# The shipped model models/tiny: 5.9 million parameters, from scratch on English novels in half an hour on two cores.
 # Its data: python prepare_bin.py --input=novels.txt --dataset=novels --tokenizer=tiny --val_fraction=0.04
 
 dataset = 'novels'

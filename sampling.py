@@ -1,0 +1,175 @@
+"""What sample.py and eval.py share: their settings, the model they name, and responses with their probabilities."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import checkpoint as checkpoints
+from common import UserError
+from hardware import pick_dtype
+from model import Step, logits_to_logprobs
+from plots import Chart
+
+ALTERNATIVES = 10  # tokens that a chart shows
+
+
+@dataclass
+class SamplingSettings:
+    """The settings of sample.py, all of which eval.py takes too."""
+
+    init_from: str = 'tiny-stories'  # tiny-stories, tiny, gpt2 (any size), a name on the hub, a model folder, or resume
+    out_dir: str = 'out'  # where resume finds ckpt.pt
+    start: str = 'Once upon a time'  # the prompt, or FILE:path to read it from a file; '' is <|endoftext|>
+    fixed_response: str | None = None  # a response to be scored instead of drawn; top_k does not cut it off
+    num_samples: int = 1  # how many samples to draw, all in one batch
+    max_new_tokens: int = 100  # tokens in each sample
+    temperature: float = 0.8  # 1 is the model's own distribution, below 1 is bolder, 0 is greedy
+    top_k: int | None = 200  # draw from the k likeliest tokens only; None for all
+    stop_at_eot: bool = False  # end a sample where it says <|endoftext|>
+    seed: int = 1337  # decides what is drawn
+    show_probs: bool = False  # draw bar charts of what was likeliest at every step
+    plot_steps: int = 20  # the first so many steps are drawn
+    plot_dir: str = 'results'  # a new folder in here gets the charts
+    device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best there is
+    dtype: str | None = None  # float32 (None), bfloat16 or float16
+    compile: bool = False  # torch.compile the model: slower to start, then faster
+
+
+@dataclass
+class Response:
+    """A drawn or fixed response: its ids, and the logprob of each under the sampler and under the model."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    model_logprobs: list[float] = field(default_factory=list)
+    logits: list[torch.Tensor] = field(default_factory=list)  # (V,) for each of the steps to be drawn as a chart
+
+    def add(self, step: Step, row: int, keep_logits: bool):
+        """Take over one row of a step."""
+        self.ids.append(step.ids[row].item())
+        self.logprobs.append(step.logprob[row].item())
+        self.model_logprobs.append(step.model_logprob[row].item())
+        if keep_logits:
+            self.logits.append(step.logits[row].float().cpu())
+
+
+def load_model(settings):
+    """Return (model, tokenizer) of the settings. Raises UserError for what is missing or cannot be meant."""
+    check(settings)
+    model, tokenizer, _ = checkpoints.load(settings.init_from, settings.out_dir, settings.device, settings.dtype)
+    if tokenizer is None:
+        raise UserError(
+            f'{settings.init_from} has no tokenizer; put the tokenizer.json that it was trained with beside it'
+        )
+    if settings.compile:
+        model.hidden = torch.compile(model.hidden, dynamic=True)
+    return model, tokenizer
+
+
+def check(settings):
+    """Raise UserError for values that cannot be meant, before anything slow is begun."""
+    if not 0 <= settings.temperature < math.inf:
+        raise UserError(f'--temperature={settings.temperature}: it is 0 (greedy) or a positive number')
+    if settings.top_k is not None and settings.top_k < 1:
+        raise UserError(f'--top_k={settings.top_k}: it is at least 1, or None for all tokens')
+    for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
+        if getattr(settings, name) < 0:
+            raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
+
+
+def read_start(start):
+    """Return the prompt that --start means: itself, or what the file after FILE: holds."""
+    if not start.startswith('FILE:'):
+        return start
+    path = Path(start.removeprefix('FILE:'))
+    try:
+        return path.read_text(encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'--start={start}: {path} cannot be read: {error.strerror}') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'--start={start}: {path} is not UTF-8 text (byte {error.start})') from error
+
+
+def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None, on_step=None):
+    """Draw num_samples responses in one batch, or score the fixed response_ids; return a list of Response.
+
+    eot: an id that ends a response where it is drawn. on_step: called with (responses, step) after every step.
+    """
+    idx = torch.tensor([prompt_ids] * num_samples, device=model.lm_head.weight.device)
+    responses = [Response() for _ in range(num_samples)]
+    steps = model.steps(idx, settings.max_new_tokens, settings.temperature, settings.top_k, response_ids, settings.seed)
+    for number, step in enumerate(steps):
+        for row, response in enumerate(responses):
+            if eot is None or not response.ids or response.ids[-1] != eot:
+                response.add(step, row, keep_logits=settings.show_probs and number < settings.plot_steps)
+        if on_step is not None:
+            on_step(responses, step)
+        if eot is not None and all(response.ids[-1] == eot for response in responses):
+            break
+    return responses
+
+
+def charts(response, prompt_ids, tokenizer, settings, fixed):
+    """Return a Chart of the likeliest tokens for each of a response's kept steps."""
+    made = []
+    top_k = None if fixed else settings.top_k
+    for number, (logits, chosen) in enumerate(zip(response.logits, response.ids)):
+        order = logits.argsort(descending=True, stable=True)  # equals: the lower id first, as the sampler has them
+        rank = (order == chosen).nonzero().item() + 1
+        shown = order[: min(ALTERNATIVES, tokenizer.vocab_size)].tolist()
+        if rank > len(shown):
+            shown.append(chosen)
+        context = tokenizer.decode(prompt_ids + response.ids[:number])
+        made.append(
+            Chart(
+                pieces=tokenizer.pieces(shown),
+                sampler=logits_to_logprobs(logits, settings.temperature, top_k)[shown].exp().tolist(),
+                model=logits_to_logprobs(logits)[shown].exp().tolist(),
+                chosen=shown.index(chosen),
+                rank=rank,
+                context=context,
+                sampler_name=sampler_name(settings, fixed),
+            )
+        )
+    return made
+
+
+def sampler_name(settings, fixed):
+    """Say what makes the sampler's probabilities differ from the model's."""
+    if fixed or settings.top_k is None:
+        return f'temperature {settings.temperature:g}'
+    return f'temperature {settings.temperature:g}, top_k {settings.top_k}'
+
+
+def describe(response, settings, fixed):
+    """Return two lines: how likely the response was under the sampler and under the model."""
+    n = len(response.ids)
+    rows = [
+        (f'sampler ({sampler_name(settings, fixed)})', math.fsum(response.logprobs)),
+        ('model (temperature 1, every token)', math.fsum(response.model_logprobs)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    precision = '' if pick_dtype(settings.dtype) == torch.float32 else f', computed in {settings.dtype}'
+    return '\n'.join(
+        f'{name:{width}}  logprob {logprob:.4f}, probability {probability(logprob)}, '
+        f'perplexity per token {perplexity(logprob, n)} ({n} tokens{precision})'
+        for name, logprob in rows
+    )
+
+
+def probability(logprob):
+    """Write exp(logprob), and as a power of ten beside it where it is too small for a float."""
+    prob = math.exp(logprob)
+    if prob == 0.0 and logprob > -math.inf:
+        return f'0.0 (too small for a float: 10^{logprob / math.log(10):.1f})'
+    return f'{prob:.6g}'
+
+
+def perplexity(logprob, n):
+    """Write exp(-logprob / n), the number of equally likely tokens that would be as hard to guess."""
+    if n == 0:
+        return 'undefined'
+    mean = -logprob / n
+    return f'{math.exp(mean):.4g}' if mean < 700 else 'inf'
