@@ -278,8 +278,9 @@ def _load_checkpoint(path):
         )
     checkpoint = _torch_load(path)
     try:
-        state, model_args = checkpoint['model'], checkpoint['model_args']
-        config = GPTConfig(**model_args)
+        if not isinstance(checkpoint, dict):
+            raise TypeError(f'it holds a {type(checkpoint).__name__}')
+        state, config = checkpoint['model'], GPTConfig(**checkpoint['model_args'])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
     gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not say; it has only the exact one

@@ -43,5 +43,9 @@ def written_whole(path):
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private, an ordinary file is not
         temporary.replace(path)
+    except OSError as error:  # a full disk, most likely
+        raise UserError(
+            f'cannot write {path}: {error.strerror or error}; what was there before is still there'
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -38,8 +38,7 @@ class LayerCache:
 
     def __init__(self, config, batch_size, length, like):
         shape = (batch_size, config.n_head, length, config.n_embd // config.n_head)
-        self.k = torch.empty(shape, dtype=like.dtype, device=like.device)  # (B, nh, length, hs)
-        self.v = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.k, self.v = like.new_empty(2, *shape)  # (B, nh, length, hs) each
         self.filled = 0  # tokens seen
 
     def append(self, k, v):
@@ -177,10 +176,10 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_weights()
         self.apply(self._init_weights)
-        for name, parameter in self.named_parameters():
-            if name.endswith('c_proj.weight'):
-                # 2 * n_layer of these add to the stream; GPT-2 shrinks them so that its variance stays that of one.
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+        for block in self.transformer.h:
+            # 2 * n_layer of these add to the stream; GPT-2 shrinks them so that its variance stays that of one.
+            for layer in (block.attn.c_proj, block.mlp.c_proj):
+                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.n_layer))
 
     def tie_weights(self):
         """Read tokens in and out with the same matrix (Press & Wolf 2017, https://arxiv.org/abs/1608.05859)."""
@@ -301,10 +300,8 @@ class GPT(nn.Module):
             else:
                 ids = draw(sampler, [generator.random() for generator in generators])
             text[:, end] = ids.to(text.device)
-            at = ids[:, None]
-            logprob = sampler.gather(-1, at)[:, 0].double()
-            model_logprob = logits_to_logprobs(logits).cpu().gather(-1, at)[:, 0].double()
-            yield Step(ids, logprob, model_logprob, logits)
+            of_model = logits_to_logprobs(logits).cpu()
+            yield Step(ids, *(of.gather(-1, ids[:, None])[:, 0].double() for of in (sampler, of_model)), logits)
 
     def generate(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None):
         """Generate a whole response and say how likely it was; the arguments are those of `steps`.
@@ -327,37 +324,34 @@ class GPT(nn.Module):
         for each pair the logprob of each response token, (len(response),) float64 on the CPU, equal to what `steps`
         gives for it as fixed_response, also where the window slides because the text is longer than block_size.
         """
-        windows = []  # (pair, inputs, targets): the targets are what follows each of the last len(targets) inputs
+        windows = []  # (pair, place in its response, inputs, targets); a target follows each of the last inputs
         limit = self.config.block_size
         for pair, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            text = list(prompt) + list(response)
+            text = [*prompt, *response]
             self._check_ids(text, f'pair {pair}')
             if not prompt:
                 raise ValueError(f'pair {pair} has an empty prompt: begin with the id of <|endoftext|>')
-            fits = min(len(text), limit + 1)  # up to here every target sees all that stands before it
-            if len(prompt) < fits:
-                windows.append((pair, text[: fits - 1], text[len(prompt) : fits]))
-            windows += [
-                (pair, text[end - limit : end], [text[end]]) for end in range(max(len(prompt), fits), len(text))
-            ]
-        logprobs = [torch.zeros(0, dtype=torch.float64) for _ in prompts]
+            start = len(prompt)
+            while start < len(text):
+                # All targets that see the text from its first token on share a window; later ones have one each.
+                end = max(start + 1, min(len(text), limit + 1))
+                windows.append((pair, start - len(prompt), text[max(0, end - 1 - limit) : end - 1], text[start:end]))
+                start = end
+        windows.sort(key=lambda window: len(window[2]))  # alike in length: little padding
+        logprobs = [torch.zeros(len(response), dtype=torch.float64) for response in responses]
         device = self.transformer.wte.weight.device
-        order = sorted(range(len(windows)), key=lambda w: len(windows[w][1]))  # alike in length: little padding
-        scored = [None] * len(windows)
-        for first in range(0, len(order), batch_size):
-            batch = [windows[w] for w in order[first : first + batch_size]]
+        for first in range(0, len(windows), batch_size):
+            pairs, places, inputs, targets = zip(*windows[first : first + batch_size], strict=True)
             # Padding stands to the right, where no earlier token can look.
-            rows = [torch.tensor(inputs) for _, inputs, _ in batch]
-            x = self.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device))  # (B, T, C)
+            padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in inputs], batch_first=True)  # (B, T)
+            x = self.hidden(padded.to(device))  # (B, T, C)
             # Only the positions before a response token go through the output layer, by far the widest.
-            x = torch.cat([x[r, len(i) - len(t) : len(i)] for r, (_, i, t) in enumerate(batch)])  # (N, C)
-            targets = torch.tensor([id for _, _, targets in batch for id in targets], device=device)
-            found = logits_to_logprobs(self.logits(x), temperature).gather(-1, targets[:, None])[:, 0]
-            parts = found.cpu().double().split([len(targets) for _, _, targets in batch])
-            for w, part in zip(order[first : first + batch_size], parts, strict=True):
-                scored[w] = part
-        for (pair, _, _), part in zip(windows, scored, strict=True):
-            logprobs[pair] = torch.cat([logprobs[pair], part])
+            ends, sizes = [len(row) for row in inputs], [len(row) for row in targets]
+            x = torch.cat([x[row, end - size : end] for row, (end, size) in enumerate(zip(ends, sizes))])  # (N, C)
+            at = torch.tensor([id for row in targets for id in row], device=device)[:, None]  # (N, 1)
+            found = logits_to_logprobs(self.logits(x), temperature).gather(-1, at)[:, 0].cpu().double()
+            for pair, place, part in zip(pairs, places, found.split(sizes)):
+                logprobs[pair][place : place + len(part)] = part
         return logprobs
 
     def _check_ids(self, ids, where):

@@ -1,4 +1,4 @@
-"""What several tests need: small random models, GPT-2's vocabulary where it is at hand, scripts run as a person does."""
+"""What several tests need: small random models, GPT-2's vocabulary where it is at hand, scripts run by hand."""
 
 import os
 import subprocess

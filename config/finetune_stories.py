@@ -1,0 +1,18 @@
+# GPT-2 on the 52 children's stories in data/childrens_stories (25,000 tokens): five epochs, minutes on a laptop.
+# The weights are fetched from the hub the first time. --init_from=distilgpt2 is half the size.
+
+init_from = 'gpt2'
+dataset = 'childrens_stories'
+out_dir = 'out-stories'
+
+block_size = 256
+batch_size = 4
+gradient_accumulation_steps = 4  # 4 * 4 * 256 = 4,096 tokens a step, so about 5 steps an epoch
+max_iters = 25
+dropout = 0.1
+
+learning_rate = 3e-5
+decay_lr = False
+
+eval_interval = 5
+always_save_checkpoint = False  # keep the weights that are best on validation: so few stories are soon learned by heart
