@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pickle
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -150,50 +151,34 @@ def _folder_of(name):
 
 def _download(name):
     """Return the folder in the Hugging Face cache that holds the model called `name`, downloading what is missing."""
-    from huggingface_hub import hf_hub_download, utils
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    utils.logging.set_verbosity_error()  # its retries would be told of one by one
-
-    def fetch(file):
+    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt']
+    safetensors = ['model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json']
+    for weights in (safetensors, ['pytorch_model.bin']):
         try:
-            return hf_hub_download(name, file, local_files_only=True)  # asks nobody: models do not change
+            cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
+            if _weight_files(cached):
+                return cached  # without asking anybody: a model that was published does not change
         except LocalEntryNotFoundError:
-            return hf_hub_download(name, file)
-
-    def fetch_if_there(file):
-        try:
-            return fetch(file)
-        except LocalEntryNotFoundError:  # no network: not the same as a file that is not there
-            raise
-        except EntryNotFoundError:
-            return None
-
+            pass
+        except HFValidationError as error:
+            raise UserError(f'{name!r} is neither a folder here nor a name that a model on the hub can have') from error
     try:
-        config = Path(fetch('config.json'))
-        for file in ('tokenizer.json', 'vocab.json', 'merges.txt'):
-            fetch_if_there(file)
-        if not fetch_if_there('model.safetensors') and not fetch_if_there('model.safetensors.index.json'):
-            fetch('pytorch_model.bin')
-        if (config.parent / 'model.safetensors.index.json').exists():
-            for file in _shards(config.parent):
-                fetch(file)
-    except HFValidationError as error:
-        raise UserError(f'{name!r} is neither a folder here nor a name that a model on the hub can have') from error
+        there = [file.rfilename for file in HfApi().model_info(name).siblings]
+        has_safetensors = any(fnmatch(file, pattern) for file in there for pattern in safetensors)
+        weights = safetensors if has_safetensors else ['pytorch_model.bin']
+        return Path(snapshot_download(name, allow_patterns=small + weights))
     except RepositoryNotFoundError as error:
         raise UserError(f'there is no folder {name!r} here and no model of that name on the hub') from error
-    except (OSError, EntryNotFoundError) as error:
+    except Exception as error:  # whatever can go wrong on the way to a server, in that library's and its client's words
         raise UserError(
             f'there is no folder {name!r} here, and the model of that name could not be fetched from the Hugging Face '
-            f'hub ({type(error).__name__}). Without a network, --init_from=tiny-stories uses the model shipped with '
-            'this project; a model downloaded before, or copied as a folder, works too'
+            f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '
+            'a network, --init_from=tiny-stories uses the model shipped with this project; a model downloaded before, '
+            'or copied as a folder, works too'
         ) from error
-    return config.parent
 
 
 def _read_config(path, dropout):
@@ -231,19 +216,23 @@ def _read_config(path, dropout):
 
 
 def _read_weights(folder):
-    """Return the tensors of a folder by name, from model.safetensors, its shards, or an old pytorch_model.bin."""
-    if (folder / 'model.safetensors').exists():
-        return _read_safetensors(folder / 'model.safetensors')
-    if (folder / 'model.safetensors.index.json').exists():
-        return {name: tensor for file in _shards(folder) for name, tensor in _read_safetensors(folder / file).items()}
-    if (folder / 'pytorch_model.bin').exists():
+    """Return the tensors of a folder by name."""
+    files = _weight_files(folder)
+    if not files:
+        raise UserError(f'{folder} has no weights: neither model.safetensors nor pytorch_model.bin')
+    if files == ['pytorch_model.bin']:
         return _torch_load(folder / 'pytorch_model.bin')
-    raise UserError(f'{folder} has no weights: neither model.safetensors nor pytorch_model.bin')
+    return {name: tensor for file in files for name, tensor in _read_safetensors(folder / file).items()}
 
 
-def _shards(folder):
-    index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
-    return sorted(set(index['weight_map'].values()))
+def _weight_files(folder):
+    """Return the names of the files with a folder's weights: model.safetensors, its shards, or an old .bin."""
+    if (folder / 'model.safetensors').exists():
+        return ['model.safetensors']
+    if (folder / 'model.safetensors.index.json').exists():
+        index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
+        return sorted(set(index['weight_map'].values()))
+    return ['pytorch_model.bin'] if (folder / 'pytorch_model.bin').exists() else []
 
 
 def _read_safetensors(path):
