@@ -25,13 +25,13 @@ class Chart:
     sampler_name: str  # temperature and top-k
 
 
-def draw_chart(axes, chart, title_width=60, title_size=10):
+def draw_chart(axes, chart, title_width=50, title_size=10):
     """Draw one step: a bar of sampler probability for each token, and a thin mark where the model probability is."""
     places = range(len(chart.pieces))
     colours = [CHOSEN if place == chart.chosen else BAR for place in places]
     axes.barh(places, chart.sampler, color=colours, height=0.8)
     axes.plot(chart.model, places, linestyle='none', marker='|', markersize=12, markeredgewidth=1.5, color=MARK)
-    labels = list(chart.pieces)
+    labels = [piece if len(piece) <= 24 else piece[:23] + '…' for piece in chart.pieces]
     if chart.rank > chart.chosen + 1:
         labels[chart.chosen] += f'  (rank {chart.rank:,})'
         axes.axhline(chart.chosen - 0.5, color='grey', linewidth=0.8, linestyle=':')  # it is not one of the likeliest
@@ -63,13 +63,12 @@ def save_charts(charts, folder):
 
     warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
     paths = []
-    figure = pyplot.figure(figsize=(7, 4.2))
+    figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
     for number, chart in enumerate(charts, 1):
         figure.clear()
         axes = figure.subplots()
         draw_chart(axes, chart)
         axes.set_xlabel('probability (bar and number: sampler, mark: model)')
-        figure.subplots_adjust(left=0.27, right=0.97, top=0.86, bottom=0.12)
         paths.append(folder / f'step_{number:02d}.png')
         figure.savefig(paths[-1], dpi=110)
     pyplot.close(figure)
@@ -78,7 +77,7 @@ def save_charts(charts, folder):
     rows = -(-len(charts) // columns)
     figure = pyplot.figure(figsize=(4.6 * columns, 3.2 * rows + 0.4), layout='constrained')
     for chart, axes in zip(charts, figure.subplots(rows, columns, squeeze=False).flat):
-        draw_chart(axes, chart, title_width=34, title_size=9)
+        draw_chart(axes, chart, title_width=26, title_size=9)
     for axes in figure.axes[len(charts) :]:
         axes.set_axis_off()
     figure.supxlabel('probability (bar and number: sampler, mark: model); the chosen token in orange')

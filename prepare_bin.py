@@ -7,7 +7,6 @@ A .bin file is the tokens of its documents one after another, 16 bits each (32 w
 <|endoftext|> before, between and after the documents; a character tokenizer has none and gets the separator instead.
 """
 
-import codecs
 import glob
 import hashlib
 import json
@@ -42,7 +41,7 @@ def main(settings):
         raise UserError('say what to read and what to call it: --input=stories.txt --dataset=my_stories')
     if not 0 <= settings.val_fraction <= 1:
         raise UserError(f'--val_fraction={settings.val_fraction}: it is a share, from 0 to 1')
-    separator = codecs.decode(settings.separator, 'unicode_escape')
+    separator = read_separator(settings.separator)
     paths = input_paths(settings.input)
     documents = [document for path in paths for document in split_documents(read_text(path), separator)]
     if not documents:
@@ -58,8 +57,9 @@ def main(settings):
         'dtype': dtype.name,
         'sources': [{'name': path.name, 'bytes': path.stat().st_size, 'sha256': sha256(path)} for path in paths],
     }
+    encoded = {split: encode_documents(part, tokenizer, separator, split) for split, part in parts.items()}
     for split, part in parts.items():
-        ids = encode_documents(part, tokenizer, separator, split)
+        ids = encoded[split]
         with written_whole(folder / f'{split}.bin') as path:
             np.array(ids, dtype=dtype).tofile(path)
         meta[split] = {
@@ -74,13 +74,24 @@ def main(settings):
     print(f'train on it with: python train.py --dataset={settings.dataset}')
 
 
+def read_separator(text):
+    """Return the separator that --separator means, \\n and other escapes as Python writes them."""
+    try:
+        separator = text.encode('latin-1', 'backslashreplace').decode('unicode_escape')
+    except UnicodeDecodeError as error:
+        raise UserError(f'--separator={text}: {error.reason}; a backslash is written as two') from error
+    if not separator:
+        raise UserError('--separator is empty; say what stands between documents')
+    return separator
+
+
 def input_paths(text):
     """Return the files that a comma-separated list of names and patterns means."""
     paths = []
     for name in text.split(','):
         found = sorted(glob.glob(name, recursive=True)) or [find(name)]
         paths += [Path(path) for path in found]
-    return paths
+    return list({path.resolve(): path for path in paths}.values())  # once each, or val would hold what train holds
 
 
 def read_text(path):
@@ -106,9 +117,9 @@ def split_documents(text, separator):
 
 
 def hold_out(documents, fraction, seed):
-    """Split documents into (train, val), whole ones, until val has its fraction of the characters.
+    """Split documents into (train, val), whole ones, until val has its fraction of the characters, one at the least.
 
-    A single document is cut at the end of the paragraph nearest to where the fraction begins.
+    A single document is cut in two, at the end of a paragraph if there is one near where the fraction begins.
     """
     if len(documents) == 1 and 0 < fraction < 1:
         return cut(documents[0], 1 - fraction)
@@ -119,15 +130,22 @@ def hold_out(documents, fraction, seed):
         if size + len(documents[index]) / 2 <= goal and (fraction == 1 or len(val) < len(documents) - 1):
             val.add(index)
             size += len(documents[index])
+    if fraction > 0 and not val:
+        val.add(min(range(len(documents)), key=lambda index: len(documents[index])))
     train = [document for index, document in enumerate(documents) if index not in val]
     return train, [documents[index] for index in sorted(val)]
 
 
 def cut(text, fraction):
-    """Cut one text in two at the end of a paragraph, else of a line, else of a word, else anywhere."""
+    """Cut one text in two at the end of a paragraph, else of a line, else of a word, else anywhere.
+
+    A place counts only if it makes the smaller part at most half as large again, and at least half as large, as asked.
+    """
     goal = fraction * len(text)
+    near = min(fraction, 1 - fraction) * len(text) / 2
     for end in ('\n\n', '\n', ' ', ''):
         places = [match.end() for match in re.finditer(re.escape(end), text) if 0 < match.end() < len(text)]
+        places = [place for place in places if abs(place - goal) <= near or not end]
         if places:
             at = min(places, key=lambda place: abs(place - goal))
             return [text[:at]], [text[at:]]

@@ -5,6 +5,7 @@ Each tokenizer has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, 
 types, so that a checkpoint carries its tokenizer and needs no path.
 """
 
+import hashlib
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from common import UserError, find, written_whole
 
 EOT = '<|endoftext|>'
+GPT2_FINGERPRINT = '5179c95f002c1e19e034e2ac61a2fb511b01641798da4793cf55a8b6edd9a4ac'
 VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
 
 
@@ -35,12 +37,22 @@ class Tokenizer:
         """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for a part of a character."""
         return [_visible(self._bytes_of(id)) for id in self._check(ids)]
 
+    @property
+    def fingerprint(self):
+        """SHA-256 over all tokens in order: equal for two that turn text into the same ids, whatever their form."""
+        tokens = [self._bytes_of(id).hex() if self._has(id) else '' for id in range(self.vocab_size)]
+        return hashlib.sha256('\n'.join(tokens).encode()).hexdigest()
+
+    def _has(self, id):
+        return True
+
     def encode_pair(self, prompt, response, boundary='joint'):
         """Return (prompt ids, response ids), the one place that decides where a response begins.
 
         'joint': white space at the end of the prompt moves to the response, both are encoded as one text, and the
-        response is what follows as many tokens as the prompt alone has: lm-evaluation-harness's rule. Where a merge
-        across the boundary leaves nothing, the split moves back to the last token that both encodings share.
+        response is what follows as many tokens as the prompt alone has: lm-evaluation-harness's rule, which gives a
+        prompt that ends inside a word its own tokens, not those of the whole. Where a merge across the boundary leaves
+        nothing, the split moves back to the last token that both encodings share.
         'separate': each side by itself, which makes tokens at the boundary that a model has hardly seen.
         An empty prompt is <|endoftext|>, an empty response has no ids.
         """
@@ -63,7 +75,9 @@ class Tokenizer:
         if ids:
             return ids
         if self.eot is None:
-            raise UserError(f'the prompt is empty, and this tokenizer has no {EOT} to begin with: give it some text')
+            raise UserError(
+                f'the prompt has no text to begin with, and this tokenizer has no {EOT} for that: give it some'
+            )
         return [self.eot]
 
     def _check(self, ids):
@@ -128,6 +142,8 @@ class BPETokenizer(Tokenizer):
     """A byte-level BPE in Hugging Face's tokenizer.json format, such as `train_bpe` makes."""
 
     def __init__(self, tokenizer):
+        tokenizer.no_truncation()  # what others set for their batches must neither cut our texts nor pad them
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.eot = tokenizer.token_to_id(EOT)
@@ -164,24 +180,34 @@ class BPETokenizer(Tokenizer):
         """Read GPT-2's older pair of files, vocab.json and merges.txt."""
         from tokenizers.models import BPE
 
-        vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
-        bpe = _byte_level(vocab, merges)
+        try:
+            vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
+            bpe = _byte_level(vocab, merges)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f'{vocab_path} and {merges_path} cannot be read as a BPE: {error}') from error
         if EOT in vocab:
             bpe.add_special_tokens([EOT])
         return cls(bpe)
 
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts):
         """Return the token ids of many texts, encoded in parallel."""
+        texts = [_without_surrogates(text) for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _bytes_of(self, id):
         if id in self._special:
             return self._special[id].encode()
-        return bytes(self._bytes_of_letters[letter] for letter in self._tokenizer.id_to_token(id))
+        token = self._tokenizer.id_to_token(id)
+        if token is None:
+            raise UserError(f'token ids [{id}] are not among those of this tokenizer: its vocabulary leaves them out')
+        return bytes(self._bytes_of_letters[letter] for letter in token)
+
+    def _has(self, id):
+        return self._tokenizer.id_to_token(id) is not None
 
     @property
     def contents(self):
@@ -204,6 +230,8 @@ class CharTokenizer(Tokenizer):
     def __init__(self, chars):
         """chars: the characters in the order of their ids."""
         self._chars = list(chars)
+        if not all(isinstance(char, str) and len(char) == 1 for char in self._chars):
+            raise UserError('a list of single characters is needed, and this is none')
         self._ids = {char: id for id, char in enumerate(self._chars)}
         self.vocab_size = len(self._chars)
 
@@ -214,8 +242,8 @@ class CharTokenizer(Tokenizer):
             with open(path, 'rb') as file:
                 itos = _PlainUnpickler(io.BytesIO(file.read())).load()['itos']
             return cls([itos[id] for id in range(len(itos))])
-        except (OSError, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as nanoGPT's meta.pkl: {error}") from error
+        except Exception as error:  # a damaged pickle can raise almost anything
+            raise UserError(f"{path} cannot be read as nanoGPT's meta.pkl: {' '.join(str(error).split())}") from error
 
     def encode(self, text):
         """Return one id a character. Raises UserError that names the characters it does not have."""
@@ -270,6 +298,11 @@ def from_contents(contents):
     raise UserError('the description of its tokenizer is not one that this program knows')
 
 
+def fingerprint_of(contents):
+    """Return the fingerprint of the tokenizer that `contents` describes; GPT-2's is known without its vocabulary."""
+    return GPT2_FINGERPRINT if contents == {'kind': 'gpt2'} else from_contents(contents).fingerprint
+
+
 def from_folder(folder):
     """Return the tokenizer that lies in a folder, whatever its format, or None where there is none."""
     folder = Path(folder)
@@ -278,12 +311,22 @@ def from_folder(folder):
     if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
         return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
     if (folder / 'characters.json').exists():
-        return from_contents(json.loads((folder / 'characters.json').read_text(encoding='utf-8')))
+        return _from_json_file(folder / 'characters.json')
     if (folder / 'meta.json').exists():
-        return from_contents(json.loads((folder / 'meta.json').read_text(encoding='utf-8'))['tokenizer'])
+        return _from_json_file(folder / 'meta.json', 'tokenizer')
     if (folder / 'meta.pkl').exists():
         return CharTokenizer.from_meta_pkl(folder / 'meta.pkl')
     return None
+
+
+def _from_json_file(path, *keys):
+    try:
+        contents = json.loads(path.read_text(encoding='utf-8'))
+        for key in keys:
+            contents = contents[key]
+        return from_contents(contents)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a UserError is a ValueError
+        raise UserError(f'{path} cannot be read as the description of a tokenizer: {error}') from error
 
 
 def from_name(name):
@@ -300,11 +343,19 @@ def from_name(name):
     return found
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Dicts, lists, strings and numbers need no class to be looked up; whatever asks for one is refused."""
+class _PlainUnpickler(pickle._Unpickler):
+    """Dicts, lists, strings and numbers need no class to be looked up; whatever asks for one is refused.
+
+    The slower unpickler, written in Python: the one in C sets memory aside for whatever size a damaged file names.
+    """
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f'it wants to load {module}.{name}, and only plain data is read')
+
+
+def _without_surrogates(text):
+    """Make each lone surrogate, which is how Python hands over bytes that are not UTF-8, U+FFFD, as tiktoken does."""
+    return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
 def _visible(token):

@@ -271,7 +271,7 @@ def make_model(settings, meta, device):
             raise UserError(str(error)) from error
         return model.to(device).train(), tokenizer, None
     model, tokenizer, checkpoint = checkpoints.load(settings.init_from, settings.out_dir, str(device))
-    if 'tokenizer' in meta and tokenizer is not None and tokenizer.contents != meta['tokenizer']:
+    if meta and tokenizer is not None and tokenizer.fingerprint != tokenizers.fingerprint_of(meta['tokenizer']):
         raise UserError(
             f'the tokens of data/{settings.dataset} were made with another tokenizer than {settings.init_from} has; '
             f'make them again with: python prepare_bin.py --input=... --dataset=... --tokenizer={settings.init_from}'

@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import needs_gpt2_vocabulary, random_gpt
 
 import prepare_bin
 import train
 from checkpoint import load
 from common import UserError
+from tokenizer import GPT2_FINGERPRINT, BPETokenizer, GPT2Tokenizer
 from train import Settings, evaluation_batches, learning_rate_at, training_batch
 
 SMALL = {
@@ -202,3 +204,14 @@ def test_weights_and_biases_is_asked_for_by_name_when_missing(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'wandb', None)
     with pytest.raises(UserError, match='pip install wandb'):
         run(wandb_log=True)
+
+
+@needs_gpt2_vocabulary
+def test_gpt2_tokens_fit_a_gpt2_folder_whose_tokenizer_has_another_form():
+    """prepare_bin.py has GPT-2's vocabulary from tiktoken, a folder from the hub has it as tokenizer.json."""
+    tokenizer = GPT2Tokenizer()
+    assert tokenizer.fingerprint == GPT2_FINGERPRINT
+    random_gpt(vocab_size=50257, n_embd=8).save_pretrained('folder', tokenizer)
+    prepare_bin.main(prepare_bin.Settings(input='rhymes.txt', dataset='rhymes', tokenizer='gpt2'))
+    run(init_from='folder', max_iters=2)
+    assert isinstance(load('resume', device='cpu')[1], BPETokenizer)
