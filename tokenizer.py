@@ -76,7 +76,7 @@ class Tokenizer:
             return ids
         if self.eot is None:
             raise UserError(
-                f'the prompt has no text to begin with, and this tokenizer has no {EOT} for that: give it some'
+                f'the prompt is empty or all white space; this tokenizer has no {EOT} to begin with instead'
             )
         return [self.eot]
 
