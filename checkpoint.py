@@ -9,12 +9,14 @@ import dataclasses
 import json
 import pickle
 import re
+import warnings
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 import tokenizer as tokenizers
 from common import PROJECT, UserError, written_whole
@@ -184,10 +186,10 @@ def _download(name):
 def _read_config(path, dropout):
     """Return the GPTConfig and the form of GELU that a config.json describes; refuse what is not computed here."""
     try:
-        found = json.loads(path.read_text(encoding='utf-8'))
+        found = dict(json.loads(path.read_text(encoding='utf-8')))
     except FileNotFoundError as error:
         raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)') from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     if found.get('model_type') != 'gpt2':
         raise UserError(f'{path.parent} holds a model of type {found.get("model_type")!r}; only gpt2 is computed here')
@@ -203,7 +205,7 @@ def _read_config(path, dropout):
     except KeyError as error:
         raise UserError(f'{path} does not say {error}') from error
     activation = found.get('activation_function', 'gelu_new')
-    if activation not in GELU_OF_ACTIVATION:
+    if activation not in list(GELU_OF_ACTIVATION):  # a list, since a damaged file may hold anything
         raise UserError(f'{path.parent}: activation_function={activation!r} is not one that is computed here')
     if found.get('n_inner') not in (None, 4 * config.n_embd):
         raise UserError(
@@ -230,8 +232,11 @@ def _weight_files(folder):
     if (folder / 'model.safetensors').exists():
         return ['model.safetensors']
     if (folder / 'model.safetensors.index.json').exists():
-        index = json.loads((folder / 'model.safetensors.index.json').read_text(encoding='utf-8'))
-        return sorted(set(index['weight_map'].values()))
+        path = folder / 'model.safetensors.index.json'
+        try:
+            return sorted(set(json.loads(path.read_text(encoding='utf-8'))['weight_map'].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f'{path} cannot be read: {error}') from error
     return ['pytorch_model.bin'] if (folder / 'pytorch_model.bin').exists() else []
 
 
@@ -269,10 +274,12 @@ def _load_checkpoint(path):
     try:
         if not isinstance(checkpoint, dict):
             raise TypeError(f'it holds a {type(checkpoint).__name__}')
-        state, config = checkpoint['model'], GPTConfig(**checkpoint['model_args'])
+        state, config = dict(checkpoint['model']), GPTConfig(**checkpoint['model_args'])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
     gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not say; it has only the exact one
+    if gelu not in ('tanh', 'none'):
+        raise UserError(f'{path}: gelu={gelu!r} is neither tanh nor none')
     prefix = '_orig_mod.'  # left behind by torch.compile
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.endswith('.attn.bias')}
     state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
@@ -289,16 +296,35 @@ def _load_checkpoint(path):
 def _torch_load(path):
     """Read what torch.save wrote, tensors and plain types only."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of pickle protocols that torch.save does not write
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words say how to run what the file holds
+        raise UserError(
+            f'{path} is refused: it is damaged, or it holds more than tensors and plain data, and nothing that a file '
+            'contains is executed'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f'{path} cannot be read: it is truncated, damaged or not a weights file ({reason})') from error
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves tensors as they are where torch.nn.init would fill them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, '__module__', None) == 'torch.nn.init':
+            return kwargs['tensor'] if 'tensor' in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _build(config, gelu, state, where):
     """Return a GPT with these weights. Raises UserError, which names `where`, if they do not fit its shape."""
     try:
-        with torch.device('meta'):  # shapes without memory: random weights would be made only to be thrown away
+        # Shapes without memory, weights not drawn: they would only be thrown away, and for `meta` torch would first
+        # import its compiler, a second's work.
+        with torch.device('meta'), _NoInit():
             model = GPT(config, gelu)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f'{where}: {error}') from error

@@ -20,10 +20,15 @@ from common import UserError, find
 
 def run(main, settings_class):
     """Read the settings and call main(settings); what the person can put right ends in one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='replace')  # a Windows pipe has no ⏎; better a ? than no output at all
     try:
-        main(read(settings_class, sys.argv[1:]))
+        try:
+            main(read(settings_class, sys.argv[1:]))
+        finally:
+            sys.stdout.flush()  # here, where a broken pipe is caught, not at Python's end
     except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
+        print('error:', ' '.join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print('\ninterrupted', file=sys.stderr)
@@ -90,7 +95,7 @@ def _run_config(file, settings, kinds):
     """
     path = find(file)
     try:
-        code = compile(path.read_text(encoding='utf-8'), str(path), 'exec')
+        code = compile(path.read_text(encoding='utf-8-sig'), str(path), 'exec')
     except OSError as error:
         raise UserError(f'the config file {file} cannot be read: {error.strerror}') from error
     except (SyntaxError, ValueError) as error:
@@ -102,7 +107,7 @@ def _run_config(file, settings, kinds):
         raise UserError(f'the config file {file} failed: {type(error).__name__}: {error}') from error
     chosen = {}
     for key, value in names.items():
-        if key.startswith('_') or isinstance(value, types.ModuleType) or callable(value):
+        if key.startswith('_') or (key not in kinds and (isinstance(value, types.ModuleType) or callable(value))):
             continue
         _check_key(key, kinds, f'{key} (in {file})')
         allowed = typing.get_args(kinds[key]) or (kinds[key],)

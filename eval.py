@@ -61,7 +61,7 @@ def eval(settings=None):
     print_table(rows, settings)
     if settings.num_samples > 0:
         print_samples(model, tokenizer, pairs, settings)
-    if settings.show_probs:
+    if settings.show_probs and settings.plot_steps > 0:
         draw_charts(model, tokenizer, encoded, settings)
     return rows
 
@@ -74,7 +74,7 @@ def read_pairs(settings):
         print('note: without --fixed_response, --start has no effect here', file=sys.stderr)
     path = find(settings.eval_data)
     try:
-        pairs = json.loads(path.read_text(encoding='utf-8'))
+        pairs = json.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
         raise UserError(f'--eval_data={path} cannot be read: {error.strerror}') from error
     except ValueError as error:  # not JSON, or not UTF-8
@@ -93,7 +93,8 @@ def print_table(rows, settings):
     at = '' if settings.temperature == 1 else f' at temperature {settings.temperature:g}'
     precision = '' if settings.dtype in (None, 'float32') else f', computed in {settings.dtype}'
     whose = 'model probability' if settings.temperature == 1 else f'sampler probability{at}'
-    table = Table(title=f'{settings.init_from}: {whose} of each response{precision}', title_justify='left')
+    title = Text(f'{settings.init_from}: {whose} of each response{precision}', style='table.title')
+    table = Table(title=title, title_justify='left')
     table.add_column('prompt, then the tokens of the response', ratio=1)
     columns = ['tokens', 'logprob', 'probability']
     if settings.temperature != 1:

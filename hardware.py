@@ -34,8 +34,8 @@ def pick_device(name=None):
         return torch.device(kind)
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)  # a device can have a name and not be there
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # a device can have a name and not be there; 'meta' holds no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f'--device={name} cannot be used on this machine; try --device=cpu') from error
     return device
 

@@ -54,7 +54,7 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        if config.n_embd % config.n_head:
+        if config.n_head < 1 or config.n_embd % config.n_head:
             raise ValueError(f'n_embd={config.n_embd} cannot be shared out among n_head={config.n_head} heads')
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # queries, keys, values in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
@@ -136,8 +136,8 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None):
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
-    # The largest is taken off first, or a tiny temperature would overflow to inf - inf.
-    return F.log_softmax((logits - logits.amax(-1, keepdim=True)) / temperature, dim=-1)
+    # The largest is taken off first, or a tiny temperature would overflow to inf - inf; below 1.2e-38 float32 has 0.
+    return F.log_softmax((logits - logits.amax(-1, keepdim=True)) / max(temperature, 1.2e-38), dim=-1)
 
 
 def draw(logprobs, uniforms):

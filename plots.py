@@ -48,7 +48,8 @@ def draw_chart(axes, chart, title_width=50, title_size=10):
         axes.spines[side].set_visible(False)
     context = re.sub(r'\s*\n\s*', ' ⏎ ', chart.context)
     if len(context) > title_width:
-        context = '…' + context[-title_width:]
+        _, space, words = context[-title_width:].partition(' ')  # from the first whole word on
+        context = '…' + (space + words if words else context[-title_width:])
     axes.set_title(f'{context} ▁\n{chart.sampler_name}', loc='left', fontsize=title_size, parse_math=False)
 
 

@@ -41,6 +41,8 @@ def main(settings):
         raise UserError('say what to read and what to call it: --input=stories.txt --dataset=my_stories')
     if not 0 <= settings.val_fraction <= 1:
         raise UserError(f'--val_fraction={settings.val_fraction}: it is a share, from 0 to 1')
+    if settings.seed < 0:
+        raise UserError(f'--seed={settings.seed}: it cannot be negative')
     separator = read_separator(settings.separator)
     paths = input_paths(settings.input)
     documents = [document for path in paths for document in split_documents(read_text(path), separator)]
@@ -71,7 +73,8 @@ def main(settings):
         print(f'{folder / split}.bin: {len(part):,} documents, {meta[split]["bytes"]:,} bytes, {len(ids):,} tokens')
     with written_whole(folder / 'meta.json') as path:
         path.write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
-    print(f'train on it with: python train.py --dataset={settings.dataset}')
+    if all(parts.values()):
+        print(f'train on it with: python train.py --dataset={settings.dataset}')
 
 
 def read_separator(text):
@@ -165,7 +168,7 @@ def encode_documents(documents, tokenizer, separator, label, batch=64):
     """Return the ids of all documents, one list, marked off from each other."""
     between = [tokenizer.eot] if tokenizer.eot is not None else tokenizer.encode(separator)
     ids = list(between) if documents else []
-    with tqdm(total=len(documents), desc=label, unit='document', leave=False) as progress:
+    with tqdm(total=len(documents), desc=label, unit='document', leave=False, disable=None) as progress:
         for first in range(0, len(documents), batch):
             for encoded in tokenizer.encode_batch(documents[first : first + batch]):
                 ids += encoded + between

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 import configurator
+from common import UserError
 from sampling import SamplingSettings, charts, describe, load_model, read_start, respond
 
 
@@ -22,6 +23,8 @@ class Settings(SamplingSettings):
 
 def main(settings):
     """Load, draw (or score), print, and draw charts."""
+    if settings.num_samples < 1:
+        raise UserError(f'--num_samples={settings.num_samples}: it is at least 1')
     start = read_start(settings.start)
     model, tokenizer = load_model(settings)
     fixed = settings.fixed_response is not None

@@ -74,12 +74,16 @@ class Settings:
 
 def main(settings):
     """Make or load a model, then train, evaluate and save it until max_iters."""
+    check(settings)
     device = pick_device(settings.device)
     dtype = pick_training_dtype(device, settings.dtype)
     torch.manual_seed(settings.seed)
     data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
     meta = read_meta(settings.dataset)
     model, tokenizer, checkpoint = make_model(settings, meta, device)
+    for split, tokens in data.items():
+        if 'tokenizer' not in meta and len(tokens) and tokens.max() >= model.config.vocab_size:
+            raise UserError(f'data/{settings.dataset}/{split}.bin has token {tokens.max()}, which the model has not')
     optimizer = model.configure_optimizers(
         settings.weight_decay, settings.learning_rate, (settings.beta1, settings.beta2), device.type
     )
@@ -187,6 +191,21 @@ def main(settings):
     print(f'sample from it with: python sample.py --init_from=resume --out_dir={settings.out_dir}')
 
 
+def check(settings):
+    """Raise UserError for values that cannot be meant, before anything is read or written."""
+    counts = 'gradient_accumulation_steps batch_size block_size n_head n_embd eval_interval eval_iters log_interval'
+    least = dict.fromkeys(counts.split(), 1) | dict.fromkeys(
+        ['n_layer', 'learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'dropout', 'beta1', 'beta2', 'seed'], 0
+    )
+    for name, at_least in least.items():
+        value = getattr(settings, name)
+        if not at_least <= value < math.inf:
+            raise UserError(f'--{name}={value}: it is at least {at_least}')
+    for name, below in {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63}.items():
+        if getattr(settings, name) >= below:
+            raise UserError(f'--{name}={getattr(settings, name)}: it is below {below}')
+
+
 # Data ---------------------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +217,10 @@ def data_folder(dataset):
 def read_meta(dataset):
     """Return what prepare_bin.py noted about a dataset, or {} for one that nanoGPT prepared."""
     path = data_folder(dataset) / 'meta.json'
-    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py writes it anew') from error
 
 
 def open_tokens(dataset, split):
@@ -211,7 +233,10 @@ def open_tokens(dataset, split):
     dtype = np.dtype(read_meta(dataset).get('dtype', 'uint16'))
     if path.stat().st_size == 0:
         return np.zeros(0, dtype)  # an empty file cannot be mapped
-    return np.memmap(path, dtype, mode='r')
+    try:
+        return np.memmap(path, dtype, mode='r')
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read as {dtype.name} tokens: {error}') from error
 
 
 def training_batch(tokens, block_size, batch_size, number, seed):
@@ -284,9 +309,9 @@ def make_model(settings, meta, device):
     model.config.dropout = settings.dropout
     if settings.init_from != 'resume':
         checkpoint = None
-    elif 'optimizer' not in checkpoint:
+    elif missing := {'optimizer', 'iter_num', 'best_val_loss'} - checkpoint.keys():
         raise UserError(
-            f'{settings.out_dir}/ckpt.pt has no optimizer state to resume from; '
+            f'{settings.out_dir}/ckpt.pt has no {", ".join(sorted(missing))} to resume with; '
             f'--init_from={settings.out_dir} starts a new run from its weights'
         )
     return model.train(), tokenizer, checkpoint
@@ -334,12 +359,6 @@ def open_log(settings, iter_num):
 
     A resumed run keeps the lines up to the iteration that it resumes from.
     """
-    path = Path(settings.out_dir) / 'metrics.jsonl'
-    kept = []
-    if iter_num > 0 and path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)['iter'] <= iter_num]
-    with written_whole(path) as temporary:
-        temporary.write_text(''.join(f'{line}\n' for line in kept))
     wandb = None
     if settings.wandb_log:
         try:
@@ -347,6 +366,10 @@ def open_log(settings, iter_num):
         except ImportError as error:
             raise UserError('--wandb_log needs Weights & Biases: pip install wandb') from error
         wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=dataclasses.asdict(settings))
+    path = Path(settings.out_dir) / 'metrics.jsonl'
+    kept = kept_lines(path, iter_num) if iter_num > 0 and path.exists() else []
+    with written_whole(path) as temporary:
+        temporary.write_text(''.join(f'{line}\n' for line in kept))
 
     def log(iter_num, values):
         with open(path, 'a', encoding='utf-8') as file:
@@ -355,6 +378,19 @@ def open_log(settings, iter_num):
             wandb.log(values, step=iter_num)
 
     return log
+
+
+def kept_lines(path, iter_num):
+    """Return the lines up to an iteration, without its evaluation, which a resumed run makes again."""
+    kept = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut short when the machine stopped
+            continue
+        if entry['iter'] < iter_num or (entry['iter'] == iter_num and 'loss' in entry):
+            kept.append(line)
+    return kept
 
 
 if __name__ == '__main__':
