@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import warnings
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-import tokenizer as tokenizers
-from common import PROJECT, UserError, written_whole
+from common import PROJECT, UserError, find, written_whole
 from hardware import pick_device, pick_dtype
 from model import GPT, GPTConfig
+from tokenizer import GPT2Tokenizer, from_contents, from_folder
 
 # transformers' names of the activations that GPT computes, and the name that torch gives to each form of GELU.
 GELU_OF_ACTIVATION = {'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'}
@@ -55,9 +56,9 @@ def load(init_from, out_dir='out', device=None, dtype=None):
     if init_from == 'resume' or (path / 'ckpt.pt').exists():
         model, tokenizer, checkpoint = _load_checkpoint(path / 'ckpt.pt')
     else:
-        model, tokenizer, checkpoint = load_pretrained(path), tokenizers.from_folder(path), None
+        model, tokenizer, checkpoint = load_pretrained(path), from_folder(path), None
     if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as it is and as nanoGPT pads it
-        tokenizer = tokenizers.GPT2Tokenizer()
+        tokenizer = GPT2Tokenizer()
     if tokenizer is not None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
@@ -128,7 +129,7 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
         'dtype': str(dtype).removeprefix('torch.'),
         **eot,
     }
-    with written_whole(folder / 'model.safetensors') as path:
+    with _telling_of_failure(folder / 'model.safetensors') as path:
         save_file(state, path, metadata={'format': 'pt'})
     with written_whole(folder / 'config.json') as path:
         path.write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
@@ -161,7 +162,7 @@ def _download(name):
     for weights in (safetensors, ['pytorch_model.bin']):
         try:
             cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
-            if _weight_files(cached):
+            if _is_complete(cached):
                 return cached  # without asking anybody: a model that was published does not change
         except LocalEntryNotFoundError:
             pass
@@ -181,6 +182,14 @@ def _download(name):
             'a network, --init_from=tiny-stories uses the model shipped with this project; a model downloaded before, '
             'or copied as a folder, works too'
         ) from error
+
+
+def _is_complete(folder):
+    """Say whether a folder has all that a model needs; other programs may have fetched a part of it only."""
+    weights = _weight_files(folder)
+    needed = [folder / file for file in ['config.json', *weights]]
+    has_tokenizer = (folder / 'tokenizer.json').exists() or (folder / 'merges.txt').exists()
+    return bool(weights) and has_tokenizer and all(file.exists() for file in needed)
 
 
 def _read_config(path, dropout):
@@ -259,8 +268,19 @@ def save_checkpoint(path, model, tokenizer, **rest):
         'tokenizer': None if tokenizer is None else tokenizer.contents,
         **rest,
     }
-    with written_whole(path) as temporary:
+    with _telling_of_failure(path) as temporary:
         torch.save(checkpoint, temporary)
+
+
+@contextmanager
+def _telling_of_failure(path):
+    """Write a file whole; torch and safetensors have errors of their own for a disk that is full."""
+    try:
+        with written_whole(path) as temporary:
+            yield temporary
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'cannot write {path}: {reason}; what was there before is still there') from error
 
 
 def _load_checkpoint(path):
@@ -285,11 +305,12 @@ def _load_checkpoint(path):
     state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
     model = _build(config, gelu, state, path)
     if checkpoint.get('tokenizer') is not None:
-        tokenizer = tokenizers.from_contents(checkpoint['tokenizer'])
+        tokenizer = from_contents(checkpoint['tokenizer'])
     else:
-        dataset = (checkpoint.get('config') or {}).get('dataset')  # nanoGPT leaves the tokenizer with the dataset
-        folder = Path('data') / dataset if dataset else None
-        tokenizer = tokenizers.from_folder(folder) if folder and folder.is_dir() else None
+        tokenizer = from_folder(path.parent)
+        dataset = (checkpoint.get('config') or {}).get('dataset')  # where nanoGPT leaves its characters
+        if tokenizer is None and dataset:
+            tokenizer = from_folder(find(Path('data') / dataset))
     return model, tokenizer, checkpoint
 
 
@@ -335,6 +356,8 @@ def _build(config, gelu, state, where):
     for name, shape in expected.items():
         if state[name].shape != shape:
             raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, and its config asks for {tuple(shape)}')
+        if not state[name].isfinite().all():
+            raise UserError(f'{where}: {name} is not finite; the file is damaged, or the training diverged')
     state = {name: tensor.float().contiguous() for name, tensor in state.items()}
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()

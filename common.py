@@ -37,7 +37,7 @@ def written_whole(path):
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, 'rb') as file:
+        with open(temporary, 'r+b') as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())  # on disk before the old file's name is given to it
         umask = os.umask(0)
         os.umask(umask)

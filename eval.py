@@ -17,7 +17,18 @@ from rich.text import Text
 import configurator
 from common import UserError, find
 from plots import new_folder, save_charts
-from sampling import SamplingSettings, charts, load_model, perplexity, probability, read_start, respond
+from sampling import (
+    SamplingSettings,
+    charts,
+    checked,
+    load_model,
+    perplexity_text,
+    precision,
+    probability_text,
+    read_start,
+    respond,
+    sampler_name,
+)
 
 
 @dataclass
@@ -37,7 +48,7 @@ def eval(settings=None):
 
     Each has `prompt`, `response`, `tokens`, `logprob` (the sampler's, natural, summed), `prob` and `model_logprob`.
     """
-    settings = settings or Settings()
+    settings = checked(settings or Settings())
     pairs = read_pairs(settings)
     model, tokenizer = load_model(settings)
     encoded = [tokenizer.encode_pair(pair['prompt'], pair['response']) for pair in pairs]
@@ -60,7 +71,7 @@ def eval(settings=None):
         )
     print_table(rows, settings)
     if settings.num_samples > 0:
-        print_samples(model, tokenizer, pairs, settings)
+        print_samples(model, tokenizer, encoded, settings)
     if settings.show_probs and settings.plot_steps > 0:
         draw_charts(model, tokenizer, encoded, settings)
     return rows
@@ -91,9 +102,8 @@ def read_pairs(settings):
 def print_table(rows, settings):
     """Print every response with its logprob and probability, and their totals."""
     at = '' if settings.temperature == 1 else f' at temperature {settings.temperature:g}'
-    precision = '' if settings.dtype in (None, 'float32') else f', computed in {settings.dtype}'
     whose = 'model probability' if settings.temperature == 1 else f'sampler probability{at}'
-    title = Text(f'{settings.init_from}: {whose} of each response{precision}', style='table.title')
+    title = Text(f'{settings.init_from}: {whose} of each response{precision(settings)}', style='table.title')
     table = Table(title=title, title_justify='left')
     table.add_column('prompt, then the tokens of the response', ratio=1)
     columns = ['tokens', 'logprob', 'probability']
@@ -115,28 +125,28 @@ def print_table(rows, settings):
     console.print(table)
     logprob = math.fsum(row['logprob'] for row in rows)
     tokens = sum(row['tokens'] for row in rows)
-    print(f'{len(rows)} responses, {tokens} tokens; {whose}{precision}')
-    print(f'summed logprob      {logprob:.4f} (of all of them together: probability {probability(logprob)})')
+    print(f'{len(rows)} responses, {tokens} tokens; {whose}{precision(settings)}')
+    print(f'summed logprob      {logprob:.4f} (of all of them together: probability {probability_text(logprob)})')
     print(f'sum of the probabilities  {math.fsum(row["prob"] for row in rows):.6g}')
-    print(f'perplexity per token      {perplexity(logprob, tokens)}')
+    print(f'perplexity per token      {perplexity_text(logprob, tokens)}')
 
 
-def print_samples(model, tokenizer, pairs, settings):
-    """Print what the model itself says to each prompt."""
-    for pair in pairs:
-        prompt_ids = tokenizer.encode_prompt(pair['prompt'])
-        eot = tokenizer.eot if settings.stop_at_eot else None
-        print(f'\n{pair["prompt"]}\n  fixed: {"".join(tokenizer.pieces(tokenizer.encode(pair["response"])))}')
-        for response in respond(model, prompt_ids, settings, settings.num_samples, None, eot):
-            logprob = math.fsum(response.logprobs)
-            print(f'  drawn: {"".join(tokenizer.pieces(response.ids))}  (sampler logprob {logprob:.4f})')
+def print_samples(model, tokenizer, encoded, settings):
+    """Print what the model itself says to each prompt, beside the response that was scored."""
+    eot = tokenizer.eot if settings.stop_at_eot else None
+    for prompt_ids, response_ids in encoded:
+        print(f'\n{tokenizer.decode(prompt_ids)}\n  fixed: {"".join(tokenizer.pieces(response_ids))}')
+        *_, responses = respond(model, prompt_ids, settings, settings.num_samples, None, eot)
+        for response in responses:
+            logprob = f'logprob {math.fsum(response.logprobs):.4f} under the sampler: {sampler_name(settings, False)}'
+            print(f'  drawn: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
 
 
 def draw_charts(model, tokenizer, encoded, settings):
     """Draw the steps of each response into a folder of its own."""
     folder = new_folder(settings.plot_dir, f'eval-{settings.init_from}')
     for number, (prompt_ids, response_ids) in enumerate(encoded, 1):
-        response = respond(model, prompt_ids, settings, 1, response_ids)[0]
+        *_, (response,) = respond(model, prompt_ids, settings, 1, response_ids)
         if response.logits:
             target = folder / f'pair_{number:02d}'
             target.mkdir()

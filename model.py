@@ -5,7 +5,7 @@ decoder-only Transformer (Vaswani et al. 2017) with layer normalisation before e
 `GPTConfig` are those of nanoGPT, so that checkpoints go both ways.
 
 Read it in the order the data flows: configuration, attention with its cache, MLP, block, the whole GPT; then logits
-become log-probabilities and log-probabilities become tokens; last comes what only training needs.
+become log-probabilities and these become tokens; last comes what only training needs.
 Shapes in comments: B rows of a batch, T tokens, C = n_embd channels, nh heads of hs = C / nh channels, V token ids.
 """
 
@@ -37,8 +37,7 @@ class LayerCache:
     """One layer's keys and values of the tokens seen so far, in memory set aside beforehand."""
 
     def __init__(self, config, batch_size, length, like):
-        shape = (batch_size, config.n_head, length, config.n_embd // config.n_head)
-        self.k, self.v = like.new_empty(2, *shape)  # (B, nh, length, hs) each
+        self.k, self.v = like.new_empty(2, batch_size, config.n_head, length, config.n_embd // config.n_head)
         self.filled = 0  # tokens seen
 
     def append(self, k, v):
@@ -73,8 +72,9 @@ class CausalSelfAttention(nn.Module):
         # A single new token may look at everything. Several tokens after a cached prefix need a mask of their own,
         # since is_causal aligns its triangle with the first key, not the last.
         mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
+        causal = True if T == S else False  # noqa: SIM210 (torch.compile takes a plain bool, not T == S)
         dropout = self.resid_dropout.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S, dropout_p=dropout)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
@@ -349,8 +349,9 @@ class GPT(nn.Module):
             ends, sizes = [len(row) for row in inputs], [len(row) for row in targets]
             x = torch.cat([x[row, end - size : end] for row, (end, size) in enumerate(zip(ends, sizes))])  # (N, C)
             at = torch.tensor([id for row in targets for id in row], device=device)[:, None]  # (N, 1)
-            found = logits_to_logprobs(self.logits(x), temperature).gather(-1, at)[:, 0].cpu().double()
-            for pair, place, part in zip(pairs, places, found.split(sizes)):
+            few = zip(x.split(256), at.split(256))  # rows at a time, for each has V logits
+            found = torch.cat([logits_to_logprobs(self.logits(x), temperature).gather(-1, at) for x, at in few])
+            for pair, place, part in zip(pairs, places, found[:, 0].cpu().double().split(sizes)):
                 logprobs[pair][place : place + len(part)] = part
         return logprobs
 
@@ -390,10 +391,9 @@ class GPT(nn.Module):
         peak_flops: what the device could do at most, in FLOP/s; None looks it up or measures it for this model's.
         """
         if peak_flops is None:
-            from hardware import peak_flops as peak_of_device
+            from hardware import peak_flops as peak_of
 
-            weight = self.transformer.wte.weight
-            peak_flops = peak_of_device(weight.device, weight.dtype)
+            peak_flops = peak_of(self.lm_head.weight.device, self.lm_head.weight.dtype)
         L, C, T = self.config.n_layer, self.config.n_embd, self.config.block_size
         # Forward and backward: 6 FLOPs a parameter and token, and 12 a channel, layer and pair of positions.
         flops_per_token = 6 * self.get_num_params() + 12 * L * C * T

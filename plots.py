@@ -53,14 +53,12 @@ def draw_chart(axes, chart, title_width=50, title_size=10):
     axes.set_title(f'{context} ▁\n{chart.sampler_name}', loc='left', fontsize=title_size, parse_math=False)
 
 
-def save_charts(charts, folder):
+def save_charts(charts, folder, keep_open=False):
     """Write step_01.png, step_02.png, ... and sheet.png, with all steps side by side, into a folder.
 
-    Shows the sheet, too, where there is a screen. Returns the paths, the sheet last.
+    Returns the paths, the sheet last. keep_open: the sheet waits for show_sheets() where there is a screen.
     """
-    import matplotlib  # here: who draws no charts need not wait for it
-    from matplotlib import pyplot
-    from matplotlib.backends import BackendFilter, backend_registry
+    from matplotlib import pyplot  # here: who draws no charts need not wait for it
 
     warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
     paths = []
@@ -84,10 +82,24 @@ def save_charts(charts, folder):
     figure.supxlabel('probability (bar and number: sampler, mark: model); the chosen token in orange')
     paths.append(folder / 'sheet.png')
     figure.savefig(paths[-1], dpi=90)
-    if matplotlib.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE):
-        pyplot.show()
-    pyplot.close(figure)
+    if not (keep_open and _has_screen()):
+        pyplot.close(figure)
     return paths
+
+
+def show_sheets():
+    """Show the sheets that are open, all at once, until the person closes them; without a screen there are none."""
+    from matplotlib import pyplot
+
+    if _has_screen():
+        pyplot.show()
+
+
+def _has_screen():
+    import matplotlib
+    from matplotlib.backends import BackendFilter, backend_registry
+
+    return matplotlib.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
 
 
 def new_folder(parent, name):

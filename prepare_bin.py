@@ -18,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 import configurator
-import tokenizer as tokenizers
 from common import UserError, find, written_whole
+from tokenizer import CharTokenizer, from_name, train_bpe
 
 
 @dataclass
@@ -158,10 +158,10 @@ def cut(text, fraction):
 def choose_tokenizer(settings, documents, train, separator):
     """Return the tokenizer that the settings name, or train the one that they ask for."""
     if settings.train_bpe is not None:
-        return tokenizers.train_bpe(train, settings.train_bpe)
+        return train_bpe(train, settings.train_bpe)
     if settings.tokenizer == 'char':
-        return tokenizers.CharTokenizer(sorted(set(separator).union(*documents)))
-    return tokenizers.from_name(settings.tokenizer)
+        return CharTokenizer(sorted(set(separator).union(*documents)))
+    return from_name(settings.tokenizer)
 
 
 def encode_documents(documents, tokenizer, separator, label, batch=64):

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 import configurator
 from common import UserError
-from sampling import SamplingSettings, charts, describe, load_model, read_start, respond
+from plots import new_folder, save_charts, show_sheets
+from sampling import SamplingSettings, charts, checked, describe, load_model, read_start, respond
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Settings(SamplingSettings):
 
 def main(settings):
     """Load, draw (or score), print, and draw charts."""
+    settings = checked(settings)
     if settings.num_samples < 1:
         raise UserError(f'--num_samples={settings.num_samples}: it is at least 1')
     start = read_start(settings.start)
@@ -36,23 +38,22 @@ def main(settings):
         num_samples = settings.num_samples
     eot = tokenizer.eot if settings.stop_at_eot and not fixed else None
 
+    growing = respond(model, prompt_ids, settings, num_samples, response_ids, eot)
     if num_samples == 1:
         print(tokenizer.decode(prompt_ids), end='', flush=True)
         stream = Stream(tokenizer)
-        on_step = lambda responses, step: stream.say(responses[0].ids[-1])  # noqa: E731
-        responses = respond(model, prompt_ids, settings, 1, response_ids, eot, on_step)
+        for responses in growing:
+            stream.say(responses[0].ids)
         stream.close()
         report(responses[0], settings, fixed)
     else:
-        with tqdm(total=settings.max_new_tokens, unit='step', leave=False) as progress:
-            on_step = lambda responses, step: progress.update()  # noqa: E731
-            responses = respond(model, prompt_ids, settings, num_samples, None, eot, on_step)
+        *_, responses = tqdm(growing, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
         for response in responses:
             print(tokenizer.decode(prompt_ids + response.ids))
             report(response, settings, fixed)
 
     if settings.show_probs:
-        save_all_charts(responses, prompt_ids, tokenizer, settings, fixed)
+        save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed)
 
 
 class Stream:
@@ -61,10 +62,12 @@ class Stream:
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
+        self._said = 0
 
-    def say(self, id):
-        """Print what one more token makes whole."""
-        print(self._decoder.decode(self._tokenizer.decode_bytes([id])), end='', flush=True)
+    def say(self, ids):
+        """Print what the tokens that have come since the last call make whole."""
+        new, self._said = ids[self._said :], len(ids)
+        print(self._decoder.decode(self._tokenizer.decode_bytes(new)), end='', flush=True)
 
     def close(self):
         """End the text."""
@@ -76,21 +79,21 @@ def report(response, settings, fixed):
     print(f'---------------\n{describe(response, settings, fixed)}\n')
 
 
-def save_all_charts(responses, prompt_ids, tokenizer, settings, fixed):
+def save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed):
     """Draw the first steps of every response into a folder of this run."""
-    from plots import new_folder, save_charts
 
     if not any(response.logits for response in responses):
         print('there are no steps to draw', file=sys.stderr)
         return
-    folder = new_folder(settings.plot_dir, f'{settings.init_from}-{read_start(settings.start)}')
+    folder = new_folder(settings.plot_dir, f'{settings.init_from}-{start}')
     for number, response in enumerate(responses, 1):
         target = folder if len(responses) == 1 else folder / f'sample_{number:02d}'
         target.mkdir(exist_ok=True)
-        *steps, sheet = save_charts(charts(response, prompt_ids, tokenizer, settings, fixed), target)
+        *steps, sheet = save_charts(charts(response, prompt_ids, tokenizer, settings, fixed), target, keep_open=True)
         left = len(response.ids) - len(steps)
         more = f' (the first {len(steps)} of {len(response.ids)} steps; --plot_steps draws more)' if left else ''
         print(f'charts of each step in {target}, all of them on {sheet}{more}')
+    show_sheets()
 
 
 if __name__ == '__main__':

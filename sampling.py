@@ -1,14 +1,13 @@
 """What sample.py and eval.py share: their settings, the model they name, and responses with their probabilities."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 import checkpoint as checkpoints
 from common import UserError
-from hardware import pick_dtype
 from model import Step, logits_to_logprobs
 from plots import Chart
 
@@ -19,8 +18,8 @@ ALTERNATIVES = 10  # tokens that a chart shows
 class SamplingSettings:
     """The settings of sample.py, all of which eval.py takes too."""
 
-    init_from: str = 'tiny-stories'  # tiny-stories, tiny, gpt2 (any size), a name on the hub, a model folder, or resume
-    out_dir: str = 'out'  # where resume finds ckpt.pt
+    init_from: str | None = None  # tiny-stories (None), tiny, gpt2 (any size), a name on the hub, a folder, resume
+    out_dir: str | None = None  # where resume finds ckpt.pt (None: out); given alone, it means resume
     start: str = 'Once upon a time'  # the prompt, or FILE:path to read it from a file; '' is <|endoftext|>
     fixed_response: str | None = None  # a response to be scored instead of drawn; top_k does not cut it off
     num_samples: int = 1  # how many samples to draw, all in one batch
@@ -56,8 +55,7 @@ class Response:
 
 
 def load_model(settings):
-    """Return (model, tokenizer) of the settings. Raises UserError for what is missing or cannot be meant."""
-    check(settings)
+    """Return (model, tokenizer) of the settings. Raises UserError for what is missing."""
     model, tokenizer, _ = checkpoints.load(settings.init_from, settings.out_dir, settings.device, settings.dtype)
     if tokenizer is None:
         raise UserError(
@@ -68,8 +66,11 @@ def load_model(settings):
     return model, tokenizer
 
 
-def check(settings):
-    """Raise UserError for values that cannot be meant, before anything slow is begun."""
+def checked(settings):
+    """Return the settings with the model decided on; raise UserError for values that cannot be meant.
+
+    As in nanoGPT, --out_dir=FOLDER is enough to ask for the model that was trained there.
+    """
     if not 0 <= settings.temperature < math.inf:
         raise UserError(f'--temperature={settings.temperature}: it is 0 (greedy) or a positive number')
     if settings.top_k is not None and settings.top_k < 1:
@@ -77,6 +78,8 @@ def check(settings):
     for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
+    init_from = settings.init_from or ('tiny-stories' if settings.out_dir is None else 'resume')
+    return replace(settings, init_from=init_from, out_dir=settings.out_dir or 'out')
 
 
 def read_start(start):
@@ -92,23 +95,23 @@ def read_start(start):
         raise UserError(f'--start={start}: {path} is not UTF-8 text (byte {error.start})') from error
 
 
-def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None, on_step=None):
-    """Draw num_samples responses in one batch, or score the fixed response_ids; return a list of Response.
+def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None):
+    """Draw num_samples responses in one batch, or score the fixed response_ids.
 
-    eot: an id that ends a response where it is drawn. on_step: called with (responses, step) after every step.
+    Yields the list of Response as it grows: empty at first, then after every token. eot: an id that ends a response
+    where it is drawn.
     """
     idx = torch.tensor([prompt_ids] * num_samples, device=model.lm_head.weight.device)
     responses = [Response() for _ in range(num_samples)]
+    yield responses
     steps = model.steps(idx, settings.max_new_tokens, settings.temperature, settings.top_k, response_ids, settings.seed)
     for number, step in enumerate(steps):
         for row, response in enumerate(responses):
             if eot is None or not response.ids or response.ids[-1] != eot:
                 response.add(step, row, keep_logits=settings.show_probs and number < settings.plot_steps)
-        if on_step is not None:
-            on_step(responses, step)
+        yield responses
         if eot is not None and all(response.ids[-1] == eot for response in responses):
             break
-    return responses
 
 
 def charts(response, prompt_ids, tokenizer, settings, fixed):
@@ -138,9 +141,13 @@ def charts(response, prompt_ids, tokenizer, settings, fixed):
 
 def sampler_name(settings, fixed):
     """Say what makes the sampler's probabilities differ from the model's."""
-    if fixed or settings.top_k is None:
-        return f'temperature {settings.temperature:g}'
-    return f'temperature {settings.temperature:g}, top_k {settings.top_k}'
+    top_k = '' if fixed or settings.top_k is None else f', top_k {settings.top_k}'
+    return f'temperature {settings.temperature:g}{top_k}{precision(settings)}'
+
+
+def precision(settings):
+    """Name the precision that numbers were computed in, unless it is float32."""
+    return '' if settings.dtype in (None, 'float32') else f', computed in {settings.dtype}'
 
 
 def describe(response, settings, fixed):
@@ -148,18 +155,17 @@ def describe(response, settings, fixed):
     n = len(response.ids)
     rows = [
         (f'sampler ({sampler_name(settings, fixed)})', math.fsum(response.logprobs)),
-        ('model (temperature 1, every token)', math.fsum(response.model_logprobs)),
+        (f'model (temperature 1, every token{precision(settings)})', math.fsum(response.model_logprobs)),
     ]
     width = max(len(name) for name, _ in rows)
-    precision = '' if pick_dtype(settings.dtype) == torch.float32 else f', computed in {settings.dtype}'
     return '\n'.join(
-        f'{name:{width}}  logprob {logprob:.4f}, probability {probability(logprob)}, '
-        f'perplexity per token {perplexity(logprob, n)} ({n} tokens{precision})'
+        f'{name:{width}}  logprob {logprob:.4f}, probability {probability_text(logprob)}, '
+        f'perplexity per token {perplexity_text(logprob, n)} ({n} tokens)'
         for name, logprob in rows
     )
 
 
-def probability(logprob):
+def probability_text(logprob):
     """Write exp(logprob), and as a power of ten beside it where it is too small for a float."""
     prob = math.exp(logprob)
     if prob == 0.0 and logprob > -math.inf:
@@ -167,7 +173,7 @@ def probability(logprob):
     return f'{prob:.6g}'
 
 
-def perplexity(logprob, n):
+def perplexity_text(logprob, n):
     """Write exp(-logprob / n), the number of equally likely tokens that would be as hard to guess."""
     if n == 0:
         return 'undefined'

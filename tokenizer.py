@@ -5,6 +5,7 @@ Each tokenizer has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, 
 types, so that a checkpoint carries its tokenizer and needs no path.
 """
 
+import functools
 import hashlib
 import io
 import itertools
@@ -90,11 +91,15 @@ class Tokenizer:
 class GPT2Tokenizer(Tokenizer):
     """GPT-2's own byte-level BPE of 50,257 tokens, through tiktoken."""
 
-    def __init__(self):
+    vocab_size, eot = 50257, 50256
+    fingerprint = GPT2_FINGERPRINT  # known without the vocabulary, so that training on ready tokens does not need it
+
+    @functools.cached_property
+    def _encoding(self):
         import tiktoken  # here: whoever brings a tokenizer of their own need not wait for it
 
         try:
-            self._encoding = tiktoken.get_encoding('gpt2')
+            return tiktoken.get_encoding('gpt2')
         except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
             cache = os.environ.get('TIKTOKEN_CACHE_DIR')
             tried = f'in TIKTOKEN_CACHE_DIR={cache} and ' if cache else ''
@@ -103,8 +108,6 @@ class GPT2Tokenizer(Tokenizer):
                 f'({type(error).__name__}). Without a network: set TIKTOKEN_CACHE_DIR to a folder where tiktoken has '
                 'kept it before, or use a model that brings its own tokenizer, such as --init_from=tiny-stories'
             ) from error
-        self.vocab_size = self._encoding.n_vocab
-        self.eot = self._encoding.eot_token
 
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
@@ -296,11 +299,6 @@ def from_contents(contents):
         case {'kind': 'char', 'chars': list(chars)}:
             return CharTokenizer(chars)
     raise UserError('the description of its tokenizer is not one that this program knows')
-
-
-def fingerprint_of(contents):
-    """Return the fingerprint of the tokenizer that `contents` describes; GPT-2's is known without its vocabulary."""
-    return GPT2_FINGERPRINT if contents == {'kind': 'gpt2'} else from_contents(contents).fingerprint
 
 
 def from_folder(folder):

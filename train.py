@@ -1,8 +1,8 @@
 """Train or fine-tune a GPT on the token files that prepare_bin.py writes.
 
-    python train.py config/finetune_stories.py                     GPT-2 on the children's stories
-    python train.py config/finetune_stories.py --init_from=tiny    the same with the small shipped model, on any laptop
-    python train.py config/finetune_stories.py --init_from=resume  go on where it was stopped
+    python train.py config/finetune_stories.py                          GPT-2 on the children's stories
+    python train.py config/finetune_stories.py --init_from=distilgpt2   the same with a model of half the size
+    python train.py config/finetune_stories.py --init_from=resume       go on where it was stopped
 
 The settings are nanoGPT's, and nanoGPT's config files work.
 """
@@ -12,19 +12,18 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 import checkpoint as checkpoints
 import configurator
-import tokenizer as tokenizers
-from common import UserError, find, written_whole
-from hardware import autocast, peak_flops, pick_device, pick_training_dtype
+from batches import data_folder, evaluation_batches, open_tokens, read_meta, training_batch
+from common import UserError, written_whole
+from hardware import autocast, peak_flops, pick_device, pick_dtype, pick_training_dtype
 from model import GPT, GPTConfig
+from tokenizer import GPT2Tokenizer, from_folder
 
 
 @dataclass
@@ -76,14 +75,17 @@ def main(settings):
     """Make or load a model, then train, evaluate and save it until max_iters."""
     check(settings)
     device = pick_device(settings.device)
-    dtype = pick_training_dtype(device, settings.dtype)
+    # A measurement is made in float32 unless it is asked for otherwise, training in what is fastest.
+    dtype = pick_dtype(settings.dtype) if settings.eval_only else pick_training_dtype(device, settings.dtype)
     torch.manual_seed(settings.seed)
     data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
     meta = read_meta(settings.dataset)
     model, tokenizer, checkpoint = make_model(settings, meta, device)
     for split, tokens in data.items():
-        if 'tokenizer' not in meta and len(tokens) and tokens.max() >= model.config.vocab_size:
-            raise UserError(f'data/{settings.dataset}/{split}.bin has token {tokens.max()}, which the model has not')
+        if not meta and len(tokens) and tokens.max() >= model.n_ids:  # nobody vouches for them
+            raise UserError(
+                f'data/{settings.dataset}/{split}.bin has token {tokens.max()}, and the model knows only {model.n_ids}'
+            )
     optimizer = model.configure_optimizers(
         settings.weight_decay, settings.learning_rate, (settings.beta1, settings.beta2), device.type
     )
@@ -104,6 +106,12 @@ def main(settings):
                 f'data/{settings.dataset}/{split}.bin has {len(tokens)} tokens, too few for block_size={block_size}'
             )
 
+    def loss_of(x, y):
+        """Return the mean loss of a batch in nats per token."""
+        with autocast(device, dtype):
+            return model(x.to(device), y.to(device), want_logits=False)[1]
+
+    @torch.no_grad()
     def evaluate():
         """Return the mean loss in nats per token of each split, always over the same batches."""
         model.eval()
@@ -112,8 +120,7 @@ def main(settings):
             if len(tokens) == 0:
                 continue
             batches = evaluation_batches(tokens, block_size, settings.batch_size, settings.eval_iters)
-            with torch.no_grad(), autocast(device, dtype):
-                total = [(model(x.to(device), y.to(device), want_logits=False)[1].item(), len(x)) for x, y in batches]
+            total = [(loss_of(x, y).item(), len(x)) for x, y in batches]
             losses[split] = sum(loss * n for loss, n in total) / sum(n for _, n in total)
         model.train()
         return losses
@@ -132,6 +139,7 @@ def main(settings):
     peak = peak_flops(device, dtype)
     progress = tqdm(total=settings.max_iters, initial=iter_num, unit='it', dynamic_ncols=True)
     started, logged = time.perf_counter(), iter_num
+    saved = False
     while True:
         learning_rate = learning_rate_at(iter_num, settings)
         for group in optimizer.param_groups:
@@ -140,7 +148,7 @@ def main(settings):
         if iter_num % settings.eval_interval == 0 or iter_num >= settings.max_iters:
             losses = evaluate()
             described = [f'{split} {describe_loss(loss, meta, split)}' for split, loss in losses.items()]
-            progress.write(f'iteration {iter_num}: {", ".join(described)}')
+            progress.write(f'iteration {iter_num}: {", ".join(described)}, computed in {precision}')
             log(iter_num, {f'{split}_loss': loss for split, loss in losses.items()})
             improved = losses['val'] < best_val_loss
             best_val_loss = min(best_val_loss, losses['val'])
@@ -155,6 +163,7 @@ def main(settings):
                     config=dataclasses.asdict(settings),
                     random_state=random_state(),
                 )
+                saved = True
             started, logged = time.perf_counter(), iter_num  # what an evaluation takes is not the training's
         if iter_num >= settings.max_iters:
             break
@@ -163,11 +172,9 @@ def main(settings):
         for micro_step in range(settings.gradient_accumulation_steps):
             batch_number = iter_num * settings.gradient_accumulation_steps + micro_step
             x, y = training_batch(data['train'], block_size, settings.batch_size, batch_number, settings.seed)
-            with autocast(device, dtype):
-                _, loss = model(x.to(device), y.to(device), want_logits=False)
-            loss = loss / settings.gradient_accumulation_steps
+            loss = loss_of(x, y) / settings.gradient_accumulation_steps
             scaler.scale(loss).backward()
-            mean_loss += loss.item()
+            mean_loss += loss.detach()  # not .item(), which would wait for a GPU at every micro-step
         if settings.grad_clip:
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
@@ -183,12 +190,16 @@ def main(settings):
             sequences = settings.gradient_accumulation_steps * settings.batch_size
             mfu = model.estimate_mfu(sequences, seconds, peak)
             speed = tokens_per_iter / seconds
+            mean_loss = mean_loss.item()
             progress.set_postfix_str(
                 f'loss {mean_loss:.3f}, lr {learning_rate:.1e}, {speed:,.0f} tokens/s, mfu {mfu:.0%}'
             )
             log(iter_num, {'loss': mean_loss, 'lr': learning_rate, 'tokens_per_second': speed, 'mfu': mfu})
     progress.close()
-    print(f'sample from it with: python sample.py --init_from=resume --out_dir={settings.out_dir}')
+    if saved:
+        print(f'sample from it with: python sample.py --out_dir={settings.out_dir}')
+    else:
+        print('nothing was saved: no evaluation was better than the one before training')
 
 
 def check(settings):
@@ -206,76 +217,6 @@ def check(settings):
             raise UserError(f'--{name}={getattr(settings, name)}: it is below {below}')
 
 
-# Data ---------------------------------------------------------------------------------------------------------------
-
-
-def data_folder(dataset):
-    """Return data/<dataset>, where the person stands or else as shipped."""
-    return find(Path('data') / dataset)
-
-
-def read_meta(dataset):
-    """Return what prepare_bin.py noted about a dataset, or {} for one that nanoGPT prepared."""
-    path = data_folder(dataset) / 'meta.json'
-    try:
-        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py writes it anew') from error
-
-
-def open_tokens(dataset, split):
-    """Return the tokens of one split, a memory map: what is not looked at is not read."""
-    path = data_folder(dataset) / f'{split}.bin'
-    if not path.exists():
-        raise UserError(
-            f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}'
-        )
-    dtype = np.dtype(read_meta(dataset).get('dtype', 'uint16'))
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype)  # an empty file cannot be mapped
-    try:
-        return np.memmap(path, dtype, mode='r')
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read as {dtype.name} tokens: {error}') from error
-
-
-def training_batch(tokens, block_size, batch_size, number, seed):
-    """Return inputs and targets, (B, T) each, of batch `number`: a function of its number and the seed alone.
-
-    Every epoch cuts the tokens into blocks from another random offset on, and visits each block once in a new order.
-    """
-    blocks = max(1, (len(tokens) - 1) // block_size - 1)  # one fewer than would fit leaves room for the offset
-    room = len(tokens) - 1 - blocks * block_size
-    places = range(number * batch_size, (number + 1) * batch_size)
-    starts = []
-    for epoch, block in (divmod(place, blocks) for place in places):
-        offset, order = shuffled_blocks(blocks, room, seed, epoch)
-        starts.append(offset + order[block] * block_size)
-    return inputs_and_targets(tokens, np.array(starts), block_size)
-
-
-@lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
-def shuffled_blocks(blocks, room, seed, epoch):
-    """Return an epoch's offset, 0 to room, and the order of its blocks."""
-    rng = np.random.default_rng((seed, epoch))
-    return rng.integers(room + 1), rng.permutation(blocks)
-
-
-def evaluation_batches(tokens, block_size, batch_size, most):
-    """Yield at most `most` batches of inputs and targets, spread evenly over the tokens and always the same ones."""
-    starts = np.arange(0, max(1, len(tokens) - block_size), block_size)
-    if len(starts) > most * batch_size:
-        starts = starts[np.linspace(0, len(starts) - 1, most * batch_size).astype(int)]
-    for first in range(0, len(starts), batch_size):
-        yield inputs_and_targets(tokens, starts[first : first + batch_size], block_size)
-
-
-def inputs_and_targets(tokens, starts, block_size):
-    """Gather blocks from their starts on, (B, T) int64, and the token that follows each of theirs, (B, T)."""
-    rows = torch.from_numpy(tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64))  # (B, T + 1)
-    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-
-
 # Model --------------------------------------------------------------------------------------------------------------
 
 
@@ -283,10 +224,10 @@ def make_model(settings, meta, device):
     """Return (model, tokenizer, checkpoint) for the settings; the checkpoint is None unless a run is resumed."""
     if settings.init_from == 'scratch':
         folder = data_folder(settings.dataset)
-        tokenizer = tokenizers.from_folder(folder)
+        tokenizer = from_folder(folder)
         # Without a word about it, tokens are GPT-2's, as in nanoGPT, which pads their number for speed.
         vocab_size = 50304 if tokenizer is None else tokenizer.vocab_size
-        tokenizer = tokenizer or tokenizers.GPT2Tokenizer()
+        tokenizer = tokenizer or GPT2Tokenizer()
         shape = {
             name: getattr(settings, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'dropout', 'bias')
         }
@@ -296,10 +237,12 @@ def make_model(settings, meta, device):
             raise UserError(str(error)) from error
         return model.to(device).train(), tokenizer, None
     model, tokenizer, checkpoint = checkpoints.load(settings.init_from, settings.out_dir, str(device))
-    if meta and tokenizer is not None and tokenizer.fingerprint != tokenizers.fingerprint_of(meta['tokenizer']):
+    of_data = from_folder(data_folder(settings.dataset))
+    if of_data is not None and tokenizer is not None and of_data.fingerprint != tokenizer.fingerprint:
+        name = 'gpt2' if tokenizer.fingerprint == GPT2Tokenizer.fingerprint else settings.init_from
         raise UserError(
             f'the tokens of data/{settings.dataset} were made with another tokenizer than {settings.init_from} has; '
-            f'make them again with: python prepare_bin.py --input=... --dataset=... --tokenizer={settings.init_from}'
+            f'make new ones: python prepare_bin.py --input=... --dataset=ANOTHER_NAME --tokenizer={name}'
         )
     if settings.block_size < model.config.block_size:
         model.crop_block_size(settings.block_size)
@@ -331,7 +274,8 @@ def learning_rate_at(iter_num, settings):
 
 def random_state():
     """Return the state of torch's random generators, which dropout draws from."""
-    return {'cpu': torch.get_rng_state(), 'cuda': torch.cuda.get_rng_state_all()}
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    return {'cpu': torch.get_rng_state(), 'cuda': torch.cuda.get_rng_state_all(), 'mps': mps}
 
 
 def restore_random_state(state):
@@ -340,6 +284,8 @@ def restore_random_state(state):
         torch.set_rng_state(state['cpu'])
         if len(state['cuda']) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state['cuda'])
+        if state['mps'] is not None and torch.backends.mps.is_available():
+            torch.mps.set_rng_state(state['mps'])
 
 
 # Log ----------------------------------------------------------------------------------------------------------------

@@ -1,17 +1,18 @@
 """Models on disk: Hugging Face folders old and new, nanoGPT's checkpoints both ways, and files that must be refused."""
 
-import errno
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import needs_gpt2_vocabulary, random_gpt
+from conftest import PROJECT, needs_gpt2_vocabulary, random_gpt
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-import checkpoint as checkpoints
 from checkpoint import load, save_checkpoint, save_pretrained
 from common import UserError, written_whole
 from model import GPT
@@ -314,19 +315,46 @@ def test_names_that_mean_nothing_are_refused(tmp_path):
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / 'ckpt.pt', random_gpt(), None)
-    before = (tmp_path / 'ckpt.pt').read_bytes()
+@pytest.mark.parametrize('save', ["save_checkpoint('ckpt.pt', model, None)", "save_pretrained(model, '.')"])
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, save):
+    """In a process of its own, whose files the system lets grow no further than 100 kB, as a full disk would."""
+    code = f"""
+import resource, signal, sys
+from checkpoint import save_checkpoint, save_pretrained
+from common import UserError
+from conftest import random_gpt
+model = random_gpt(n_embd=8)
+{save}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+model = random_gpt(n_embd=256)
+try:
+    {save}
+except UserError as error:
+    print(error)
+"""
+    env = os.environ | {'PYTHONPATH': f'{PROJECT}{os.pathsep}{PROJECT / "tests"}'}
+    process = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith('cannot write ')
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names in ({'ckpt.pt'}, {'model.safetensors', 'config.json'})
+    assert load(tmp_path, device='cpu')[0].config.n_embd == 8
 
-    def fill_the_disk(content, path):
-        path.write_bytes(b'half a checkpoint')
-        raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr(checkpoints.torch, 'save', fill_the_disk)
-    with pytest.raises(UserError, match='No space'):
-        save_checkpoint(tmp_path / 'ckpt.pt', random_gpt(seed=1), None)
-    assert (tmp_path / 'ckpt.pt').read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ['ckpt.pt']
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = random_gpt()
+    model.transformer.ln_f.weight.data[3] = torch.nan
+    save_checkpoint(tmp_path / 'ckpt.pt', model, None)
+    with pytest.raises(UserError, match=r'ln_f\.weight is not finite'):
+        load('resume', tmp_path, device='cpu')
+
+
+def test_a_tokenizer_beside_a_checkpoint_without_one_is_found(tmp_path):
+    tokenizer = train_bpe(TEXT, 260)
+    torch.save(nanogpt_checkpoint(random_gpt(vocab_size=260)), tmp_path / 'ckpt.pt')
+    tokenizer.save(tmp_path)
+    assert load('resume', tmp_path, device='cpu')[1].contents == tokenizer.contents
 
 
 def test_a_file_in_place_of_a_folder_is_told_of(tmp_path):

@@ -368,7 +368,7 @@ def test_train_takes_a_config_file_and_what_overrides_it(world):
     assert [line['iter'] for line in metrics if 'val_loss' in line] == [0, 3, 6]
     assert [line['iter'] for line in metrics if 'lr' in line] == [1, 2, 3, 4, 5, 6]
     assert metrics[-1]['val_loss'] < metrics[0]['val_loss']
-    assert '--init_from=resume --out_dir=out' in world.trained.stdout
+    assert 'python sample.py --out_dir=out' in world.trained.stdout
 
 
 def test_train_goes_on_where_it_stopped(here):
@@ -748,3 +748,20 @@ def test_train_refuses_tokens_that_the_model_does_not_have(here):
     with open(here / 'data' / 'stories' / 'train.bin', 'ab') as file:
         np.full(10, 50256, dtype=np.uint16).tofile(file)
     assert_refuses('train.py', 'config/small.py', '--init_from=folder', words=['train.bin', '50256'], cwd=here)
+
+
+def test_out_dir_alone_asks_for_the_model_that_was_trained_there(here):
+    named = run_script('sample.py', *RESUME, '--out_dir=out', '--max_new_tokens=5', cwd=here)
+    alone = run_script('sample.py', '--out_dir=out', '--device=cpu', '--max_new_tokens=5', cwd=here)
+    assert named.returncode == alone.returncode == 0
+    assert alone.stdout == named.stdout
+    assert_refuses('sample.py', '--out_dir=nowhere', words=['no checkpoint nowhere'], cwd=here)
+
+
+def test_a_reduced_precision_is_named_beside_every_number(here):
+    process = run_script('sample.py', *RESUME, '--dtype=bfloat16', '--max_new_tokens=5', cwd=here)
+    numbers = [line for line in process.stdout.splitlines() if 'logprob' in line]
+    assert len(numbers) == 2
+    assert all('computed in bfloat16' in line for line in numbers)
+    process = run_script('eval.py', *RESUME, '--eval_data=pairs.json', '--dtype=bfloat16', cwd=here)
+    assert process.stdout.count('computed in bfloat16') == 2  # over the table and over the totals

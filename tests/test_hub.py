@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 
 import pytest
@@ -87,3 +88,17 @@ def test_a_model_is_fetched_once_and_then_needs_no_network(hub, tmp_path, file):
 def test_a_name_that_the_hub_does_not_know(hub, tmp_path):
     process = run_script('sample.py', '--init_from=someone/else', cwd=tmp_path, env=hub[1])
     assert_friendly_error(process, "'someone/else'", 'no model of that name on the hub')
+
+
+def test_a_cache_that_another_program_filled_in_part_is_completed(hub, tmp_path):
+    """transformers' AutoModel fetches no tokenizer; the one that the model has must not be guessed."""
+    folder, env, _ = hub
+    snapshot = tmp_path / 'cache' / 'hub' / 'models--someone--fake' / 'snapshots' / COMMIT
+    snapshot.mkdir(parents=True)
+    for file in ('config.json', 'model.safetensors'):
+        shutil.copy(folder / file, snapshot / file)
+    (snapshot.parent.parent / 'refs').mkdir()
+    (snapshot.parent.parent / 'refs' / 'main').write_text(COMMIT)
+    process = run_script('sample.py', '--init_from=someone/fake', '--start=a cat', cwd=tmp_path, env=env)
+    assert process.returncode == 0, process.stderr
+    assert (snapshot / 'tokenizer.json').exists()

@@ -389,3 +389,73 @@ def test_model_needs_torch_alone():
     imported = {line.split()[1].split('.')[0] for line in lines if line.startswith(('import ', 'from '))}
     assert imported == {'math', 'random', 'dataclasses', 'typing', 'torch'}
     assert len(lines) <= 400
+
+
+@pytest.mark.parametrize('place', ['embeddings', 'attention', 'mlp', 'residual'])
+def test_each_dropout_works_in_training_and_only_there(place):
+    model = random_gpt(dropout=0.5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    block = model.transformer.h[0]
+    idx = ids_for(model, 2, 12)
+    before = full_logits(model, idx)
+    {
+        'embeddings': model.transformer.drop,
+        'attention': block.attn.resid_dropout,
+        'residual': block.attn.resid_dropout,
+        'mlp': block.mlp.dropout,
+    }[place].p = 0.5
+    assert torch.equal(full_logits(model, idx), before)
+    model.train()
+    if place == 'attention':  # the same setting drops attention weights too, which this alone shows
+        block.attn.resid_dropout.forward = lambda x: x
+    assert not torch.allclose(full_logits(model, idx), before, atol=1e-3)
+
+
+def test_tokens_are_decoded_from_the_cache_and_not_read_again(model, monkeypatch):
+    lengths = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, 'hidden', lambda idx, caches=None: lengths.append(idx.size(1)) or hidden(idx, caches))
+    model.generate(ids_for(model, 1, 4), 14)
+    assert lengths == [4] + [1] * 12 + [16]  # the prompt, a token at a time up to block_size, then whole windows
+
+
+def test_the_lean_loss_keeps_no_logits_for_the_backward():
+    model = random_gpt(vocab_size=5000, block_size=128)
+    idx = ids_for(model, 16, 128)
+    largest = {True: 0, False: 0}
+
+    def note(tensor):
+        largest[want_logits] = max(largest[want_logits], tensor.numel())
+        return tensor
+
+    for want_logits in largest:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(idx, idx, want_logits=want_logits)
+    assert largest[True] >= 16 * 128 * 5000
+    assert largest[False] < 512 * 5000
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_gives_float32_logprobs_near_the_exact_ones(dtype):
+    model = random_gpt()
+    prompt, response = ids_for(model, 1, 4), ids_for(model, 9).tolist()
+    exact = model.score([prompt[0].tolist()], [response])[0]
+    half = random_gpt().to(dtype)
+    scored = half.score([prompt[0].tolist()], [response])[0]
+    steps = list(half.steps(prompt, fixed_response=response))
+    assert torch.allclose(scored, exact, atol=0.25)
+    assert not torch.equal(scored, exact)
+    assert torch.allclose(torch.cat([step.logprob for step in steps]), exact, atol=0.25)
+    for step in steps:
+        assert logits_to_logprobs(step.logits).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_compiled_hidden_states_say_the_same(model):
+    prompt = ids_for(model, 1, 4)
+    expected, prob = model.generate(prompt, 8, seed=1)
+    model.hidden = torch.compile(model.hidden, dynamic=True, backend='aot_eager', fullgraph=True)
+    text, compiled_prob = model.generate(prompt, 8, seed=1)
+    assert torch.equal(text, expected)
+    assert compiled_prob == pytest.approx(prob, rel=1e-4)

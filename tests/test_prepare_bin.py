@@ -364,7 +364,7 @@ class CodePoints:
 @pytest.mark.parametrize(('vocab_size', 'dtype'), [(2**16, np.uint16), (2**16 + 1, np.uint32), (0x110000, np.uint32)])
 def test_ids_beyond_16_bits_take_32(monkeypatch, vocab_size, dtype):
     last = chr(vocab_size - 1)
-    monkeypatch.setattr(prepare_bin.tokenizers, 'from_name', lambda name: CodePoints(vocab_size, eot=0))
+    monkeypatch.setattr(prepare_bin, 'from_name', lambda name: CodePoints(vocab_size, eot=0))
     folder = prepare(f'ab{last}', tokenizer='any', val_fraction=0)
     assert np.fromfile(folder / 'train.bin', dtype).tolist() == [0, ord('a'), ord('b'), ord(last), 0]
     assert meta_of(folder)['dtype'] == np.dtype(dtype).name
@@ -409,7 +409,7 @@ def test_a_write_that_fails_leaves_the_old_files(bpe, monkeypatch):
 def test_ids_that_do_not_fit_leave_the_old_files(bpe, monkeypatch):
     folder = prepare(tokenizer=str(bpe))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(prepare_bin.tokenizers, 'from_name', lambda name: CodePoints(300, eot=70_000))
+    monkeypatch.setattr(prepare_bin, 'from_name', lambda name: CodePoints(300, eot=70_000))
     with pytest.raises(OverflowError):
         prepare('Another story.', tokenizer='any', val_fraction=0)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -10,10 +10,11 @@ from conftest import needs_gpt2_vocabulary, random_gpt
 
 import prepare_bin
 import train
+from batches import evaluation_batches, read_meta, shuffled_blocks, training_batch
 from checkpoint import load
 from common import UserError
 from tokenizer import GPT2_FINGERPRINT, BPETokenizer, GPT2Tokenizer
-from train import Settings, evaluation_batches, learning_rate_at, training_batch
+from train import Settings, learning_rate_at
 
 SMALL = {
     'dataset': 'rhymes',
@@ -81,7 +82,7 @@ def test_every_block_is_visited_once_an_epoch_in_a_new_order_from_a_new_offset()
 def test_a_batch_is_a_function_of_its_number_and_the_seed():
     tokens = np.arange(500)
     later = training_batch(tokens, 8, 4, 33, seed=1)[0]
-    train.shuffled_blocks.cache_clear()
+    shuffled_blocks.cache_clear()
     assert torch.equal(training_batch(tokens, 8, 4, 33, seed=1)[0], later)
     assert not torch.equal(training_batch(tokens, 8, 4, 33, seed=2)[0], later)
 
@@ -159,7 +160,7 @@ def test_fine_tuning_starts_from_a_folder_with_its_tokenizer_a_shorter_context_a
     model.save_pretrained('folder', tokenizer)
     made, same, checkpoint = train.make_model(
         Settings(**SMALL | {'init_from': 'folder', 'block_size': 8, 'dropout': 0.2}),
-        train.read_meta('rhymes'),
+        read_meta('rhymes'),
         torch.device('cpu'),
     )
     assert (made.config.block_size, made.config.dropout, checkpoint) == (8, 0.2, None)
@@ -181,7 +182,7 @@ def test_eval_only_measures_and_writes_nothing(capsys, tmp_path):
     x = torch.from_numpy(tokens[: n + 1].astype(np.int64))
     loss = model(x[:-1].view(-1, 16), x[1:].view(-1, 16))[1].item()
     assert f'val: {loss:.4f} nats per token' in printed
-    meta = train.read_meta('rhymes')['val']
+    meta = read_meta('rhymes')['val']
     assert f'({loss / math.log(2) * meta["tokens"] / meta["bytes"]:.4f} bits per byte), computed in float32' in printed
     assert not (tmp_path / 'elsewhere').exists()
 
@@ -215,3 +216,45 @@ def test_gpt2_tokens_fit_a_gpt2_folder_whose_tokenizer_has_another_form():
     prepare_bin.main(prepare_bin.Settings(input='rhymes.txt', dataset='rhymes', tokenizer='gpt2'))
     run(init_from='folder', max_iters=2)
     assert isinstance(load('resume', device='cpu')[1], BPETokenizer)
+
+
+def test_training_drops_out_after_an_evaluation_as_before_and_computes_in_the_dtype_asked_for(monkeypatch):
+    seen = []
+    forward = train.GPT.forward
+
+    def watched(self, idx, targets, want_logits=True):
+        hook = self.transformer.h[0].mlp.c_fc.register_forward_hook(
+            lambda module, inputs, output: seen.append((self.training, torch.is_grad_enabled(), output.dtype))
+        )
+        try:
+            return forward(self, idx, targets, want_logits)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(train.GPT, 'forward', watched)
+    run(max_iters=5, dtype='bfloat16', gradient_accumulation_steps=1)
+    assert {dtype for _, _, dtype in seen} == {torch.bfloat16}
+    assert [training for training, grad, _ in seen if grad] == [True] * 5
+    assert {training for training, grad, _ in seen if not grad} == {False}
+
+
+def test_where_nothing_was_better_nothing_is_said_to_be_saved(capsys, tmp_path):
+    run(max_iters=4, learning_rate=1e3, min_lr=1e3, warmup_iters=0, always_save_checkpoint=False)
+    assert 'nothing was saved' in capsys.readouterr().out
+    assert not (tmp_path / 'out' / 'ckpt.pt').exists()
+
+
+def test_characters_prepared_by_nanogpt_are_not_taken_for_other_tokens(tmp_path):
+    import pickle
+
+    run(max_iters=4)
+    folder = tmp_path / 'data' / 'shakespeare_char'
+    folder.mkdir()
+    for split in ('train', 'val'):
+        np.arange(2000, dtype=np.uint16).__mod__(65).tofile(folder / f'{split}.bin')
+    chars = {id: chr(60 + id) for id in range(65)}
+    (folder / 'meta.pkl').write_bytes(pickle.dumps({'vocab_size': 65, 'itos': chars, 'stoi': {}}))
+    with pytest.raises(UserError, match='another tokenizer'):
+        run(init_from='out', dataset='shakespeare_char', out_dir='other')
+    run(init_from='scratch', dataset='shakespeare_char', out_dir='other', max_iters=4)
+    assert load('resume', 'other', device='cpu')[1].vocab_size == 65

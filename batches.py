@@ -1,0 +1,77 @@
+"""Token files to batches: where a dataset lies, in which order training reads it, what an evaluation looks at."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import UserError, find
+
+
+def data_folder(dataset):
+    """Return data/<dataset>, where the person stands or else as shipped."""
+    return find(Path('data') / dataset)
+
+
+def read_meta(dataset):
+    """Return what prepare_bin.py noted about a dataset, or {} for one that nanoGPT prepared."""
+    path = data_folder(dataset) / 'meta.json'
+    try:
+        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py writes it anew') from error
+
+
+def open_tokens(dataset, split):
+    """Return the tokens of one split, a memory map: what is not looked at is not read."""
+    path = data_folder(dataset) / f'{split}.bin'
+    if not path.exists():
+        raise UserError(
+            f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}'
+        )
+    dtype = np.dtype(read_meta(dataset).get('dtype', 'uint16'))
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)  # an empty file cannot be mapped
+    try:
+        return np.memmap(path, dtype, mode='r')
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read as {dtype.name} tokens: {error}') from error
+
+
+def training_batch(tokens, block_size, batch_size, number, seed):
+    """Return inputs and targets, (B, T) each, of batch `number`: a function of its number and the seed alone.
+
+    Every epoch cuts the tokens into blocks from another random offset on, and visits each block once in a new order.
+    """
+    blocks = max(1, (len(tokens) - 1) // block_size - 1)  # one fewer than would fit leaves room for the offset
+    room = len(tokens) - 1 - blocks * block_size
+    places = range(number * batch_size, (number + 1) * batch_size)
+    starts = []
+    for epoch, block in (divmod(place, blocks) for place in places):
+        offset, order = shuffled_blocks(blocks, room, seed, epoch)
+        starts.append(offset + order[block] * block_size)
+    return inputs_and_targets(tokens, np.array(starts), block_size)
+
+
+@lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
+def shuffled_blocks(blocks, room, seed, epoch):
+    """Return an epoch's offset, 0 to room, and the order of its blocks."""
+    rng = np.random.default_rng((seed, epoch))
+    return rng.integers(room + 1), rng.permutation(blocks)
+
+
+def evaluation_batches(tokens, block_size, batch_size, most):
+    """Yield at most `most` batches of inputs and targets, spread evenly over the tokens and always the same ones."""
+    starts = np.arange(0, max(1, len(tokens) - block_size), block_size)
+    if len(starts) > most * batch_size:
+        starts = starts[np.linspace(0, len(starts) - 1, most * batch_size).astype(int)]
+    for first in range(0, len(starts), batch_size):
+        yield inputs_and_targets(tokens, starts[first : first + batch_size], block_size)
+
+
+def inputs_and_targets(tokens, starts, block_size):
+    """Gather blocks from their starts on, (B, T) int64, and the token that follows each of theirs, (B, T)."""
+    rows = torch.from_numpy(tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64))  # (B, T + 1)
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
