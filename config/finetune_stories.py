@@ -1,5 +1,5 @@
-# GPT-2 on the 52 children's stories in data/childrens_stories (25,000 tokens): five epochs, minutes on a laptop.
-# The weights are fetched from the hub the first time. --init_from=distilgpt2 is half the size.
+# GPT-2 on the 52 children's stories in data/childrens_stories (25,000 tokens): five epochs, minutes rather than hours
+# on a laptop. The weights are fetched from the hub the first time. --init_from=distilgpt2 is half the size.
 
 init_from = 'gpt2'
 dataset = 'childrens_stories'
