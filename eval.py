@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 import configurator
 from common import UserError, find
@@ -105,7 +106,7 @@ def print_table(rows, settings):
     whose = 'model probability' if settings.temperature == 1 else f'sampler probability{at}'
     title = Text(f'{settings.init_from}: {whose} of each response{precision(settings)}', style='table.title')
     table = Table(title=title, title_justify='left')
-    table.add_column('prompt, then the tokens of the response', ratio=1)
+    table.add_column('prompt, then the tokens of the response', ratio=1, overflow='fold')
     columns = ['tokens', 'logprob', 'probability']
     if settings.temperature != 1:
         columns.append('model logprob')
@@ -145,7 +146,7 @@ def print_samples(model, tokenizer, encoded, settings):
 def draw_charts(model, tokenizer, encoded, settings):
     """Draw the steps of each response into a folder of its own."""
     folder = new_folder(settings.plot_dir, f'eval-{settings.init_from}')
-    for number, (prompt_ids, response_ids) in enumerate(encoded, 1):
+    for number, (prompt_ids, response_ids) in enumerate(tqdm(encoded, unit='pair', leave=False, disable=None), 1):
         *_, (response,) = respond(model, prompt_ids, settings, 1, response_ids)
         if response.logits:
             target = folder / f'pair_{number:02d}'

@@ -74,7 +74,9 @@ def main(settings):
     with written_whole(folder / 'meta.json') as path:
         path.write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
     if all(parts.values()):
-        print(f'train on it with: python train.py --dataset={settings.dataset}')
+        by_tokenizer = {'gpt2': 'finetune_stories', 'tiny': 'finetune_own_text', 'tiny-stories': 'finetune_own_text'}
+        config = by_tokenizer.get('' if settings.train_bpe else settings.tokenizer, 'train_tiny')
+        print(f'train on it with: python train.py config/{config}.py --dataset={settings.dataset}')
 
 
 def read_separator(text):

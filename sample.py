@@ -48,8 +48,8 @@ def main(settings):
         report(responses[0], settings, fixed)
     else:
         *_, responses = tqdm(growing, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
-        for response in responses:
-            print(tokenizer.decode(prompt_ids + response.ids))
+        for number, response in enumerate(responses, 1):
+            print(f'sample {number} of {num_samples}\n{tokenizer.decode(prompt_ids + response.ids)}')
             report(response, settings, fixed)
 
     if settings.show_probs:

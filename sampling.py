@@ -1,6 +1,7 @@
 """What sample.py and eval.py share: their settings, the model they name, and responses with their probabilities."""
 
 import math
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def describe(response, settings, fixed):
 def probability_text(logprob):
     """Write exp(logprob), and as a power of ten beside it where it is too small for a float."""
     prob = math.exp(logprob)
-    if prob == 0.0 and logprob > -math.inf:
+    if prob < sys.float_info.min and logprob > -math.inf:  # the smallest floats have lost their digits
         return f'0.0 (too small for a float: 10^{logprob / math.log(10):.1f})'
     return f'{prob:.6g}'
 

@@ -106,7 +106,7 @@ class GPT2Tokenizer(Tokenizer):
             raise UserError(
                 f"GPT-2's vocabulary was looked for {tried}at openaipublic.blob.core.windows.net, and could not be had "
                 f'({type(error).__name__}). Without a network: set TIKTOKEN_CACHE_DIR to a folder where tiktoken has '
-                'kept it before, or use a model that brings its own tokenizer, such as --init_from=tiny-stories'
+                'kept it before, or use what is shipped: --init_from=tiny-stories, or --tokenizer=tiny-stories'
             ) from error
 
     def encode(self, text):
@@ -333,6 +333,8 @@ def from_name(name):
         return GPT2Tokenizer()
     shipped = find(Path('models') / name)
     path = shipped if shipped.is_dir() else find(name)
+    if not path.exists():
+        raise UserError(f'there is no tokenizer {name!r}; it is gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
     found = from_folder(path) if path.is_dir() else BPETokenizer.from_file(path)
     if found is None:
         raise UserError(

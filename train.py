@@ -62,7 +62,7 @@ class Settings:
     # learning rate
     decay_lr: bool = True  # lower it along a cosine; False keeps it
     warmup_iters: int = 2000  # steps from 0 up to learning_rate
-    lr_decay_iters: int = 600000  # step at which it has come down to min_lr
+    lr_decay_iters: int | None = None  # step at which it has come down to min_lr; None for max_iters
     min_lr: float = 6e-5  # about a tenth of learning_rate
     # machine
     seed: int = 1337  # decides first weights, order of the data and dropout
@@ -103,7 +103,8 @@ def main(settings):
     for split, tokens in data.items():
         if len(tokens) <= block_size and not (settings.eval_only and len(tokens) == 0):
             raise UserError(
-                f'data/{settings.dataset}/{split}.bin has {len(tokens)} tokens, too few for block_size={block_size}'
+                f'data/{settings.dataset}/{split}.bin has {len(tokens)} tokens, too few for block_size={block_size}; '
+                'a smaller --block_size helps, or a larger --val_fraction in prepare_bin.py'
             )
 
     def loss_of(x, y):
@@ -133,7 +134,7 @@ def main(settings):
     log = open_log(settings, iter_num)
     tokens_per_iter = settings.gradient_accumulation_steps * settings.batch_size * block_size
     print(
-        f'{model.get_num_params() / 1e6:.2f}M parameters on {device.type} in {precision}, '
+        f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters on {device.type} in {precision}, '
         f'{len(data["train"]):,} tokens, {tokens_per_iter:,} a step'
     )
     peak = peak_flops(device, dtype)
@@ -266,9 +267,10 @@ def learning_rate_at(iter_num, settings):
         return settings.learning_rate
     if iter_num < settings.warmup_iters:
         return settings.learning_rate * (iter_num + 1) / (settings.warmup_iters + 1)
-    if iter_num >= settings.lr_decay_iters:
+    lr_decay_iters = settings.max_iters if settings.lr_decay_iters is None else settings.lr_decay_iters
+    if iter_num >= lr_decay_iters:
         return settings.min_lr
-    share = (iter_num - settings.warmup_iters) / (settings.lr_decay_iters - settings.warmup_iters)
+    share = (iter_num - settings.warmup_iters) / (lr_decay_iters - settings.warmup_iters)
     return settings.min_lr + (settings.learning_rate - settings.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 

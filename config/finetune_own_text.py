@@ -14,7 +14,6 @@ learning_rate = 3e-4
 min_lr = 3e-5
 warmup_iters = 10
 max_iters = 100
-lr_decay_iters = max_iters
 
 eval_interval = 10
 eval_iters = 20

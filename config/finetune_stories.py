@@ -15,4 +15,5 @@ learning_rate = 3e-5
 decay_lr = False
 
 eval_interval = 5
+eval_iters = 20
 always_save_checkpoint = False  # keep the weights that are best on validation: so few stories are soon learned by heart

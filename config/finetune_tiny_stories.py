@@ -16,7 +16,6 @@ min_lr = 5e-5
 beta2 = 0.99
 warmup_iters = 100
 max_iters = 1800  # a little over four epochs
-lr_decay_iters = max_iters
 
 eval_interval = 200
 eval_iters = 40

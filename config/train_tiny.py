@@ -18,7 +18,6 @@ min_lr = 1e-4
 beta2 = 0.99
 warmup_iters = 100
 max_iters = 1800
-lr_decay_iters = max_iters
 
 eval_interval = 250
 eval_iters = 40
