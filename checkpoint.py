@@ -188,7 +188,8 @@ def _is_complete(folder):
     """Say whether a folder has all that a model needs; other programs may have fetched a part of it only."""
     weights = _weight_files(folder)
     needed = [folder / file for file in ['config.json', *weights]]
-    has_tokenizer = (folder / 'tokenizer.json').exists() or (folder / 'merges.txt').exists()
+    tokenizers = (['tokenizer.json'], ['vocab.json', 'merges.txt'])  # either form
+    has_tokenizer = any(all((folder / file).exists() for file in files) for files in tokenizers)
     return bool(weights) and has_tokenizer and all(file.exists() for file in needed)
 
 

@@ -1,8 +1,10 @@
 """Ask a model how likely it finds the responses in eval_data.json.
 
-python eval.py --init_from=resume                               after fine-tuning, compare with --init_from=gpt2
-python eval.py --start='I live in' --fixed_response=' a shoe'   a single pair
-python eval.py --num_samples=2                                  and what it would have said itself
+    python eval.py --init_from=resume                               after fine-tuning, compare with --init_from=gpt2
+    python eval.py --start='I live in' --fixed_response=' a shoe'   a single pair
+    python eval.py --num_samples=2                                  and what it would have said itself
+
+It takes every setting that sample.py takes; `python eval.py --help` lists them.
 """
 
 import json
@@ -127,7 +129,7 @@ def print_table(rows, settings):
     logprob = math.fsum(row['logprob'] for row in rows)
     tokens = sum(row['tokens'] for row in rows)
     print(f'{len(rows)} responses, {tokens} tokens; {whose}{precision(settings)}')
-    print(f'summed logprob      {logprob:.4f} (of all of them together: probability {probability_text(logprob)})')
+    print(f'summed logprob            {logprob:.4f} (of all of them together: probability {probability_text(logprob)})')
     print(f'sum of the probabilities  {math.fsum(row["prob"] for row in rows):.6g}')
     print(f'perplexity per token      {perplexity_text(logprob, tokens)}')
 

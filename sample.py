@@ -1,8 +1,10 @@
 """Draw text from a model, and see how likely it was.
 
-python sample.py                                                the shipped story model
-python sample.py --init_from=gpt2 --show_probs=True             GPT-2, with charts of what it nearly said
-python sample.py --start='I live in' --fixed_response=' a shoe' how likely is this?
+    python sample.py                                                  the shipped story model
+    python sample.py --init_from=gpt2 --show_probs=True               GPT-2, with charts of what it nearly said
+    python sample.py --start='I live in' --fixed_response=' a shoe'   how likely is this?
+
+`python sample.py --help` lists every setting.
 """
 
 import codecs
@@ -81,7 +83,6 @@ def report(response, settings, fixed):
 
 def save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed):
     """Draw the first steps of every response into a folder of this run."""
-
     if not any(response.logits for response in responses):
         print('there are no steps to draw', file=sys.stderr)
         return

@@ -286,7 +286,7 @@ def restore_random_state(state):
         torch.set_rng_state(state['cpu'])
         if len(state['cuda']) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state['cuda'])
-        if state['mps'] is not None and torch.backends.mps.is_available():
+        if state.get('mps') is not None and torch.backends.mps.is_available():
             torch.mps.set_rng_state(state['mps'])
 
 
