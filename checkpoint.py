@@ -6,6 +6,7 @@ Both are read directly, so nothing slow is imported, and nothing that a file con
 """
 
 import dataclasses
+import hashlib
 import json
 import pickle
 import re
@@ -135,6 +136,16 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
         path.write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
     if tokenizer is not None:
         tokenizer.save(folder)
+
+
+def weights_sha256(model):
+    """Return the SHA-256 of a model's weights as they are in memory: names, then bytes, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if name != 'lm_head.weight':  # the same matrix as wte
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _folder_of(name):

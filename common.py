@@ -1,5 +1,6 @@
-"""What every other file may need: the error a person can put right, finding files, writing them whole."""
+"""What every other file may need: the error a person can put right, finding files, hashing them, writing them whole."""
 
+import hashlib
 import os
 import tempfile
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ def find(path):
     """
     here, shipped = Path(path), PROJECT / path
     return shipped if shipped.exists() and not here.exists() else here
+
+
+def sha256(path):
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextmanager

@@ -1,143 +1,428 @@
-"""Ask a model how likely it finds the responses in eval_data.json.
+"""Ask a model how likely it finds responses: any number of pairs, one model or two side by side, with error bars.
 
-    python eval.py --init_from=resume                               after fine-tuning, compare with --init_from=gpt2
-    python eval.py --start='I live in' --fixed_response=' a shoe'   a single pair
-    python eval.py --num_samples=2                                  and what it would have said itself
+    python eval.py --init_from=tiny-stories --compare_to=tiny       did fine-tuning work, and is the difference real?
+    python eval.py --eval_data=mine.jsonl --save=mine               keep every number in results/mine/, with a report
+    python eval.py --text=book.txt                                  perplexity and bits per byte of running text
+    python eval.py --start='I live in' --fixed_response='a shoe'    a single pair
 
-It takes every setting that sample.py takes; `python eval.py --help` lists them.
+It takes every setting that sample.py takes; `python eval.py --help` lists them. Pairs are read, scored and written a
+window at a time, so a file may hold any number of them; `torchrun --nproc_per_node=2 eval.py ...` shares out the work.
 """
 
 import json
 import math
+import os
+import shlex
 import sys
-from dataclasses import dataclass
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from tqdm import tqdm
 
 import configurator
-from common import UserError, find
+import report
+from checkpoint import weights_sha256
+from common import UserError, written_whole
+from hardware import peak_memory_mib
+from measures import Results
+from model import GPT
+from pairs import Pair, PairSource, TextSource
 from plots import new_folder, save_charts
-from sampling import (
-    SamplingSettings,
-    charts,
-    checked,
-    load_model,
-    perplexity_text,
-    precision,
-    probability_text,
-    read_start,
-    respond,
-    sampler_name,
-)
+from processes import Processes
+from sampling import SamplingSettings, charts, checked, load_model, read_start, respond, sampler_name
+from scoring import WINDOW, score_window
+from tokenizer import Tokenizer
 
 
 @dataclass
 class Settings(SamplingSettings):
-    """Ask a model how likely it finds responses. A probability is the model's unless --temperature is not 1."""
+    """Ask a model how likely it finds responses. A probability is the model's unless it is called the sampler's."""
 
-    eval_data: str = 'eval_data.json'  # a JSON list of {"prompt": ..., "response": ...}
+    eval_data: str = (
+        'eval_data.json'  # a JSON list or JSON lines of {"prompt", "response"} or [prompt, response]; those
+    )
+    # with "distractors", a list of wrong responses, are also multiple-choice questions: is the right one the likeliest
+    # in total (acc), and per byte (acc_norm), which does not favour short ones?
+    skip_bad: bool = False  # leave out the pairs that are wrong, and say so, instead of stopping before the first
+    boundary: str = 'joint'  # joint: prompt and response are encoded as one text; separate: each by itself
+    separator: str = ' '  # put where prompt and response would run together (no white space, then a letter or digit)
+    compare_to: str | None = (
+        None  # the model before (what init_from takes): the same scored by both, and the difference
+    )
+    text: str | None = None  # a text file or a dataset in data/ instead of pairs: how many bits per byte is it worth?
+    stride: int | None = (
+        None  # tokens of running text scored at a time; fewer see more before them (None: block_size/2)
+    )
+    save: str | None = None  # a name for a folder in plot_dir, or a path: gets pairs.jsonl, summary.json and report.md
+    resume_eval: bool = False  # go on with an evaluation that was interrupted, from what --save kept of it
+    show: int = 200  # rows that are printed; --save keeps them all
+    resamples: int = 2000  # bootstrap resamples behind each 95 % interval
     start: str = ''  # with --fixed_response: the prompt of a single pair, scored instead of eval_data
-    num_samples: int = 0  # for each prompt, also draw so many samples of max_new_tokens and show them
+    num_samples: int = 0  # for each prompt that is printed, also draw so many samples of max_new_tokens
     max_new_tokens: int = 20  # tokens in each of those samples
-    temperature: float = 1.0  # 1 is the model's own distribution; a fixed response is scored at it
+    temperature: float = 1.0  # where it is not 1, the sampler's values at it are given beside the model's
     top_k: int | None = None  # for the samples alone; it does not cut off a fixed response
 
 
-def eval(settings=None):
-    """Score every response, print them and their totals, and return a list of dicts, one a pair.
+# The settings that rows depend on, apart from what the hashes of data and models stand for.
+SETTINGS_OF_THE_NUMBERS = ('boundary', 'separator', 'temperature', 'text', 'stride', 'device', 'dtype', 'compile')
 
-    Each has `prompt`, `response`, `tokens`, `logprob` (the sampler's, natural, summed), `prob` and `model_logprob`.
+
+class Subject(NamedTuple):
+    """A model that is asked."""
+
+    name: str
+    model: GPT
+    tokenizer: Tokenizer
+
+
+def eval(settings=None):
+    """Score everything, print it, keep it if asked to, and return (rows, summary).
+
+    rows: the first `show` of them, dicts as in pairs.jsonl. summary: what is in summary.json; see `measures.Results`.
     """
-    settings = checked(settings or Settings())
-    pairs = read_pairs(settings)
-    model, tokenizer = load_model(settings)
-    encoded = [tokenizer.encode_pair(pair['prompt'], pair['response']) for pair in pairs]
-    prompts, responses = zip(*encoded, strict=True)
-    model_logprobs = model.score(prompts, responses)
-    logprobs = model_logprobs if settings.temperature == 1 else model.score(prompts, responses, settings.temperature)
-    rows = []
-    for pair, ids, sampler, of_model in zip(pairs, responses, logprobs, model_logprobs, strict=True):
-        logprob = sampler.sum().item()
-        rows.append(
-            {
-                'prompt': pair['prompt'],
-                'response': pair['response'],
-                'tokens': len(ids),
-                'logprob': logprob,
-                'prob': math.exp(logprob),
-                'model_logprob': of_model.sum().item(),
-                'pieces': tokenizer.pieces(ids),
+    asked = settings or Settings()
+    settings = check(asked)
+    processes = Processes()
+    settings = replace(settings, device=settings.device or processes.device)
+    source = None if settings.text else pair_source(settings)  # what is wrong with it is told before a model is loaded
+    subjects = [Subject(settings.init_from, *load_model(settings))]
+    if settings.compare_to is not None:
+        subjects.append(Subject(settings.compare_to, *load_model(replace(settings, init_from=settings.compare_to))))
+    if source is None:
+        block_sizes = [subject.model.config.block_size for subject in subjects]
+        source = TextSource(settings.text, [subject.tokenizer for subject in subjects], block_sizes, settings.stride)
+    header = {'command': command_of(asked), **describe_run(settings, source, subjects, processes)}
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(settings, header)) if settings.save and processes.first else None
+        results, run = score_all(source, subjects, settings, processes, store)
+        if not processes.first:
+            return [], {}
+        summary = {'complete': True, **header, **results.summary(settings.resamples, settings.seed), 'run': run}
+        report.print_all(results.rows, summary)
+        if settings.num_samples > 0:
+            print_samples(source, subjects[0], settings)
+        if settings.show_probs and settings.plot_steps > 0:
+            draw_charts(source, subjects[0], settings)
+        if store is not None:
+            store.finish(summary, results)
+    return results.rows, summary
+
+
+def check(settings):
+    """Return the settings with the model decided on; raise UserError for values that cannot be meant."""
+    settings = checked(settings)
+    for name in ('show', 'resamples'):
+        if getattr(settings, name) < (1 if name == 'resamples' else 0):
+            raise UserError(f'--{name}={getattr(settings, name)}: that is too few')
+    if settings.boundary not in ('joint', 'separate'):
+        raise UserError(f'--boundary={settings.boundary} is neither joint nor separate')
+    if settings.resume_eval and not settings.save:
+        raise UserError('--resume_eval goes on with what --save=NAME has kept; name it')
+    if settings.text and settings.fixed_response is not None:
+        raise UserError('--text and --fixed_response are two different things to score; give one of them')
+    if settings.start and settings.fixed_response is None:
+        print('note: without --fixed_response, --start has no effect here', file=sys.stderr)
+    return settings
+
+
+def pair_source(settings):
+    """Return the pairs of --eval_data, or the one of --start and --fixed_response."""
+    if settings.fixed_response is None:
+        return PairSource(settings.eval_data, skip_bad=settings.skip_bad)
+    return PairSource(given=[Pair(0, None, read_start(settings.start), settings.fixed_response, [])])
+
+
+def command_of(settings):
+    """Return the command that asks for these settings."""
+    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    changed = [
+        f'--{field.name}={given[field.name]}' for field in fields(settings) if given[field.name] != field.default
+    ]
+    return shlex.join(['python', 'eval.py', *(flag for flag in changed if not flag.startswith('--resume_eval'))])
+
+
+def describe_run(settings, source, subjects, processes):
+    """Return all that the numbers depend on: the settings, the data, the models, the program."""
+    return {
+        'settings': asdict(settings),
+        'data': {
+            'kind': 'text' if settings.text else 'pairs',
+            'name': source.name,
+            'sha256': source.sha256,
+            'count': source.count,
+        },
+        'sampler': sampler_name(settings, fixed=True),
+        **{
+            role: {
+                'init_from': subject.name,
+                'weights_sha256': weights_sha256(subject.model),
+                'tokenizer_sha256': subject.tokenizer.fingerprint,
+                'parameters': subject.model.get_num_params(non_embedding=False),
+                'block_size': subject.model.config.block_size,
             }
+            for role, subject in zip(('model', 'compare_to'), subjects)
+        },
+        'processes': processes.count,
+        'versions': report.versions(),
+    }
+
+
+# From pairs to rows -------------------------------------------------------------------------------------------------
+
+
+def score_all(source, subjects, settings, processes, store):
+    """Score window by window; return the Results and how the run went.
+
+    A window is of fixed places in the source, so that an evaluation that is taken up again batches as it did before,
+    and gives the same numbers to the last bit.
+    """
+    tokenizers = [subject.tokenizer for subject in subjects]
+    same_tokens = len({tokenizer.fingerprint for tokenizer in tokenizers}) == 1
+    results = Results(same_tokens, settings.temperature, settings.show, text=settings.text is not None)
+    if store is not None:
+        results.extend(store.kept())
+    first = processes.broadcast(store.next_index if store is not None else 0)
+    run = {'kept_from_before': results.count, 'peak_memory_mib': []}
+    start = time.perf_counter()
+    quiet = None if processes.first else True  # None: where there is no terminal
+    progress = tqdm(total=source.count, initial=first, unit=f' {results.unit}s', leave=False, disable=quiet)
+    for _, window in groupby(source.units(first), key=lambda unit: unit[0] // WINDOW):
+        window = list(window)
+        try:
+            rows = rows_of(processes.share(window), source, subjects, settings, same_tokens)
+        except UserError as error:
+            rows = error  # the first process tells of it
+        rows = processes.gather(rows)
+        results.extend(rows)
+        if store is not None:
+            store.add(rows)
+        progress.update(len(window))
+        note_memory(run['peak_memory_mib'], results.count)
+    progress.close()
+    seconds = time.perf_counter() - start
+    run['seconds'] = round(seconds, 2)
+    run['rows_per_second'] = round((results.count - run['kept_from_before']) / seconds, 1)
+    note_memory(run['peak_memory_mib'], results.count, last=True)
+    return results, run
+
+
+def rows_of(units, source, subjects, settings, same_tokens):
+    """Return a row for each (index, unit): its values under the first model, those under the second as `before`."""
+    tokenizers = [subject.tokenizer for subject in subjects]
+    encoded = [(index, source.encode(unit, tokenizers, settings.boundary, settings.separator)) for index, unit in units]
+    encoded = [(index, item) for index, item in encoded if item is not None]
+    sides = []
+    for number, (_, model, tokenizer) in enumerate(subjects):
+        pairs = [item.pairs[number] for _, item in encoded]
+        scores = iter(score_window(model, [pair for choices in pairs for pair in choices], settings.temperature))
+        sides.append(
+            [side_of(choices, list(islice(scores, len(choices))), tokenizer, settings.temperature) for choices in pairs]
         )
-    print_table(rows, settings)
-    if settings.num_samples > 0:
-        print_samples(model, tokenizer, encoded, settings)
-    if settings.show_probs and settings.plot_steps > 0:
-        draw_charts(model, tokenizer, encoded, settings)
+    rows = []
+    for (index, item), after, *before in zip(encoded, *sides, strict=True):
+        row = {'index': index, **item.row, **after}
+        if before:
+            row['before'] = before[0]
+            row['log_ratio'] = log_ratio(after, before[0], per='response' if same_tokens else 'byte')
+        rows.append(row)
     return rows
 
 
-def read_pairs(settings):
-    """Return the pairs to score, dicts with `prompt` and `response`. Raises UserError that names what is wrong."""
-    if settings.fixed_response is not None:
-        return [{'prompt': read_start(settings.start), 'response': settings.fixed_response}]
-    if settings.start:
-        print('note: without --fixed_response, --start has no effect here', file=sys.stderr)
-    path = find(settings.eval_data)
+def log_ratio(after, before, per):
+    """Return the difference of two sides' logprobs; per byte where their tokens differ."""
+    if per == 'response':
+        return after['logprob'] - before['logprob']
+    return after['logprob'] / max(1, after['bytes']) - before['logprob'] / max(1, before['bytes'])
+
+
+def side_of(choices, scores, tokenizer, temperature):
+    """Return what one model says about a response (the first of the choices), in plain types."""
+    sums = [math.fsum(score.logprobs.tolist()) for score in scores]
+    sizes = [text_bytes(ids, tokenizer) for _, ids in choices]
+    (_, ids), score, logprob = choices[0], scores[0], sums[0]
+    ranks = score.ranks.tolist()
+    side = {
+        'pieces': tokenizer.pieces(ids),
+        'tokens': len(ids),
+        'bytes': sizes[0],
+        'logprob': logprob,
+        'prob': math.exp(logprob),
+        'prob_per_token': math.exp(logprob / len(ids)) if ids else None,
+        'perplexity': math.exp(min(-logprob / len(ids), 709)) if ids else None,
+        'greedy': all(rank == 1 for rank in ranks),
+        'token_logprobs': score.logprobs.tolist(),
+        'token_ranks': ranks,
+        'token_top_logprobs': score.top_logprobs.tolist(),
+    }
+    if temperature != 1:
+        sampler = math.fsum(score.sampler_logprobs.tolist())
+        side['sampler_logprob'] = sampler if sampler > -math.inf else None  # JSON has no infinity
+        side['sampler_prob'] = math.exp(sampler)
+    if len(choices) > 1:
+        # Right only if it is likelier than every other: who finds all alike has not found the right one.
+        per_byte = [total / max(1, size) for total, size in zip(sums, sizes)]
+        side['choices'] = [
+            {'text': tokenizer.decode(ids), 'bytes': size, 'logprob': total}
+            for (_, ids), size, total in zip(choices, sizes, sums)
+        ]
+        side['right'] = sums[0] > max(sums[1:])
+        side['right_per_byte'] = per_byte[0] > max(per_byte[1:])
+    return side
+
+
+def text_bytes(ids, tokenizer):
+    """Count the UTF-8 bytes of token ids; <|endoftext|> is no text."""
+    return len(tokenizer.decode_bytes([id for id in ids if id != tokenizer.eot]))
+
+
+def note_memory(peaks, count, last=False):
+    """Note [rows done, peak memory] when their number passes a power of ten, and at the end."""
+    if last or (count and (not peaks or len(str(count)) > len(str(peaks[-1][0])))):
+        peaks.append([count, peak_memory_mib()])
+
+
+# What is kept -------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """The folder of --save. Rows go into pairs.jsonl.part as they are made; at the end it becomes pairs.jsonl."""
+
+    def __init__(self, settings, header):
+        self.folder = folder_of(settings)
+        self._part, self._finished = self.folder / 'pairs.jsonl.part', self.folder / 'pairs.jsonl'
+        self._command = header['command']
+        before = self._header_before()
+        differing = [] if before is None else [key for key, value in identity(header).items() if before[key] != value]
+        if settings.resume_eval:
+            if before is None:
+                raise UserError(f'--resume_eval: {self.folder} holds no evaluation to go on with')
+            if differing:
+                raise UserError(
+                    f'--resume_eval: {self.folder} was begun with another {", ".join(differing)}; numbers of two kinds '
+                    'do not belong in one file. Choose another --save'
+                )
+            if not self._part.exists():
+                self._finished.rename(self._part)
+        elif self._part.exists():
+            raise UserError(
+                f'{self.folder} holds an evaluation that was interrupted: go on with it (--resume_eval=True), choose '
+                f'another --save, or delete {self._part}'
+            )
+        elif differing:
+            raise UserError(
+                f'{self.folder} holds the results of an evaluation with another {", ".join(differing)}; choose another '
+                '--save, or delete that folder'
+            )
+        self.next_index = self._cut_to_whole_windows() if settings.resume_eval else 0
+        write_json(self.folder / 'summary.json', {'complete': False, **header})
+        self._file = open(self._part, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
+
+    def _header_before(self):
+        """Return the identity of the evaluation that the folder holds, None if it holds none."""
+        path = self.folder / 'summary.json'
+        if not (path.exists() and (self._part.exists() or self._finished.exists())):
+            return None
+        try:
+            return identity(json.loads(path.read_text(encoding='utf-8')))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f'{path} cannot be read ({error}); choose another --save') from error
+
+    def _cut_to_whole_windows(self):
+        """Cut off the window that was being written, and half a line; return the index to go on from."""
+        window, start = 0, 0
+        with open(self._part, 'r+b') as file:
+            place = 0
+            for line in file:
+                try:
+                    index = json.loads(line)['index']
+                except ValueError:
+                    break
+                if index // WINDOW != window:
+                    window, start = index // WINDOW, place
+                place += len(line)
+            file.truncate(start)
+        return window * WINDOW
+
+    def kept(self):
+        """Yield the rows that are kept from before."""
+        with open(self._part, encoding='utf-8') as file:
+            yield from map(json.loads, file)
+
+    def add(self, rows):
+        """Keep the rows of a window."""
+        self._file.writelines(f'{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n' for row in rows)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self, summary, results):
+        """Write the report, its pictures and the summary; the rows get their final name last."""
+        report.write_page(self.folder, results, summary)
+        write_json(self.folder / 'summary.json', summary)
+        self._file.close()
+        self._part.replace(self._finished)
+        print(f'{self.folder}/report.md tells it all; pairs.jsonl and summary.json have every number')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self._file.close()
+        if kind is not None:
+            print(f'what was scored is kept; go on with: {self._command} --resume_eval=True', file=sys.stderr)
+
+
+def folder_of(settings):
+    """Return the folder that --save means, made if need be: a name is one in plot_dir, a path is itself."""
+    folder = Path(settings.save)
+    if folder.name == settings.save:
+        folder = Path(settings.plot_dir) / settings.save
     try:
-        pairs = json.loads(path.read_text(encoding='utf-8-sig'))
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'--eval_data={path} cannot be read: {error.strerror}') from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UserError(f'--eval_data={path} is not JSON: {error}') from error
-    if not isinstance(pairs, list) or not pairs:
-        raise UserError(f'{path} must be a JSON list of {{"prompt": ..., "response": ...}} and not be empty')
-    for index, pair in enumerate(pairs):
-        for key in ('prompt', 'response'):
-            if not isinstance(pair, dict) or not isinstance(pair.get(key), str):
-                raise UserError(f'{path}: pair {index} has no text "{key}"')
-    return pairs
+        raise UserError(f'--save={settings.save}: cannot make the folder {folder}: {error.strerror}') from error
+    return folder
 
 
-def print_table(rows, settings):
-    """Print every response with its logprob and probability, and their totals."""
-    at = '' if settings.temperature == 1 else f' at temperature {settings.temperature:g}'
-    whose = 'model probability' if settings.temperature == 1 else f'sampler probability{at}'
-    title = Text(f'{settings.init_from}: {whose} of each response{precision(settings)}', style='table.title')
-    table = Table(title=title, title_justify='left')
-    table.add_column('prompt, then the tokens of the response', ratio=1, overflow='fold')
-    columns = ['tokens', 'logprob', 'probability']
-    if settings.temperature != 1:
-        columns.append('model logprob')
-    for column in columns:
-        table.add_column(column, justify='right', no_wrap=True)
-    for row in rows:
-        text = Text(row['prompt'].replace('\n', '⏎'))
-        text.append(' │ ', style='dim')
-        text.append('│'.join(row['pieces']), style='bold')
-        values = [str(row['tokens']), f'{row["logprob"]:.4f}', f'{row["prob"]:.4g}']
-        if settings.temperature != 1:
-            values.append(f'{row["model_logprob"]:.4f}')
-        table.add_row(text, *values)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # in a file or a pipe there is no window to fit
-    console.print(table)
-    logprob = math.fsum(row['logprob'] for row in rows)
-    tokens = sum(row['tokens'] for row in rows)
-    print(f'{len(rows)} responses, {tokens} tokens; {whose}{precision(settings)}')
-    print(f'summed logprob            {logprob:.4f} (of all of them together: probability {probability_text(logprob)})')
-    print(f'sum of the probabilities  {math.fsum(row["prob"] for row in rows):.6g}')
-    print(f'perplexity per token      {perplexity_text(logprob, tokens)}')
+def identity(header):
+    """Return what must be the same for two parts of pairs.jsonl to be of one evaluation."""
+    of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256')
+    return {
+        **{name: header['settings'][name] for name in SETTINGS_OF_THE_NUMBERS},
+        'data': header['data']['sha256'],
+        **{role: {name: header[role][name] for name in of_model} for role in ('model', 'compare_to') if role in header},
+        'number of processes': header['processes'],
+        'torch': header['versions']['torch'],
+    }
 
 
-def print_samples(model, tokenizer, encoded, settings):
+def write_json(path, value):
+    """Write JSON whole or not at all."""
+    with written_whole(path) as temporary:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(f'{text}\n', encoding='utf-8')
+
+
+# What else it may show ----------------------------------------------------------------------------------------------
+
+
+def shown_items(source, subject, settings):
+    """Yield the Items of the rows that are printed, for the first model."""
+    for _, unit in islice(source.units(), settings.show):
+        item = source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator)
+        if item is not None:
+            yield item.pairs[0][0]
+
+
+def print_samples(source, subject, settings):
     """Print what the model itself says to each prompt, beside the response that was scored."""
+    _, model, tokenizer = subject
     eot = tokenizer.eot if settings.stop_at_eot else None
-    for prompt_ids, response_ids in encoded:
+    for prompt_ids, response_ids in shown_items(source, subject, settings):
         print(f'\n{tokenizer.decode(prompt_ids)}\n  fixed: {"".join(tokenizer.pieces(response_ids))}')
         *_, responses = respond(model, prompt_ids, settings, settings.num_samples, None, eot)
         for response in responses:
@@ -145,15 +430,16 @@ def print_samples(model, tokenizer, encoded, settings):
             print(f'  drawn: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
 
 
-def draw_charts(model, tokenizer, encoded, settings):
+def draw_charts(source, subject, settings):
     """Draw the steps of each response into a folder of its own."""
     folder = new_folder(settings.plot_dir, f'eval-{settings.init_from}')
-    for number, (prompt_ids, response_ids) in enumerate(tqdm(encoded, unit='pair', leave=False, disable=None), 1):
-        *_, (response,) = respond(model, prompt_ids, settings, 1, response_ids)
+    items = tqdm(shown_items(source, subject, settings), unit=' pairs', leave=False, disable=None)
+    for number, (prompt_ids, response_ids) in enumerate(items, 1):
+        *_, (response,) = respond(subject.model, prompt_ids, settings, 1, response_ids)
         if response.logits:
             target = folder / f'pair_{number:02d}'
             target.mkdir()
-            save_charts(charts(response, prompt_ids, tokenizer, settings, fixed=True), target)
+            save_charts(charts(response, prompt_ids, subject.tokenizer, settings, fixed=True), target)
     print(f'charts of the first {settings.plot_steps} steps of each response in {folder}')
 
 

@@ -1,6 +1,7 @@
 """The machine at hand: which device to compute on, in which precision, and how fast it could be at most."""
 
 import re
+import sys
 import time
 from contextlib import nullcontext
 from functools import lru_cache
@@ -91,3 +92,13 @@ def peak_flops(device, dtype):
             best = max(best, 2 * n**3 / seconds)
         n *= 2
     return best
+
+
+def peak_memory_mib():
+    """Return the most memory that this process has held so far, in MiB; None where the system does not tell."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == 'darwin' else 2**10), 1)  # bytes on a Mac, KiB on Linux

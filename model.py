@@ -316,44 +316,21 @@ class GPT(nn.Module):
         prob = logprob.exp()
         return torch.cat(ids, dim=1), prob.item() if len(prob) == 1 else prob
 
-    @torch.no_grad()
-    def score(self, prompts, responses, temperature=1.0, batch_size=16):
+    def score(self, prompts, responses, temperature=1.0):
         """Log-probabilities of many fixed responses, each batch in one forward pass instead of a loop over tokens.
 
         prompts, responses: lists of lists of ids, prompts not empty. temperature: 1 for model probabilities. Returns
         for each pair the logprob of each response token, (len(response),) float64 on the CPU, equal to what `steps`
         gives for it as fixed_response, also where the window slides because the text is longer than block_size.
         """
-        windows = []  # (pair, place in its response, inputs, targets); a target follows each of the last inputs
-        limit = self.config.block_size
-        for pair, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            text = [*prompt, *response]
-            self._check_ids(text, f'pair {pair}')
+        from scoring import score_pairs
+
+        pairs = list(zip(prompts, responses, strict=True))
+        for number, (prompt, response) in enumerate(pairs):
+            self._check_ids([*prompt, *response], f'pair {number}')
             if not prompt:
-                raise ValueError(f'pair {pair} has an empty prompt: begin with the id of <|endoftext|>')
-            start = len(prompt)
-            while start < len(text):
-                # All targets that see the text from its first token on share a window; later ones have one each.
-                end = max(start + 1, min(len(text), limit + 1))
-                windows.append((pair, start - len(prompt), text[max(0, end - 1 - limit) : end - 1], text[start:end]))
-                start = end
-        windows.sort(key=lambda window: len(window[2]))  # alike in length: little padding
-        logprobs = [torch.zeros(len(response), dtype=torch.float64) for response in responses]
-        device = self.transformer.wte.weight.device
-        for first in range(0, len(windows), batch_size):
-            pairs, places, inputs, targets = zip(*windows[first : first + batch_size], strict=True)
-            # Padding stands to the right, where no earlier token can look.
-            padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in inputs], batch_first=True)  # (B, T)
-            x = self.hidden(padded.to(device))  # (B, T, C)
-            # Only the positions before a response token go through the output layer, by far the widest.
-            ends, sizes = [len(row) for row in inputs], [len(row) for row in targets]
-            x = torch.cat([x[row, end - size : end] for row, (end, size) in enumerate(zip(ends, sizes))])  # (N, C)
-            at = torch.tensor([id for row in targets for id in row], device=device)[:, None]  # (N, 1)
-            few = zip(x.split(256), at.split(256))  # rows at a time, for each has V logits
-            found = torch.cat([logits_to_logprobs(self.logits(x), temperature).gather(-1, at) for x, at in few])
-            for pair, place, part in zip(pairs, places, found[:, 0].cpu().double().split(sizes)):
-                logprobs[pair][place : place + len(part)] = part
-        return logprobs
+                raise ValueError(f'pair {number} has an empty prompt: begin with the id of <|endoftext|>')
+        return [score.sampler_logprobs for score in score_pairs(self, pairs, temperature)]
 
     def _check_ids(self, ids, where):
         unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})

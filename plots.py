@@ -1,6 +1,7 @@
 """Numbers to matplotlib figures. Nothing here knows where the numbers came from."""
 
 import datetime
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from common import UserError
 
 BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # told apart in grey and by colour-blind people too
+ROSE, FELL = '#2b6ca3', '#d1602a'
 MISSING_GLYPHS = r'Glyph .* missing from (current )?font'  # such a character is drawn as a box, which says enough
 
 
@@ -31,7 +33,7 @@ def draw_chart(axes, chart, title_width=50, title_size=10):
     colours = [CHOSEN if place == chart.chosen else BAR for place in places]
     axes.barh(places, chart.sampler, color=colours, height=0.8)
     axes.plot(chart.model, places, linestyle='none', marker='|', markersize=12, markeredgewidth=1.5, color=MARK)
-    labels = [piece if len(piece) <= 24 else piece[:23] + '…' for piece in chart.pieces]
+    labels = [shortened(piece, 24) for piece in chart.pieces]
     if chart.rank > chart.chosen + 1:
         labels[chart.chosen] += f'  (rank {chart.rank:,})'
         axes.axhline(chart.chosen - 0.5, color='grey', linewidth=0.8, linestyle=':')  # it is not one of the likeliest
@@ -46,10 +48,7 @@ def draw_chart(axes, chart, title_width=50, title_size=10):
         axes.text(max(sampler, model) + largest * 0.025, place, _short(sampler), va='center', fontsize='small')
     for side in ('top', 'right'):
         axes.spines[side].set_visible(False)
-    context = re.sub(r'\s*\n\s*', ' ⏎ ', chart.context)
-    if len(context) > title_width:
-        _, space, words = context[-title_width:].partition(' ')  # from the first whole word on
-        context = '…' + (space + words if words else context[-title_width:])
+    context = shortened(chart.context, title_width, from_end=True)
     axes.set_title(f'{context} ▁\n{chart.sampler_name}', loc='left', fontsize=title_size, parse_math=False)
 
 
@@ -100,6 +99,140 @@ def _has_screen():
     from matplotlib.backends import BackendFilter, backend_registry
 
     return matplotlib.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
+
+
+def draw_before_after(path, labels, before, after, names, unit):
+    """Write a chart of what changed: a line for each label from its logprob before to that after, on a log axis.
+
+    before, after: natural logarithms, drawn as powers of ten, since a probability itself may be too small for a float.
+    names: of the two models. unit: what the probabilities are of.
+    """
+    from matplotlib import pyplot
+    from matplotlib.lines import Line2D
+
+    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    before, after = ([logprob / math.log(10) for logprob in logprobs] for logprobs in (before, after))
+    order = sorted(range(len(labels)), key=lambda place: after[place] - before[place])  # what rose most is on top
+    figure = pyplot.figure(figsize=(11, 1.3 + 0.2 * len(labels)), layout='constrained')
+    axes = figure.subplots()
+    for y, place in enumerate(order):
+        colour = ROSE if after[place] > before[place] else FELL
+        axes.plot([before[place], after[place]], [y, y], color=colour, linewidth=1.8, solid_capstyle='butt')
+        axes.plot(before[place], y, marker='o', markersize=4.5, color='white', markeredgecolor='#555555')
+        axes.plot(after[place], y, marker='o', markersize=4.5, color=colour)
+    axes.set_yticks(range(len(order)), [shortened(labels[place], 75) for place in order], fontsize=7, parse_math=False)
+    axes.set_ylim(-0.8, len(order) - 0.2)
+    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(lambda exponent, _: f'$10^{{{exponent:g}}}$')
+    axes.grid(axis='x', color='#dddddd', linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ('top', 'right', 'left'):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis='y', length=0)
+    axes.set_xlabel(f'model probability {unit}, log axis')
+    handles = [
+        Line2D([], [], linestyle='none', marker='o', color='white', markeredgecolor='#555555', label=names[0]),
+        Line2D([], [], marker='o', color=ROSE, label=f'{names[1]}, likelier'),
+        Line2D([], [], marker='o', color=FELL, label=f'{names[1]}, less likely'),
+    ]
+    figure.legend(handles=handles, loc='outside upper right', ncols=3, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def draw_token_sheet(path, lines, meaning, diverging):
+    """Write a sheet of texts in which every token stands on the colour of its value.
+
+    lines: (what stands before, pieces, a value for each piece). meaning: what the values are, for the colour bar.
+    diverging: whether values lie around 0 (red below, blue above), or run up to it (dark red is the lowest).
+    """
+    from matplotlib import colormaps, pyplot
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
+    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    width = 118  # characters in a line
+    margin = 44 if any(before for before, _, _ in lines) else 0  # of them for what stands before
+    sizes = sorted(abs(value) for _, _, values in lines for value in values)
+    largest = max(sizes[int(0.97 * (len(sizes) - 1))] if sizes else 0, 0.1)  # a single extreme would pale all others
+    colours = ScalarMappable(
+        Normalize(-largest, largest if diverging else 0), colormaps['RdBu' if diverging else 'YlOrRd_r']
+    )
+
+    placed, y = [], 0  # (x, y, text, value), in characters and lines
+    for before, pieces, values in lines:
+        placed.append((0, y, shortened(before, margin - 2, from_end=True), None))
+        x = margin
+        for piece, value in zip(pieces, values, strict=True):
+            piece = piece[: width - margin]
+            if x + len(piece) > width:
+                x, y = margin, y + 1
+            placed.append((x, y, piece, value))
+            x += len(piece)
+        y += 1.4
+    size = 8  # points; a character of DejaVu Sans Mono is 0.602 of that wide
+    top = 5  # lines for the colour bar
+    inches = (width * size * 0.602 / 72, (y + top) * size * 1.5 / 72)
+    figure = pyplot.figure(figsize=inches)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(y, -top))
+    axes.set_axis_off()
+    for x, y, text, value in placed:
+        colour, background = '#666666', None
+        if value is not None:
+            background = colours.to_rgba(value)
+            dark = 0.299 * background[0] + 0.587 * background[1] + 0.114 * background[2] < 0.5
+            colour = 'white' if dark else 'black'
+            axes.add_patch(
+                Rectangle((x, y - 0.5), len(text), 1, facecolor=background, edgecolor='white', linewidth=0.6)
+            )
+        axes.text(x, y, text, color=colour, fontsize=size, family='monospace', va='center', parse_math=False)
+    bar = figure.add_axes((0.5, 1 - 1.3 / (inches[1] * 72 / size), 0.45, 0.6 / (inches[1] * 72 / size)))
+    figure.colorbar(colours, cax=bar, orientation='horizontal', extend='both' if diverging else 'min')
+    bar.tick_params(labelsize=7)
+    bar.set_xlabel(meaning, fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def draw_reliability(path, tables):
+    """Write a reliability diagram: how often the likeliest token came, against how sure the model was.
+
+    tables: name -> [(mean confidence, share that came, tokens) of each bin].
+    """
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(6, 5.4), layout='constrained')
+    curve, counts = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    curve.plot([0, 1], [0, 1], color='#999999', linestyle='--', linewidth=1, label='perfectly calibrated')
+    for (name, table), colour, marker in zip(tables.items(), (ROSE, FELL), 'os'):
+        confidence, share, count = zip(*table)
+        curve.plot(confidence, share, marker=marker, markersize=5, color=colour, label=name)
+        counts.plot(confidence, count, marker=marker, markersize=4, color=colour)
+    curve.set_ylabel('share of them that came')
+    curve.legend(frameon=False, fontsize=9)
+    curve.set_ylim(0, 1)
+    counts.set_yscale('log')
+    counts.set_ylabel('tokens')
+    counts.set_xlabel('model probability of the likeliest token, mean of each bin')
+    counts.set_xlim(0, 1)
+    for axes in (curve, counts):
+        axes.grid(color='#dddddd', linewidth=0.6)
+        for side in ('top', 'right'):
+            axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def shortened(text, length, from_end=False):
+    """Return a text on one line, cut to a length where it is longer: its beginning, or its end."""
+    text = re.sub(r'\s*\n\s*', ' ⏎ ', text)
+    if len(text) <= length:
+        return text
+    if not from_end:
+        return text[: length - 1] + '…'
+    _, space, words = text[1 - length :].partition(' ')  # from the first whole word on
+    return '…' + (space + words if words else text[1 - length :])
 
 
 def new_folder(parent, name):

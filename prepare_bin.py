@@ -8,7 +8,6 @@ A .bin file is the tokens of its documents one after another, 16 bits each (32 w
 """
 
 import glob
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 import configurator
-from common import UserError, find, written_whole
+from common import UserError, find, sha256, written_whole
 from tokenizer import CharTokenizer, from_name, train_bpe
 
 
@@ -176,12 +175,6 @@ def encode_documents(documents, tokenizer, separator, label, batch=64):
                 ids += encoded + between
                 progress.update()
     return ids
-
-
-def sha256(path):
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 if __name__ == '__main__':

@@ -143,12 +143,12 @@ def charts(response, prompt_ids, tokenizer, settings, fixed):
 def sampler_name(settings, fixed):
     """Say what makes the sampler's probabilities differ from the model's."""
     top_k = '' if fixed or settings.top_k is None else f', top_k {settings.top_k}'
-    return f'temperature {settings.temperature:g}{top_k}{precision(settings)}'
+    return f'temperature {settings.temperature:g}{top_k}{precision(settings.dtype)}'
 
 
-def precision(settings):
+def precision(dtype):
     """Name the precision that numbers were computed in, unless it is float32."""
-    return '' if settings.dtype in (None, 'float32') else f', computed in {settings.dtype}'
+    return '' if dtype in (None, 'float32') else f', computed in {dtype}'
 
 
 def describe(response, settings, fixed):
@@ -156,7 +156,7 @@ def describe(response, settings, fixed):
     n = len(response.ids)
     rows = [
         (f'sampler ({sampler_name(settings, fixed)})', math.fsum(response.logprobs)),
-        (f'model (temperature 1, every token{precision(settings)})', math.fsum(response.model_logprobs)),
+        (f'model (temperature 1, every token{precision(settings.dtype)})', math.fsum(response.model_logprobs)),
     ]
     width = max(len(name) for name, _ in rows)
     return '\n'.join(

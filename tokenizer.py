@@ -194,11 +194,11 @@ class BPETokenizer(Tokenizer):
 
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
-        return self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
+        return self._tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts):
         """Return the token ids of many texts, encoded in parallel."""
-        texts = [_without_surrogates(text) for text in texts]
+        texts = [without_surrogates(text) for text in texts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _bytes_of(self, id):
@@ -353,7 +353,7 @@ class _PlainUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError(f'it wants to load {module}.{name}, and only plain data is read')
 
 
-def _without_surrogates(text):
+def without_surrogates(text):
     """Make each lone surrogate, which is how Python hands over bytes that are not UTF-8, U+FFFD, as tiktoken does."""
     return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 

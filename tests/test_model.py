@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import model as model_module
+import scoring
 from checkpoint import load
 from model import GPT, GPTConfig, draw, logits_to_logprobs
 
@@ -246,13 +247,14 @@ def test_without_a_seed_the_global_one_decides(model):
     assert not torch.equal(first, second)
 
 
-def test_score_equals_steps_pair_by_pair_whatever_their_lengths(model):
+def test_score_equals_steps_pair_by_pair_whatever_their_lengths(model, monkeypatch):
     """Prompts and responses from one token to far beyond block_size, in batches that pad and split them."""
     lengths = [(1, 1), (3, 20), (16, 1), (15, 2), (17, 5), (40, 3), (2, 14), (1, 16), (5, 0), (1, 15)]
     prompts = [ids_for(model, n, seed=n).tolist() for n, _ in lengths]
     responses = [ids_for(model, n, seed=100 + n).tolist() for _, n in lengths]
-    for batch_size in (1, 4, 100):
-        scored = model.score(prompts, responses, temperature=0.8, batch_size=batch_size)
+    for batch_tokens in (1, 60, 10_000):
+        monkeypatch.setitem(scoring.BATCH_TOKENS, 'cpu', batch_tokens)
+        scored = model.score(prompts, responses, temperature=0.8)
         for prompt, response, logprobs in zip(prompts, responses, scored, strict=True):
             steps = list(model.steps(torch.tensor([prompt]), temperature=0.8, fixed_response=response))
             assert logprobs.tolist() == pytest.approx([step.logprob.item() for step in steps], abs=1e-5)

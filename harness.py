@@ -1,0 +1,96 @@
+"""lm-evaluation-harness on any model that `init_from` can name: its tasks, our scores.
+
+    pip install lm_eval==0.4.13
+    python harness.py --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
+
+All arguments are those of the `lm_eval` command; this file registers the model `nanogpt-probs` and then calls it. The
+model's arguments are those of `checkpoint.load`: init_from, out_dir, device, dtype. The three requests of the
+harness (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) are answered by `scoring` and `model.steps`.
+"""
+
+import itertools
+import sys
+
+import torch
+from tqdm import tqdm
+
+import checkpoint
+from common import UserError
+from scoring import cut_text, score_pairs, text_ends
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ImportError:
+    print('error: harness.py needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
+    sys.exit(2)
+
+MAX_GEN_TOKS = 256  # tokens that generate_until makes at most where a task does not say; the harness's own default
+
+
+@register_model('nanogpt-probs')
+class NanoGPTProbs(LM):
+    """A model that lm-evaluation-harness can ask."""
+
+    def __init__(self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, batch_size=None, **_):
+        """batch_size, and whatever else the harness hands to every model, is not needed: batches go by tokens."""
+        super().__init__()
+        self.model, self.tokenizer, _ = checkpoint.load(init_from, out_dir, device, dtype)
+        if self.tokenizer is None:
+            raise UserError(f'{init_from} has no tokenizer, and the harness sends text')
+        if self.tokenizer.eot is None:
+            raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, which the harness begins texts with')
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        """Return (logprob, whether greedy decoding says it) of each continuation after its context."""
+        encoded = (self.tokenizer.encode_pair(*request.args) for request in requests)
+        scores = score_pairs(self.model, encoded)
+        scores = tqdm(scores, total=len(requests), desc='loglikelihood', disable=disable_tqdm)
+        return [(score.logprobs.sum().item(), bool((score.ranks == 1).all())) for score in scores]
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        """Return the logprob of each text, every token scored once, behind <|endoftext|>."""
+        sums = []
+        block_size = self.model.config.block_size
+        for request in tqdm(requests, desc='loglikelihood_rolling', disable=disable_tqdm):
+            ids = self.tokenizer.encode(request.args[0])
+            pairs = cut_text(ids, text_ends(len(ids), block_size, block_size), block_size, self.tokenizer.eot)
+            sums.append(sum(score.logprobs.sum().item() for score in score_pairs(self.model, pairs)))
+        return sums
+
+    def generate_until(self, requests, disable_tqdm=False):
+        """Return for each context what the model says until one of the stop texts, <|endoftext|> or the length."""
+        texts = []
+        for request in tqdm(requests, desc='generate_until', disable=disable_tqdm):
+            context, settings = request.args
+            texts.append(self._generate(context, **settings))
+        return texts
+
+    def _generate(self, context, until=(), max_gen_toks=MAX_GEN_TOKS, do_sample=None, temperature=None, top_k=None, **_):
+        """Say what follows a context; greedily, unless the task asks for sampling, as the harness has it."""
+        stops = [until] if isinstance(until, str) else list(until or ())
+        temperature = 0.0 if do_sample is False or temperature is None else float(temperature)
+        # The context keeps its end: what does not fit beside the answer is cut off on the left.
+        prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - max_gen_toks) :]
+        device = self.model.lm_head.weight.device
+        ids = []
+        for step in self.model.steps(torch.tensor([prompt], device=device), max_gen_toks, temperature, top_k, seed=0):
+            if step.ids.item() == self.tokenizer.eot:
+                break
+            ids.append(step.ids.item())
+            text = self.tokenizer.decode(ids)
+            if any(stop and stop in text for stop in stops):
+                break
+        text = self.tokenizer.decode(ids)
+        ends = [text.find(stop) for stop in stops if stop and stop in text]
+        return text[: min(ends)] if ends else text
+
+
+if __name__ == '__main__':
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print('error:', error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,53 @@
+"""The processes that work together: one, or as many as torchrun started, on one machine or several."""
+
+import atexit
+import os
+import sys
+
+import torch
+import torch.distributed
+
+from common import UserError
+
+
+class Processes:
+    """Who is there, who shares what; without torchrun, a single process that is the first and has everything."""
+
+    def __init__(self):
+        self.count = int(os.environ.get('WORLD_SIZE', 1))
+        self.rank = int(os.environ.get('RANK', 0))
+        self.first = self.rank == 0
+        self.device = None  # each process has a GPU of its own where there are GPUs
+        if self.count > 1:
+            if torch.cuda.is_available():
+                self.device = f'cuda:{os.environ["LOCAL_RANK"]}'
+            torch.distributed.init_process_group('gloo')  # rows are Python objects, whatever computed them
+            atexit.register(torch.distributed.destroy_process_group)
+        if not self.first:
+            sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (everything is said once, by the first)
+
+    def share(self, things):
+        """Return this process's part of a list: neighbours stay together, since they may have a prompt in common."""
+        n = len(things)
+        return things[self.rank * n // self.count : (self.rank + 1) * n // self.count]
+
+    def gather(self, part):
+        """Return all parts, joined in the order of the shares, to the first process, and an empty list to the others.
+
+        A part that is a UserError is raised: in the process that has it, and in the first.
+        """
+        parts = [part]
+        if self.count > 1:
+            parts = [None] * self.count if self.first else None
+            torch.distributed.gather_object(part, parts)
+        for found in [part, *(parts or [])]:
+            if isinstance(found, UserError):
+                raise found
+        return [thing for part in parts or [] for thing in part]
+
+    def broadcast(self, value):
+        """Return the first process's value to all."""
+        values = [value]
+        if self.count > 1:
+            torch.distributed.broadcast_object_list(values)
+        return values[0]
