@@ -40,24 +40,22 @@ from tokenizer import Tokenizer
 
 @dataclass
 class Settings(SamplingSettings):
-    """Ask a model how likely it finds responses. A probability is the model's unless it is called the sampler's."""
+    """Ask a model how likely it finds responses. A probability is the model's unless it is called the sampler's.
 
-    eval_data: str = (
-        'eval_data.json'  # a JSON list or JSON lines of {"prompt", "response"} or [prompt, response]; those
-    )
-    # with "distractors", a list of wrong responses, are also multiple-choice questions: is the right one the likeliest
-    # in total (acc), and per byte (acc_norm), which does not favour short ones?
-    skip_bad: bool = False  # leave out the pairs that are wrong, and say so, instead of stopping before the first
+    Other ways to measure, apart from pairs: running text (--text), in which every token is scored once, behind as much
+    text as fits, for perplexity and bits per byte. Multiple choice, for pairs that have "distractors", a list of wrong
+    responses: in how many is the right one the likeliest, by total logprob (acc) and by logprob per byte (acc_norm)?
+    And calibration: do tokens that the model found likely come as often as it said? The calibration error is 0 if so.
+    """
+
+    eval_data: str = 'eval_data.json'  # JSON list or JSON lines of {"prompt", "response"} or [prompt, response]
+    skip_bad: bool = False  # leave out pairs that are wrong, and say so, instead of refusing the file
     boundary: str = 'joint'  # joint: prompt and response are encoded as one text; separate: each by itself
-    separator: str = ' '  # put where prompt and response would run together (no white space, then a letter or digit)
-    compare_to: str | None = (
-        None  # the model before (what init_from takes): the same scored by both, and the difference
-    )
-    text: str | None = None  # a text file or a dataset in data/ instead of pairs: how many bits per byte is it worth?
-    stride: int | None = (
-        None  # tokens of running text scored at a time; fewer see more before them (None: block_size/2)
-    )
-    save: str | None = None  # a name for a folder in plot_dir, or a path: gets pairs.jsonl, summary.json and report.md
+    separator: str = ' '  # put where prompt and response would run together: no white space, then a letter or digit
+    compare_to: str | None = None  # the model before, anything that init_from takes: scored too, with the difference
+    text: str | None = None  # score a text file or the validation split of a dataset in data/ instead of pairs
+    stride: int | None = None  # tokens of text scored at a time; fewer see more before them (None: half a context)
+    save: str | None = None  # name of a folder in plot_dir, or a path: for pairs.jsonl, summary.json, report.md
     resume_eval: bool = False  # go on with an evaluation that was interrupted, from what --save kept of it
     show: int = 200  # rows that are printed; --save keeps them all
     resamples: int = 2000  # bootstrap resamples behind each 95 % interval
@@ -103,6 +101,7 @@ def eval(settings=None):
         if not processes.first:
             return [], {}
         summary = {'complete': True, **header, **results.summary(settings.resamples, settings.seed), 'run': run}
+        run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # with what the intervals took
         report.print_all(results.rows, summary)
         if settings.num_samples > 0:
             print_samples(source, subjects[0], settings)
@@ -207,7 +206,6 @@ def score_all(source, subjects, settings, processes, store):
     seconds = time.perf_counter() - start
     run['seconds'] = round(seconds, 2)
     run['rows_per_second'] = round((results.count - run['kept_from_before']) / seconds, 1)
-    note_memory(run['peak_memory_mib'], results.count, last=True)
     return results, run
 
 
@@ -280,9 +278,9 @@ def text_bytes(ids, tokenizer):
     return len(tokenizer.decode_bytes([id for id in ids if id != tokenizer.eot]))
 
 
-def note_memory(peaks, count, last=False):
-    """Note [rows done, peak memory] when their number passes a power of ten, and at the end."""
-    if last or (count and (not peaks or len(str(count)) > len(str(peaks[-1][0])))):
+def note_memory(peaks, count):
+    """Note [rows done, peak memory] when their number passes a power of ten."""
+    if count and (not peaks or len(str(count)) > len(str(peaks[-1][0]))):
         peaks.append([count, peak_memory_mib()])
 
 
@@ -394,7 +392,7 @@ def identity(header):
     return {
         **{name: header['settings'][name] for name in SETTINGS_OF_THE_NUMBERS},
         'data': header['data']['sha256'],
-        **{role: {name: header[role][name] for name in of_model} for role in ('model', 'compare_to') if role in header},
+        **{role: [header.get(role, {}).get(name) for name in of_model] for role in ('model', 'compare_to')},
         'number of processes': header['processes'],
         'torch': header['versions']['torch'],
     }

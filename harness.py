@@ -4,11 +4,10 @@
     python harness.py --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
 
 All arguments are those of the `lm_eval` command; this file registers the model `nanogpt-probs` and then calls it. The
-model's arguments are those of `checkpoint.load`: init_from, out_dir, device, dtype. The three requests of the
-harness (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) are answered by `scoring` and `model.steps`.
+model's arguments are init_from, out_dir and dtype, as everywhere here; --device is the harness's own. Its three kinds of
+request (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) are answered by `scoring` and `model.steps`.
 """
 
-import itertools
 import sys
 
 import torch
@@ -21,11 +20,10 @@ from scoring import cut_text, score_pairs, text_ends
 try:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError:
     print('error: harness.py needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
     sys.exit(2)
-
-MAX_GEN_TOKS = 256  # tokens that generate_until makes at most where a task does not say; the harness's own default
 
 
 @register_model('nanogpt-probs')
@@ -35,6 +33,8 @@ class NanoGPTProbs(LM):
     def __init__(self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, batch_size=None, **_):
         """batch_size, and whatever else the harness hands to every model, is not needed: batches go by tokens."""
         super().__init__()
+        if str(device).startswith('cuda') and not torch.cuda.is_available():
+            device = None  # the harness's default, on a machine that has none
         self.model, self.tokenizer, _ = checkpoint.load(init_from, out_dir, device, dtype)
         if self.tokenizer is None:
             raise UserError(f'{init_from} has no tokenizer, and the harness sends text')
@@ -63,27 +63,24 @@ class NanoGPTProbs(LM):
         texts = []
         for request in tqdm(requests, desc='generate_until', disable=disable_tqdm):
             context, settings = request.args
-            texts.append(self._generate(context, **settings))
+            texts.append(self._generate(context, normalize_gen_kwargs(settings)))
         return texts
 
-    def _generate(self, context, until=(), max_gen_toks=MAX_GEN_TOKS, do_sample=None, temperature=None, top_k=None, **_):
-        """Say what follows a context; greedily, unless the task asks for sampling, as the harness has it."""
-        stops = [until] if isinstance(until, str) else list(until or ())
-        temperature = 0.0 if do_sample is False or temperature is None else float(temperature)
-        # The context keeps its end: what does not fit beside the answer is cut off on the left.
-        prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - max_gen_toks) :]
-        device = self.model.lm_head.weight.device
-        ids = []
-        for step in self.model.steps(torch.tensor([prompt], device=device), max_gen_toks, temperature, top_k, seed=0):
+    def _generate(self, context, settings):
+        """Say what follows a context: greedily, unless the task asks for a temperature."""
+        length, stops = settings['max_gen_toks'], [stop for stop in settings['until'] if stop]
+        # What does not fit before the answer is cut off on the left, and at least one token stays.
+        prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - length) :]
+        idx = torch.tensor([prompt], device=self.model.lm_head.weight.device)
+        ids, text = [], ''
+        for step in self.model.steps(idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0):
             if step.ids.item() == self.tokenizer.eot:
                 break
             ids.append(step.ids.item())
             text = self.tokenizer.decode(ids)
-            if any(stop and stop in text for stop in stops):
-                break
-        text = self.tokenizer.decode(ids)
-        ends = [text.find(stop) for stop in stops if stop and stop in text]
-        return text[: min(ends)] if ends else text
+            if any(stop in text for stop in stops):
+                return text[: min(text.find(stop) for stop in stops if stop in text)]
+        return text
 
 
 if __name__ == '__main__':

@@ -62,13 +62,15 @@ def resampled_totals(columns, resamples, seed):
     data = np.stack(list(columns.values()), axis=1)  # (n, columns)
     n = len(data)
     rng = np.random.default_rng(seed)
+    infinite = np.isneginf(data)  # the logprob of what a greedy sampler never says; 0 times it must be 0, not nan
+    data = np.where(infinite, 0, data)
     sums = np.empty((resamples, data.shape[1]))
     chunk = max(1, CHUNK // n)
     for first in range(0, resamples, chunk):
         size = min(chunk, resamples - first)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        sums[first : first + size] = counts @ data
+        sums[first : first + size] = np.where(counts @ infinite, -np.inf, counts @ data)
     return {'n': n, **dict(zip(columns, sums.T))}
 
 

@@ -58,6 +58,7 @@ def print_all(rows, summary):
         if left:
             print(f'and {left} more; --show=N prints more of them, --save=NAME keeps all')
     if summary['rows'] > 1:
+        console.print(Text(f'over {size_text(summary)}', style='table.title'))
         console.print(measures_table(summary))
     for line in sentences(summary):
         console.print(Text(line), soft_wrap=True)
@@ -118,7 +119,7 @@ def row_cells(row, summary):
 def measures_table(summary):
     """Return a table of all measures with their 95 % intervals."""
     headings, *lines = measure_lines(summary)
-    table = Table(title=Text(f'over {size_text(summary)}', style='table.title'), title_justify='left')
+    table = Table()
     for place, heading in enumerate(headings):
         table.add_column(heading, justify='left' if place == 0 else 'right', no_wrap=place == 0)
     for line in lines:
@@ -151,10 +152,13 @@ def interval_text(interval, form, signed=False):
     """Write a value and, in brackets, its interval."""
     if interval is None or interval['value'] is None:
         return '—'
-    ends = form if '%' in form else '{:.3g}'  # the ends of an interval are not known to more digits
+    low, high = (
+        number(end, form) if '%' in form or end is None else f'{float(f"{end:.3g}"):g}'  # they are not known any better
+        for end in (interval['low'], interval['high'])
+    )
     form = form.replace('{:', '{:+') if signed else form
-    text = f'{form.format(interval["value"])} [{number(interval["low"], ends)}, {number(interval["high"], ends)}]'
-    return text.replace('%', ' points' if signed else '%', 1).replace('%,', ',').replace('%]', ']') if signed else text
+    text = f'{form.format(interval["value"])} [{low}, {high}]'
+    return text.replace('%', ' points', 1).replace('%', '') if signed else text
 
 
 def title(summary):

@@ -167,7 +167,7 @@ def number_after(name, line):
 
 def rows_in(out):
     """Return (tokens, logprob, probability) of each row of the table that eval.py printed."""
-    rows = re.findall(r'│ +(\d+) │ +(-?[\d.]+) │ +(\S+) │$', out, flags=re.MULTILINE)
+    rows = re.findall(r'│ +(\d+) │.*│ +(-?[\d.]+) │ +(\S+) │$', out, flags=re.MULTILINE)
     return [(int(tokens), float(logprob), float(prob)) for tokens, logprob, prob in rows]
 
 
@@ -303,10 +303,10 @@ def test_eval_prints_what_transformers_computes_and_totals_that_add_up(here):
         assert logprob == pytest.approx(logprob_by_transformers(here / 'folder', **pair), abs=1e-4)
         assert prob == pytest.approx(math.exp(logprob), rel=1e-3)
     n, total = sum(tokens for tokens, _, _ in rows), sum(logprob for _, logprob, _ in rows)
-    assert f'{len(rows)} responses, {n} tokens; model probability' in out
-    assert number_after('summed logprob', out) == pytest.approx(total, abs=2e-4)
-    assert number_after('sum of the probabilities', out) == pytest.approx(sum(prob for *_, prob in rows), rel=1e-3)
-    assert number_after('perplexity per token', out) == pytest.approx(math.exp(-total / n), rel=1e-3)
+    assert re.search(rf'over {len(rows)} responses, {n} tokens, \d+ bytes: model probability', out)
+    assert number_after('have logprob', out) == pytest.approx(total, abs=2e-4)
+    assert number_after('sum of probabilities +│', out) == pytest.approx(sum(prob for *_, prob in rows), rel=1e-3)
+    assert number_after('perplexity per token +│', out) == pytest.approx(math.exp(-total / n), rel=1e-3)
 
 
 def test_eval_takes_every_setting_of_sample(here):
@@ -315,7 +315,7 @@ def test_eval_takes_every_setting_of_sample(here):
     values |= {'init_from': 'resume', 'device': 'cpu', 'max_new_tokens': 3, 'show_probs': True, 'plot_steps': 1}
     arguments = [f'--{name}={value}' for name, value in values.items()]
     out = run_well('eval.py', *arguments, '--eval_data=pairs.json', cwd=here)
-    assert 'sampler probability at temperature 0.8' in out
+    assert 'Sampler values are those at temperature 0.8' in out
     assert out.count('drawn: ') == len(PAIRS)
     (folder,) = (here / 'results').iterdir()
     assert {path.name for path in folder.iterdir()} == {'pair_01', 'pair_02', 'pair_03'}
@@ -324,9 +324,9 @@ def test_eval_takes_every_setting_of_sample(here):
 
 def test_eval_scores_a_single_pair(here, capsys):
     pair = PAIRS[1]
-    (row,) = call('eval.py', *FOLDER, f'--start={pair["prompt"]}', f'--fixed_response={pair["response"]}')
+    (row,), _ = call('eval.py', *FOLDER, f'--start={pair["prompt"]}', f'--fixed_response={pair["response"]}')
     reference = logprob_by_transformers(here / 'folder', **pair)
-    assert row['model_logprob'] == row['logprob'] == pytest.approx(reference, abs=1e-4)
+    assert row['logprob'] == pytest.approx(reference, abs=1e-4)
     ((tokens, logprob, _),) = rows_in(capsys.readouterr().out)
     assert (tokens, logprob) == (row['tokens'], pytest.approx(reference, abs=1e-4))
 
@@ -400,7 +400,7 @@ def test_train_goes_on_where_the_log_was_cut_short(here):
     ('script', 'setting', 'comment'),
     [
         ('sample.py', '--temperature FLOAT', "1 is the model's own distribution, below 1 is bolder, 0 is greedy"),
-        ('eval.py', '--eval_data STR', 'a JSON list of {"prompt": ..., "response": ...}'),
+        ('eval.py', '--stride {None}|INT', 'tokens of text scored at a time; fewer see more before them'),
         ('train.py', '--gradient_accumulation_steps INT', 'batches that make up one step'),
         ('prepare_bin.py', '--train_bpe {None}|INT', 'train a BPE of this many tokens on the training part first'),
     ],
@@ -592,14 +592,13 @@ def test_the_smallest_temperatures_are_greedy(here, capsys):
         (None, ['pairs.json', 'No such file']),
         ('', ['pairs.json', 'not JSON']),
         ('{"prompt": "Once",}', ['pairs.json', 'not JSON', 'line 1']),
-        (b'["sch\xf6n"]', ['pairs.json', 'not JSON']),
-        ('[]', ['pairs.json', 'empty']),
-        ('{"prompt": "Once", "response": " Ann"}', ['pairs.json', 'list']),
+        (b'["sch\xf6n"]', ['pairs.json', 'not UTF-8']),
+        ('[]', ['pairs.json', 'no pairs']),
         ('[{"prompt": "Once", "response": " Ann"}, "Once"]', ['pairs.json', 'pair 1', '"prompt"']),
         ('[{"prompt": "Once", "response": 5}]', ['pairs.json', 'pair 0', '"response"']),
         ('[{"prompt": null, "response": " Ann"}]', ['pairs.json', 'pair 0', '"prompt"']),
     ],
-    ids=['missing', 'nothing', 'comma', 'latin-1', 'empty', 'no list', 'no object', 'a number', 'null'],
+    ids=['missing', 'nothing', 'comma', 'latin-1', 'empty', 'no object', 'a number', 'null'],
 )
 def test_eval_refuses_data(here, text, words):
     path = here / 'pairs.json'

@@ -140,7 +140,12 @@ def side(logprob, tokens=2, **more):
 
 def test_a_summary_adds_up():
     rows = [
-        {'index': index, **side(-3.0 - index, right=index == 0, right_per_byte=True), 'before': side(-5.0), 'log_ratio': r}
+        {
+            'index': index,
+            **side(-3.0 - index, right=index == 0, right_per_byte=True),
+            'before': side(-5.0),
+            'log_ratio': r,
+        }
         for index, r in enumerate([2.0, 1.0, 0.0, 0.00001, -1.0])
     ]
     for row in rows:
@@ -160,7 +165,11 @@ def test_a_summary_adds_up():
     assert difference['logprob_per_response']['value'] == 0
     assert difference['logprob_per_response']['low'] < 0 < difference['logprob_per_response']['high']
     questions = summary['multiple_choice']
-    assert (questions['questions'], questions['model']['acc']['value'], questions['model']['acc_norm']['value']) == (5, 0.2, 1)
+    assert (questions['questions'], questions['model']['acc']['value'], questions['model']['acc_norm']['value']) == (
+        5,
+        0.2,
+        1,
+    )
     assert questions['difference']['acc_norm'] == {'value': 1.0, 'low': 1.0, 'high': 1.0}
     comparison = summary['comparison']
     assert [comparison[key] for key in ('rose', 'fell', 'same')] == [2, 1, 2]

@@ -16,7 +16,24 @@ from model import logits_to_logprobs
 from scoring import cut_text, score_pairs, text_ends
 from tokenizer import GPT2Tokenizer, from_folder
 
-WORDS = ['the', 'king', 'Ann', 'gold', '42', 'naïve', 'Straße', '東京', '🦊', 'un', 'happy', "don't", 'x', '...', '¿', 'é']
+WORDS = [
+    'the',
+    'king',
+    'Ann',
+    'gold',
+    '42',
+    'naïve',
+    'Straße',
+    '東京',
+    '🦊',
+    'un',
+    'happy',
+    "don't",
+    'x',
+    '...',
+    '¿',
+    'é',
+]
 JOINS = ['', ' ', '  ', '\n', '\n\n', ' \t', ', ', '\u00a0']
 
 
