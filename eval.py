@@ -9,16 +9,13 @@ It takes every setting that sample.py takes; `python eval.py --help` lists them.
 window at a time, so a file may hold any number of them; `torchrun --nproc_per_node=2 eval.py ...` shares out the work.
 """
 
-import json
 import math
-import os
 import shlex
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby, islice
-from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -26,7 +23,7 @@ from tqdm import tqdm
 import configurator
 import report
 from checkpoint import weights_sha256
-from common import UserError, written_whole
+from common import UserError
 from hardware import peak_memory_mib
 from measures import Results
 from model import GPT
@@ -35,6 +32,7 @@ from plots import new_folder, save_charts
 from processes import Processes
 from sampling import SamplingSettings, charts, checked, load_model, read_start, respond, sampler_name
 from scoring import WINDOW, score_window
+from store import Store, folder_of
 from tokenizer import Tokenizer
 
 
@@ -66,10 +64,6 @@ class Settings(SamplingSettings):
     top_k: int | None = None  # for the samples alone; it does not cut off a fixed response
 
 
-# The settings that rows depend on, apart from what the hashes of data and models stand for.
-SETTINGS_OF_THE_NUMBERS = ('boundary', 'separator', 'temperature', 'text', 'stride', 'device', 'dtype', 'compile')
-
-
 class Subject(NamedTuple):
     """A model that is asked."""
 
@@ -96,7 +90,9 @@ def eval(settings=None):
         source = TextSource(settings.text, [subject.tokenizer for subject in subjects], block_sizes, settings.stride)
     header = {'command': command_of(asked), **describe_run(settings, source, subjects, processes)}
     with ExitStack() as stack:
-        store = stack.enter_context(Store(settings, header)) if settings.save and processes.first else None
+        store = None
+        if settings.save and processes.first:
+            store = stack.enter_context(Store(folder_of(settings), header, settings.resume_eval))
         results, run = score_all(source, subjects, settings, processes, store)
         if not processes.first:
             return [], {}
@@ -108,7 +104,9 @@ def eval(settings=None):
         if settings.show_probs and settings.plot_steps > 0:
             draw_charts(source, subjects[0], settings)
         if store is not None:
-            store.finish(summary, results)
+            report.write_page(store.folder, results, summary)
+            store.finish(summary)
+            print(f'{store.folder}/report.md tells it all; pairs.jsonl and summary.json have every number')
     return results.rows, summary
 
 
@@ -166,6 +164,7 @@ def describe_run(settings, source, subjects, processes):
             }
             for role, subject in zip(('model', 'compare_to'), subjects)
         },
+        'device': subjects[0].model.lm_head.weight.device.type,
         'processes': processes.count,
         'versions': report.versions(),
     }
@@ -282,127 +281,6 @@ def note_memory(peaks, count):
     """Note [rows done, peak memory] when their number passes a power of ten."""
     if count and (not peaks or len(str(count)) > len(str(peaks[-1][0]))):
         peaks.append([count, peak_memory_mib()])
-
-
-# What is kept -------------------------------------------------------------------------------------------------------
-
-
-class Store:
-    """The folder of --save. Rows go into pairs.jsonl.part as they are made; at the end it becomes pairs.jsonl."""
-
-    def __init__(self, settings, header):
-        self.folder = folder_of(settings)
-        self._part, self._finished = self.folder / 'pairs.jsonl.part', self.folder / 'pairs.jsonl'
-        self._command = header['command']
-        before = self._header_before()
-        differing = [] if before is None else [key for key, value in identity(header).items() if before[key] != value]
-        if settings.resume_eval:
-            if before is None:
-                raise UserError(f'--resume_eval: {self.folder} holds no evaluation to go on with')
-            if differing:
-                raise UserError(
-                    f'--resume_eval: {self.folder} was begun with another {", ".join(differing)}; numbers of two kinds '
-                    'do not belong in one file. Choose another --save'
-                )
-            if not self._part.exists():
-                self._finished.rename(self._part)
-        elif self._part.exists():
-            raise UserError(
-                f'{self.folder} holds an evaluation that was interrupted: go on with it (--resume_eval=True), choose '
-                f'another --save, or delete {self._part}'
-            )
-        elif differing:
-            raise UserError(
-                f'{self.folder} holds the results of an evaluation with another {", ".join(differing)}; choose another '
-                '--save, or delete that folder'
-            )
-        self.next_index = self._cut_to_whole_windows() if settings.resume_eval else 0
-        write_json(self.folder / 'summary.json', {'complete': False, **header})
-        self._file = open(self._part, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
-
-    def _header_before(self):
-        """Return the identity of the evaluation that the folder holds, None if it holds none."""
-        path = self.folder / 'summary.json'
-        if not (path.exists() and (self._part.exists() or self._finished.exists())):
-            return None
-        try:
-            return identity(json.loads(path.read_text(encoding='utf-8')))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f'{path} cannot be read ({error}); choose another --save') from error
-
-    def _cut_to_whole_windows(self):
-        """Cut off the window that was being written, and half a line; return the index to go on from."""
-        window, start = 0, 0
-        with open(self._part, 'r+b') as file:
-            place = 0
-            for line in file:
-                try:
-                    index = json.loads(line)['index']
-                except ValueError:
-                    break
-                if index // WINDOW != window:
-                    window, start = index // WINDOW, place
-                place += len(line)
-            file.truncate(start)
-        return window * WINDOW
-
-    def kept(self):
-        """Yield the rows that are kept from before."""
-        with open(self._part, encoding='utf-8') as file:
-            yield from map(json.loads, file)
-
-    def add(self, rows):
-        """Keep the rows of a window."""
-        self._file.writelines(f'{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n' for row in rows)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def finish(self, summary, results):
-        """Write the report, its pictures and the summary; the rows get their final name last."""
-        report.write_page(self.folder, results, summary)
-        write_json(self.folder / 'summary.json', summary)
-        self._file.close()
-        self._part.replace(self._finished)
-        print(f'{self.folder}/report.md tells it all; pairs.jsonl and summary.json have every number')
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        self._file.close()
-        if kind is not None:
-            print(f'what was scored is kept; go on with: {self._command} --resume_eval=True', file=sys.stderr)
-
-
-def folder_of(settings):
-    """Return the folder that --save means, made if need be: a name is one in plot_dir, a path is itself."""
-    folder = Path(settings.save)
-    if folder.name == settings.save:
-        folder = Path(settings.plot_dir) / settings.save
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--save={settings.save}: cannot make the folder {folder}: {error.strerror}') from error
-    return folder
-
-
-def identity(header):
-    """Return what must be the same for two parts of pairs.jsonl to be of one evaluation."""
-    of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256')
-    return {
-        **{name: header['settings'][name] for name in SETTINGS_OF_THE_NUMBERS},
-        'data': header['data']['sha256'],
-        **{role: [header.get(role, {}).get(name) for name in of_model] for role in ('model', 'compare_to')},
-        'number of processes': header['processes'],
-        'torch': header['versions']['torch'],
-    }
-
-
-def write_json(path, value):
-    """Write JSON whole or not at all."""
-    with written_whole(path) as temporary:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(f'{text}\n', encoding='utf-8')
 
 
 # What else it may show ----------------------------------------------------------------------------------------------

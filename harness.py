@@ -4,8 +4,9 @@
     python harness.py --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
 
 All arguments are those of the `lm_eval` command; this file registers the model `nanogpt-probs` and then calls it. The
-model's arguments are init_from, out_dir and dtype, as everywhere here; --device is the harness's own. Its three kinds of
-request (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) are answered by `scoring` and `model.steps`.
+model's arguments are init_from, out_dir and dtype, as everywhere here; --device is the harness's own. The three kinds
+of request that lm-evaluation-harness has (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) are answered
+by `scoring` and `model.steps`.
 """
 
 import sys

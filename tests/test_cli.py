@@ -413,6 +413,16 @@ def test_help_has_the_comment_of_each_setting(tmp_path, script, setting, comment
         assert f'--{field.name} ' in out
 
 
+@pytest.mark.parametrize('script', MAIN)
+def test_help_explains_every_setting(script):
+    """A comment that a formatter moved to another line would be lost."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+        configurator.read(MAIN[script][1], ['--help'])
+    text = ' '.join(re.sub('[│╭╮╰╯─]', ' ', out.getvalue()).split())
+    for part in re.split(r' (?=--\w+ [{A-Z])', text)[1:]:
+        assert not re.match(r'--\w+ \S+ \(default', part), part
+
+
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no such pipes')
 @pytest.mark.parametrize(
     'arguments',

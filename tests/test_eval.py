@@ -18,6 +18,7 @@ from conftest import PROJECT, assert_friendly_error, random_gpt, run_script
 import checkpoint
 import eval as eval_script
 import scoring
+import store
 from common import UserError
 from measures import arrow
 from pairs import join
@@ -267,6 +268,7 @@ def test_a_text_is_kept_taken_up_and_shared_out_like_pairs(here, monkeypatch):
         (PROJECT / 'data' / 'childrens_stories' / 'childrens_stories.txt').read_text()[:9000]
     )
     monkeypatch.setattr(eval_script, 'WINDOW', 10)
+    monkeypatch.setattr(store, 'WINDOW', 10)
     evaluate(init_from='one', text='text.txt', save='./text')
     rows = rows_in(here / 'text')
     whole = (here / 'text' / 'pairs.jsonl').read_bytes()
@@ -337,6 +339,7 @@ def test_the_same_evaluation_may_be_repeated_and_another_may_not(here):
 def test_resume_from_any_byte(here, monkeypatch):
     """Cut anywhere, in a line or between two, the file comes back the same to the last byte."""
     monkeypatch.setattr(eval_script, 'WINDOW', 16)
+    monkeypatch.setattr(store, 'WINDOW', 16)
     settings = {'init_from': 'one', 'compare_to': 'two', 'eval_data': 'pairs.jsonl', 'save': './cut', 'show': 0}
     _, summary = evaluate(**settings)
     finished, part = here / 'cut' / 'pairs.jsonl', here / 'cut' / 'pairs.jsonl.part'
@@ -416,7 +419,7 @@ def test_two_processes_give_the_same_rows(here):
     arguments = ['--init_from=one', '--compare_to=two', '--device=cpu', '--eval_data=many.jsonl', '--show=5']
     alone = run_script('eval.py', *arguments, '--save=./alone', cwd=here)
     assert alone.returncode == 0, alone.stderr
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29555']
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     shared = subprocess.run(
         [*command, str(PROJECT / 'eval.py'), *arguments, '--save=./shared'],
         cwd=here,
@@ -495,4 +498,4 @@ def test_a_summary_that_is_damaged_is_told_of(here):
 
 
 def test_the_window_is_the_one_that_scoring_uses():
-    assert eval_script.WINDOW == scoring.WINDOW
+    assert eval_script.WINDOW == store.WINDOW == scoring.WINDOW
