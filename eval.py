@@ -13,7 +13,7 @@ import math
 import shlex
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby, islice
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from common import UserError
 from hardware import peak_memory_mib
 from measures import Results
 from model import GPT
-from pairs import Pair, PairSource, TextSource
+from pairs import Pair, PairSource, TextSource, refuse, tell
 from plots import new_folder, save_charts
 from processes import Processes
 from sampling import SamplingSettings, charts, checked, load_model, read_start, respond, sampler_name
@@ -88,6 +88,7 @@ def eval(settings=None):
     if source is None:
         block_sizes = [subject.model.config.block_size for subject in subjects]
         source = TextSource(settings.text, [subject.tokenizer for subject in subjects], block_sizes, settings.stride)
+        settings = replace(settings, stride=source.stride)
     header = {'command': command_of(asked), **describe_run(settings, source, subjects, processes)}
     with ExitStack() as stack:
         store = None
@@ -97,17 +98,19 @@ def eval(settings=None):
         if not processes.first:
             return [], {}
         summary = {'complete': True, **header, **results.summary(settings.resamples, settings.seed), 'run': run}
+        summary['data']['left_out'] = source.count + source.bad - results.count
         run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # with what the intervals took
-        report.print_all(results.rows, summary)
-        if settings.num_samples > 0:
-            print_samples(source, subjects[0], settings)
-        if settings.show_probs and settings.plot_steps > 0:
-            draw_charts(source, subjects[0], settings)
-        if store is not None:
+        if store is not None:  # before anything is printed, for whoever reads that may have read enough
             report.write_page(store.folder, results, summary)
             store.finish(summary)
-            print(f'{store.folder}/report.md tells it all; pairs.jsonl and summary.json have every number')
-    return results.rows, summary
+    report.print_all(results.shown, summary)
+    if settings.num_samples > 0:
+        print_samples(source, subjects[0], settings)
+    if settings.show_probs and settings.plot_steps > 0:
+        draw_charts(source, subjects[0], settings)
+    if store is not None:
+        print(f'{store.folder}/report.md tells it all; pairs.jsonl and summary.json have every number')
+    return results.shown, summary
 
 
 def check(settings):
@@ -196,12 +199,18 @@ def score_all(source, subjects, settings, processes, store):
         except UserError as error:
             rows = error  # the first process tells of it
         rows = processes.gather(rows)
+        for row in rows:
+            if 'left_out' in row:
+                tell(row['left_out'])
+        rows = [row for row in rows if 'left_out' not in row]
         results.extend(rows)
         if store is not None:
             store.add(rows)
         progress.update(len(window))
         note_memory(run['peak_memory_mib'], results.count)
     progress.close()
+    if not results.count and processes.first:
+        raise UserError(f'{source.name or "the pair"}: nothing is left to be scored')
     seconds = time.perf_counter() - start
     run['seconds'] = round(seconds, 2)
     run['rows_per_second'] = round((results.count - run['kept_from_before']) / seconds, 1)
@@ -209,10 +218,19 @@ def score_all(source, subjects, settings, processes, store):
 
 
 def rows_of(units, source, subjects, settings, same_tokens):
-    """Return a row for each (index, unit): its values under the first model, those under the second as `before`."""
+    """Return a row for each (index, unit): its values under the first model, those under the second as `before`.
+
+    Of what cannot be encoded and may be skipped the row says why it is `left_out`.
+    """
     tokenizers = [subject.tokenizer for subject in subjects]
-    encoded = [(index, source.encode(unit, tokenizers, settings.boundary, settings.separator)) for index, unit in units]
-    encoded = [(index, item) for index, item in encoded if item is not None]
+    encoded, rows = [], []
+    for index, unit in units:
+        try:
+            encoded.append((index, source.encode(unit, tokenizers, settings.boundary, settings.separator)))
+        except UserError as error:
+            if not settings.skip_bad:
+                refuse(error)
+            rows.append({'left_out': str(error)})
     sides = []
     for number, (_, model, tokenizer) in enumerate(subjects):
         pairs = [item.pairs[number] for _, item in encoded]
@@ -220,7 +238,6 @@ def rows_of(units, source, subjects, settings, same_tokens):
         sides.append(
             [side_of(choices, list(islice(scores, len(choices))), tokenizer, settings.temperature) for choices in pairs]
         )
-    rows = []
     for (index, item), after, *before in zip(encoded, *sides, strict=True):
         row = {'index': index, **item.row, **after}
         if before:
@@ -240,13 +257,12 @@ def log_ratio(after, before, per):
 def side_of(choices, scores, tokenizer, temperature):
     """Return what one model says about a response (the first of the choices), in plain types."""
     sums = [math.fsum(score.logprobs.tolist()) for score in scores]
-    sizes = [text_bytes(ids, tokenizer) for _, ids in choices]
     (_, ids), score, logprob = choices[0], scores[0], sums[0]
     ranks = score.ranks.tolist()
     side = {
         'pieces': tokenizer.pieces(ids),
         'tokens': len(ids),
-        'bytes': sizes[0],
+        'bytes': len(tokenizer.decode_bytes([id for id in ids if id != tokenizer.eot])),  # <|endoftext|> is no text
         'logprob': logprob,
         'prob': math.exp(logprob),
         'prob_per_token': math.exp(logprob / len(ids)) if ids else None,
@@ -261,20 +277,17 @@ def side_of(choices, scores, tokenizer, temperature):
         side['sampler_logprob'] = sampler if sampler > -math.inf else None  # JSON has no infinity
         side['sampler_prob'] = math.exp(sampler)
     if len(choices) > 1:
-        # Right only if it is likelier than every other: who finds all alike has not found the right one.
+        # The space before a choice says nothing about its length: lm-evaluation-harness does not count it either.
+        sizes = [len(tokenizer.decode_bytes(ids).lstrip()) for _, ids in choices]
         per_byte = [total / max(1, size) for total, size in zip(sums, sizes)]
         side['choices'] = [
             {'text': tokenizer.decode(ids), 'bytes': size, 'logprob': total}
             for (_, ids), size, total in zip(choices, sizes, sums)
         ]
+        # Right only if it is likelier than every other: who finds all alike has not found the right one.
         side['right'] = sums[0] > max(sums[1:])
         side['right_per_byte'] = per_byte[0] > max(per_byte[1:])
     return side
-
-
-def text_bytes(ids, tokenizer):
-    """Count the UTF-8 bytes of token ids; <|endoftext|> is no text."""
-    return len(tokenizer.decode_bytes([id for id in ids if id != tokenizer.eot]))
 
 
 def note_memory(peaks, count):
@@ -289,9 +302,8 @@ def note_memory(peaks, count):
 def shown_items(source, subject, settings):
     """Yield the Items of the rows that are printed, for the first model."""
     for _, unit in islice(source.units(), settings.show):
-        item = source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator)
-        if item is not None:
-            yield item.pairs[0][0]
+        with suppress(UserError):  # a pair that cannot be encoded has been told of
+            yield source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator).pairs[0][0]
 
 
 def print_samples(source, subject, settings):

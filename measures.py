@@ -1,7 +1,7 @@
 """Measures over many scored rows, each with its uncertainty: bootstrap intervals, a permutation test, calibration.
 
-A column is a float64 array with one number a row; every measure here is a function of sums of columns. So resampling
-needs to be done only once, for all measures and both models together, which also makes differences paired ones.
+A column is a float64 array with one number a row; every measure here is a function of sums of columns. So rows are
+resampled once for all measures and for both models together, which also makes differences paired ones.
 """
 
 import heapq
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_CHANGED = 100  # rows that pictures of a comparison show
+KEPT = 100  # rows kept for pictures: the first ones, and those that changed most
 CHUNK = 500_000  # random numbers held at a time: memory does not grow with the number of rows
 
 
@@ -40,7 +40,11 @@ SAMPLER_MEASURES = {
     'sampler_logprob_per_response': lambda sums: sums['sampler_logprob'] / sums['n'],
     'sampler_perplexity': lambda sums: np.exp(-sums['sampler_logprob'] / sums['tokens']),
 }
-OF_RESPONSES = ('sum_of_probs', 'logprob_per_response', 'greedy_rate')  # a segment of a text is not a response
+# A segment of a running text is not a response.
+OF_RESPONSES = (
+    *('sum_of_probs', 'logprob_per_response', 'greedy_rate'),
+    *('sampler_sum_of_probs', 'sampler_logprob_per_response'),
+)
 OF_TOKENS = ('logprob_per_token', 'perplexity', 'token_accuracy', 'sampler_perplexity')  # of one tokenizer only
 CHOICE_MEASURES = {
     'acc': lambda sums: sums['right'] / sums['n'],
@@ -61,7 +65,7 @@ def resampled_totals(columns, resamples, seed):
     """
     data = np.stack(list(columns.values()), axis=1)  # (n, columns)
     n = len(data)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)  # numpy knows no negative seeds
     infinite = np.isneginf(data)  # the logprob of what a greedy sampler never says; 0 times it must be 0, not nan
     data = np.where(infinite, 0, data)
     sums = np.empty((resamples, data.shape[1]))
@@ -75,10 +79,10 @@ def resampled_totals(columns, resamples, seed):
 
 
 def interval(measure, total, resampled, level=0.95):
-    """Return a measure with its percentile interval; where it has no value (no tokens, say), that is nan."""
+    """Return a measure with its percentile interval; nan where there is none: no tokens, or a single row."""
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
         drawn = np.asarray(measure(resampled))
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if total['n'] > 1 else (math.nan, math.nan)
         return Interval(float(measure(total)), float(low), float(high))
 
 
@@ -96,7 +100,7 @@ def sign_flip_p_value(differences, resamples=10_000, seed=0):
     if 2**n <= resamples:
         negative = (np.arange(2**n)[:, None] >> np.arange(n)) & 1  # (2**n, n)
         return float((np.abs((1 - 2 * negative) @ differences) >= observed - slack).mean())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)
     extreme, chunk = 0, max(1, CHUNK // n)
     for first in range(0, resamples, chunk):
         size = min(chunk, resamples - first)
@@ -142,9 +146,9 @@ class Results:
     """
 
     def __init__(self, same_tokens, temperature, show, text):
-        """same_tokens: whether both models have one tokenizer. show: how many rows to keep. text: segments of one."""
-        self.rows = []
-        self.most_changed = []  # (size of the change, -index, row), a heap
+        """same_tokens: whether both models have one tokenizer. show: how many rows to print. text: segments of one."""
+        self.first = []  # as many rows as are printed or drawn
+        self._changed = []  # (size of the change, -index, row), a heap
         self.count = 0
         self.unit = 'segment' if text else 'pair'
         self._same_tokens, self._show = same_tokens, show
@@ -155,7 +159,6 @@ class Results:
         }
         self._columns = defaultdict(lambda: defaultdict(lambda: array('d')))  # role -> name -> a number a row
         self._questions = defaultdict(lambda: defaultdict(lambda: array('d')))  # the same of multiple-choice questions
-        self._log_ratios = array('d')
         self._calibration = defaultdict(Calibration)
 
     def extend(self, rows):
@@ -164,14 +167,22 @@ class Results:
             self._add('model', row)
             if 'before' in row:
                 self._add('compare_to', row['before'])
-                self._log_ratios.append(row['log_ratio'])
+                self._columns['model']['log_ratio'].append(row['log_ratio'])
                 change = (abs(row['log_ratio']), -row['index'], row)
-                (heapq.heappush if len(self.most_changed) < MOST_CHANGED else heapq.heappushpop)(
-                    self.most_changed, change
-                )
-            if len(self.rows) < self._show:
-                self.rows.append(row)
+                (heapq.heappush if len(self._changed) < KEPT else heapq.heappushpop)(self._changed, change)
+            if len(self.first) < max(self._show, KEPT):
+                self.first.append(row)
             self.count += 1
+
+    @property
+    def shown(self):
+        """The rows to be printed."""
+        return self.first[: self._show]
+
+    @property
+    def most_changed(self):
+        """The rows whose logprob changed most, in their order."""
+        return sorted((row for *_, row in self._changed), key=lambda row: row['index'])
 
     def _add(self, role, side):
         likeliest = [rank == 1 for rank in side['token_ranks']]
@@ -210,16 +221,12 @@ class Results:
             role: {'error': _plain(calibration.error()), 'table': calibration.table()}
             for role, calibration in self._calibration.items()
         }
-        if self._log_ratios:
-            ratios = np.array(self._log_ratios)
-            column = {'log_ratio': ratios}
-            mean = interval(
-                lambda sums: sums['log_ratio'] / sums['n'], totals(column), resampled_totals(column, resamples, seed)
-            )
+        if 'log_ratio' in of_model:
+            ratios = np.array(of_model['log_ratio'])
             arrows = [arrow(ratio) for ratio in ratios]
             summary['comparison'] = {
                 'per': 'response' if self._same_tokens else 'byte',
-                'mean_log_ratio': _as_dict(mean),
+                'mean_log_ratio': summary['measures']['model'].pop('mean_log_ratio'),
                 'rose': arrows.count('↑'),
                 'fell': arrows.count('↓'),
                 'same': arrows.count('='),
@@ -237,13 +244,13 @@ class Results:
         def of_role(sums, role):
             return {'n': sums['n'], **{key[1]: value for key, value in sums.items() if key[0] == role}}
 
-        intervals = {
-            role: {
+        intervals = {}
+        for role, of in columns.items():
+            mean_log_ratio = {'mean_log_ratio': lambda sums: sums['log_ratio'] / sums['n']} if 'log_ratio' in of else {}
+            intervals[role] = {
                 name: _as_dict(interval(measure, of_role(total, role), of_role(resampled, role)))
-                for name, measure in measures.items()
+                for name, measure in {**measures, **mean_log_ratio}.items()
             }
-            for role in columns
-        }
         if len(columns) == 2:
             # The same rows were drawn for both, so these are intervals of paired differences.
             intervals['difference'] = {

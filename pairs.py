@@ -1,9 +1,10 @@
 """What is to be scored: pairs of prompt and response from a file, one pair, or a running text cut into pairs.
 
-Each source knows its `name`, `sha256` and `count`; `units(first)` yields (index, unit) of what lies in it from an index
-on, one by one, and `encode(unit)` makes an Item of a unit: token ids for each model that is asked.
+Each source knows its `name`, `sha256`, `count`, and how many items are `bad`. `units(first)` yields (index, unit) of
+what lies in it from an index on, one by one, and `encode(unit)` makes an Item of a unit: token ids for each model.
 """
 
+import codecs
 import json
 import sys
 from itertools import islice
@@ -42,8 +43,12 @@ class PairSource:
     def __init__(self, path=None, given=None, skip_bad=False):
         """Read it once, so that what is wrong with it is told before anything is computed."""
         self.name = None if path is None else str(path)
-        self._path, self._given, self._skip_bad = path, given, skip_bad
-        self.count = sum(1 for _ in self._read(_tell if skip_bad else _refuse))
+        self._path, self._given = path, given
+        bad = []
+        self.count = sum(1 for _ in self._read(bad.append if skip_bad else refuse))
+        self.bad = len(bad)
+        for line in bad:
+            tell(line)
         self.sha256 = None if path is None else sha256(find(path))
 
     def _read(self, on_bad):
@@ -56,7 +61,7 @@ class PairSource:
                 yield pair.index, pair
 
     def encode(self, pair, tokenizers, boundary, separator):
-        """Return an Item, or None for a pair that a tokenizer cannot encode and that may be left out."""
+        """Return an Item. Raises UserError for a pair that a tokenizer cannot encode."""
         responses = [join(pair.prompt, text, separator) for text in (pair.response, *pair.distractors)]
         try:
             pairs = [
@@ -64,8 +69,7 @@ class PairSource:
                 for tokenizer in tokenizers
             ]
         except UserError as error:
-            (_tell if self._skip_bad else _refuse)(f'{self.name or "the pair"}: pair {pair.index}: {error}')
-            return None
+            raise UserError(f'{self.name or "the pair"}: pair {pair.index}: {error}') from error
         id = {} if pair.id is None else {'id': pair.id}
         return Item({**id, 'prompt': pair.prompt, 'response': pair.response}, pairs)
 
@@ -116,6 +120,7 @@ class TextSource:
             ends if ids == self._ids[0] else np.searchsorted(start[:-1], starts[0][ends]).tolist()
             for ids, start in zip(self._ids, starts)
         ]
+        self.stride, self.bad = stride, 0
         self._eots = [tokenizer.eot for tokenizer in tokenizers]
         self._block_sizes = block_sizes
 
@@ -136,11 +141,13 @@ def _byte_starts(ids, tokenizer):
     return np.cumsum([0, *(sizes[id] for id in ids)])
 
 
-def _refuse(line):
+def refuse(line):
+    """Stop at a bad pair."""
     raise UserError(f'{line} (--skip_bad=True leaves it out)')
 
 
-def _tell(line):
+def tell(line):
+    """Say that a bad pair is left out."""
     print(f'{line}; left out', file=sys.stderr)
 
 
@@ -181,37 +188,41 @@ def join(prompt, response, separator=' '):
 
 def _items(path):
     """Yield (index, item); an item that is no JSON is the error that says so."""
+    if path.exists() and not path.is_file():
+        raise UserError(f'{path} is not a file; pairs are read twice, so a pipe will not do')
     try:
-        with open(path, encoding='utf-8-sig') as file:
-            if path.suffix != '.jsonl' and _first_character(file) in ('[', ''):
+        with open(path, 'rb') as file:
+            start = 3 if file.read(3) == codecs.BOM_UTF8 else 0
+            file.seek(start)
+            if path.suffix != '.jsonl' and _first_byte(file) in (b'[', b''):
+                file.seek(start)
                 try:
-                    items = json.load(file)
+                    items = json.loads(file.read())
+                except UnicodeDecodeError as error:
+                    raise UserError(f'{path} is not UTF-8 text (byte {error.start})') from error
                 except (ValueError, RecursionError) as error:
                     if not str(error).startswith('Extra data'):  # which JSON lines of two-element lists would be
                         raise UserError(f'{path} is not JSON: {error}') from error
                 else:
                     yield from enumerate(items)
                     return
-            file.seek(0)
+            file.seek(start)
             for index, line in enumerate(line for line in file if line.strip()):
                 try:
                     item = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:  # what is not UTF-8 is a ValueError too
                     item = ValueError(f'is not JSON: {error}; the file takes {FORMS}')
                 yield index, item
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path} is not UTF-8 text (byte {error.start})') from error
 
 
-def _first_character(file):
-    """Return the first character that is not white space, '' if there is none, and go back to the start."""
-    character = ' '
-    while character.isspace():
-        character = file.read(1)
-    file.seek(0)
-    return character
+def _first_byte(file):
+    """Return the first byte that is not white space, b'' if there is none."""
+    byte = b' '
+    while byte.isspace():
+        byte = file.read(1)
+    return byte
 
 
 def _pair(index, item):
@@ -231,7 +242,7 @@ def _pair(index, item):
     if not isinstance(distractors, list) or not all(isinstance(text, str) for text in distractors):
         raise ValueError('has "distractors" that are not a list of texts')
     id = item.get('id')
-    if not isinstance(id, (str, int, type(None))):
+    if isinstance(id, bool) or not isinstance(id, (str, int, float, type(None))):
         raise ValueError('has an "id" that is neither text nor a number')
     texts = [without_surrogates(text) for text in (item['prompt'], item['response'], *distractors)]
     return Pair(index, None if id is None else str(id), texts[0], texts[1], texts[2:])

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import UserError
+from common import UserError, written_whole
 
 BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # told apart in grey and by colour-blind people too
 ROSE, FELL = '#2b6ca3', '#d1602a'
@@ -116,7 +116,7 @@ def draw_before_after(path, labels, before, after, names, unit):
     figure = pyplot.figure(figsize=(11, 1.3 + 0.2 * len(labels)), layout='constrained')
     axes = figure.subplots()
     for y, place in enumerate(order):
-        colour = ROSE if after[place] > before[place] else FELL
+        colour = ROSE if after[place] > before[place] else FELL if after[place] < before[place] else '#999999'
         axes.plot([before[place], after[place]], [y, y], color=colour, linewidth=1.8, solid_capstyle='butt')
         axes.plot(before[place], y, marker='o', markersize=4.5, color='white', markeredgecolor='#555555')
         axes.plot(after[place], y, marker='o', markersize=4.5, color=colour)
@@ -136,7 +136,7 @@ def draw_before_after(path, labels, before, after, names, unit):
         Line2D([], [], marker='o', color=FELL, label=f'{names[1]}, less likely'),
     ]
     figure.legend(handles=handles, loc='outside upper right', ncols=3, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     pyplot.close(figure)
 
 
@@ -191,7 +191,7 @@ def draw_token_sheet(path, lines, meaning, diverging):
     figure.colorbar(colours, cax=bar, orientation='horizontal', extend='both' if diverging else 'min')
     bar.tick_params(labelsize=7)
     bar.set_xlabel(meaning, fontsize=8)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     pyplot.close(figure)
 
 
@@ -220,8 +220,14 @@ def draw_reliability(path, tables):
         axes.grid(color='#dddddd', linewidth=0.6)
         for side in ('top', 'right'):
             axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     pyplot.close(figure)
+
+
+def save(figure, path):
+    """Write a figure as a PNG, whole or not at all."""
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=100, format='png')
 
 
 def shortened(text, length, from_end=False):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 import plots
 from common import written_whole
-from measures import arrow
+from measures import KEPT, arrow
 from sampling import perplexity_text, precision, probability_text
 
 # The name that people read for each measure, what it is, and how it is written.
@@ -30,11 +30,12 @@ MEASURES = {
     'sampler_logprob_per_response': ('sampler: logprob/response', 'at the temperature asked for', '{:.4f}'),
     'sampler_perplexity': ('sampler: perplexity', 'at the temperature asked for', '{:.4g}'),
     'acc': ('acc', 'share of questions whose right response is the likeliest', '{:.1%}'),
-    'acc_norm': ('acc_norm', 'the same by logprob per byte', '{:.1%}'),
+    'acc_norm': ('acc_norm', 'the same by logprob per byte, the space before not counted', '{:.1%}'),
 }
 ROLES = {'model': 'after', 'compare_to': 'before', 'difference': 'difference'}
-PAGE_ROWS = 100  # pairs that the page shows
-TEXT_SEGMENTS = 8  # and segments of a running text
+TEXT_SEGMENTS = 8  # of a running text that the page shows
+TOKENS = 150  # of a response that the page shows, and
+CHARACTERS = 600  # of a prompt
 
 
 def versions():
@@ -51,69 +52,109 @@ def print_all(rows, summary):
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # in a file or a pipe there is no window to fit
-    pairs = summary['data']['kind'] == 'pairs'
-    if pairs and rows:
-        console.print(rows_table(rows, summary))
-        left = summary['rows'] - len(rows)
-        if left:
-            print(f'and {left} more; --show=N prints more of them, --save=NAME keeps all')
-    if summary['rows'] > 1:
-        console.print(Text(f'over {size_text(summary)}', style='table.title'))
-        console.print(measures_table(summary))
-    for line in sentences(summary):
-        console.print(Text(line), soft_wrap=True)
+    with console.capture() as capture:  # rich ends the program where a pipe is closed; print leaves that to us
+        if summary['data']['kind'] == 'pairs' and rows:
+            console.print(rows_table(rows, summary, narrow=console.width < 110))
+            if left := summary['rows'] - len(rows):
+                console.print(
+                    f'and {left:,} more; --show=N prints more of them, --save=NAME keeps all', highlight=False
+                )
+        if summary['rows'] > 1 or summary['data']['kind'] == 'text' or 'multiple_choice' in summary:
+            console.print(Text(f'over {size_text(summary)}', style='table.title'))
+            console.print(measures_table(summary))
+        for line in sentences(summary):
+            console.print(Text(line), soft_wrap=True)
+    print(capture.get(), end='')
 
 
-def rows_table(rows, summary):
+def rows_table(rows, summary, narrow):
     """Return a table of every response with its tokens and how likely it is."""
-    compared = 'compare_to' in summary
+    columns = row_columns(summary, narrow)
     table = Table(title=Text(title(summary), style='table.title'), title_justify='left')
-    table.add_column('prompt, then the tokens of the response', ratio=1, overflow='fold')
-    for heading in row_headings(summary):
+    table.add_column('prompt, then the tokens of the response', ratio=1, overflow='fold', min_width=24)
+    for heading, _ in columns:
         table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
-        text = Text(row['prompt'].replace('\n', '⏎'))
+        text = Text(visible(row['prompt']))
         text.append(' │ ', style='dim')
         text.append('│'.join(row['pieces']), style='bold')
-        cells = row_cells(row, summary)
-        if compared:
-            style = {'↑': 'green', '↓': 'red', '=': 'dim'}[arrow(row['log_ratio'])]
-            cells[-1] = Text(cells[-1], style=style)
+        cells = [Text(write(row)) for _, write in columns]
+        if 'log_ratio' in row:
+            cells[-1].stylize({'↑': 'green', '↓': 'red', '=': 'dim'}[arrow(row['log_ratio'])])
         table.add_row(text, *cells)
     return table
 
 
-def row_headings(summary):
-    """Return the headings of a row's numbers."""
-    sampler = ['sampler\nlogprob', 'sampler\nprob.'] if summary['settings']['temperature'] != 1 else []
-    if 'compare_to' not in summary:
-        return ['tokens', 'greedy', 'per token', 'perplexity', *sampler, 'logprob', 'probability']
-    if summary['comparison']['per'] == 'byte':
-        return ['bytes', 'logprob per\nbyte before', 'logprob per\nbyte after', 'log-ratio\nper byte']
-    sampler = ['sampler\nprob. before', 'sampler\nprob. after'] if sampler else []
-    return ['tokens', *sampler, 'logprob\nbefore', 'logprob\nafter', 'prob.\nbefore', 'prob.\nafter', 'log-ratio']
-
-
-def row_cells(row, summary):
-    """Return a row's numbers as texts, one for each heading."""
+def row_columns(summary, narrow=False):
+    """Return (heading, how to write a row's value) for each column; where it is narrow, only what matters most."""
     has_sampler = summary['settings']['temperature'] != 1
     if 'compare_to' not in summary:
-        greedy = 'yes' if row['greedy'] else 'no'
-        per_token = '—' if row['prob_per_token'] is None else f'{row["prob_per_token"]:.4g}'
-        sampler = (
-            [number(row['sampler_logprob'], '{:.4f}', '-inf'), f'{row["sampler_prob"]:.4g}'] if has_sampler else []
-        )
-        perplexity = perplexity_text(row['logprob'], row['tokens']).replace('undefined', '—')
-        values = [str(row['tokens']), greedy, per_token, perplexity, *sampler]
-        return [*values, f'{row["logprob"]:.4f}', f'{row["prob"]:.4g}']
-    before, change = row['before'], f'{row["log_ratio"]:+.4f} {arrow(row["log_ratio"])}'
+        columns = [('tokens', tokens_text)]
+        if not narrow:
+            columns += [('greedy', greedy_text), ('per token', per_token_text), ('perplexity', row_perplexity_text)]
+        if has_sampler:
+            columns.append(('sampler\nlogprob', sampler_logprob_text))
+            columns += [] if narrow else [('sampler\nprob.', sampler_prob_text)]
+        return [*columns, ('logprob', logprob_text), ('probability', prob_text)]
     if summary['comparison']['per'] == 'byte':
-        per_byte = [f'{side["logprob"] / max(1, side["bytes"]):.4f}' for side in (before, row)]
-        return [str(row['bytes']), *per_byte, change]
-    sampler = [f'{side["sampler_prob"]:.4g}' for side in (before, row)] if has_sampler else []
-    logprobs = [f'{side["logprob"]:.4f}' for side in (before, row)]
-    probs = [f'{side["prob"]:.4g}' for side in (before, row)]
-    return [str(row['tokens']), *sampler, *logprobs, *probs, change]
+        columns = [('bytes', bytes_text), *before_and_after('logprob per\nbyte', logprob_per_byte_text)]
+        return [*columns, ('log-ratio\nper byte', log_ratio_text)]
+    columns = [('tokens', tokens_text)]
+    if has_sampler and not narrow:
+        columns += before_and_after('sampler\nprob.', sampler_prob_text)
+    columns += before_and_after('logprob', logprob_text, between='\n')
+    if not narrow:
+        columns += before_and_after('prob.', prob_text, between='\n')
+    return [*columns, ('log-ratio', log_ratio_text)]
+
+
+def before_and_after(heading, write, between=' '):
+    """Return two columns of the same kind, for the two models."""
+    return [(f'{heading}{between}before', lambda row: write(row['before'])), (f'{heading}{between}after', write)]
+
+
+def tokens_text(side):
+    return str(side['tokens'])
+
+
+def bytes_text(side):
+    return str(side['bytes'])
+
+
+def greedy_text(side):
+    return 'yes' if side['greedy'] else 'no'
+
+
+def per_token_text(side):
+    return number(side['prob_per_token'], '{:.4g}')
+
+
+def row_perplexity_text(side):
+    return perplexity_text(side['logprob'], side['tokens']).replace('undefined', '—')
+
+
+def logprob_text(side):
+    return f'{side["logprob"]:.4f}'
+
+
+def prob_text(side):
+    return f'{side["prob"]:.4g}'
+
+
+def logprob_per_byte_text(side):
+    return f'{side["logprob"] / max(1, side["bytes"]):.4f}'
+
+
+def sampler_logprob_text(side):
+    return number(side['sampler_logprob'], '{:.4f}', '-inf')
+
+
+def sampler_prob_text(side):
+    return f'{side["sampler_prob"]:.4g}'
+
+
+def log_ratio_text(row):
+    return f'{row["log_ratio"]:+.4f} {arrow(row["log_ratio"])}'
 
 
 def measures_table(summary):
@@ -157,7 +198,9 @@ def interval_text(interval, form, signed=False):
         for end in (interval['low'], interval['high'])
     )
     form = form.replace('{:', '{:+') if signed else form
-    text = f'{form.format(interval["value"])} [{low}, {high}]'
+    text = form.format(interval['value'])
+    if interval['low'] is not None:
+        text += f' [{low}, {high}]'
     return text.replace('%', ' points', 1).replace('%', '') if signed else text
 
 
@@ -171,9 +214,14 @@ def title(summary):
 
 def size_text(summary):
     """Say how much was measured."""
+    what = f'{rows_text(summary)}, {summary["tokens"]:,} tokens, {summary["bytes"]:,} bytes'
+    return f'{what}: model probability{precision(summary["settings"]["dtype"])}'
+
+
+def rows_text(summary):
+    """Say how many responses, or segments of a text, there are."""
     unit = 'response' if summary['data']['kind'] == 'pairs' else 'segment'
-    what = f'{summary["rows"]:,} {unit}{"" if summary["rows"] == 1 else "s"}, {summary["tokens"]:,} tokens'
-    return f'{what}, {summary["bytes"]:,} bytes: model probability{precision(summary["settings"]["dtype"])}'
+    return f'{summary["rows"]:,} {unit}{"" if summary["rows"] == 1 else "s"}'
 
 
 def sentences(summary):
@@ -184,9 +232,13 @@ def sentences(summary):
         lines.append(f'All of them together have logprob {logprob:.4f}, probability {probability_text(logprob)}.')
     if summary['settings']['temperature'] != 1:
         lines.append(f'Sampler values are those at {summary["sampler"]}; everything else is the model itself.')
+    if summary['settings']['temperature'] == 0:
+        lines.append('A greedy sampler says one response only; the logprob of any other is minus infinity, written —.')
     if 'multiple_choice' in summary:
         count = summary['multiple_choice']['questions']
         lines.append(f'acc and acc_norm are over the {count} with distractors.')
+    if summary['data']['left_out']:
+        lines.append(left_out_text(summary))
     if 'comparison' in summary:
         lines += comparison_sentences(summary)
     unit = 'pairs' if summary['data']['kind'] == 'pairs' else 'segments'
@@ -198,20 +250,28 @@ def comparison_sentences(summary):
     """Say whether the second model finds the responses likelier than the first, and how sure that is."""
     comparison = summary['comparison']
     before, after = summary['compare_to']['init_from'], summary['model']['init_from']
-    unit = 'segment' if summary['data']['kind'] == 'text' else 'response'
-    per, mean = comparison['per'].replace('response', unit), comparison['mean_log_ratio']
+    mean, difference = comparison['mean_log_ratio'], summary['measures']['difference']
     if summary['rows'] == 1:
-        return [f'From {before} to {after} the logprob per {per} changed by {mean["value"]:+.4f}.']
+        return [f'From {before} to {after} the logprob per {comparison["per"]} changed by {mean["value"]:+.4f}.']
+    if comparison['same'] == summary['rows']:
+        return [f'{after} finds all {rows_text(summary)} exactly as likely as {before} does.']
     lines = [
-        f'Of {summary["rows"]:,} {unit}s, {after} finds {comparison["rose"]:,} likelier than {before} does, '
-        f'{comparison["fell"]:,} less likely and {comparison["same"]:,} the same. The mean log-ratio per {per} is '
-        f'{interval_text(mean, "{:.4f}", signed=True)}, a factor of {math.exp(min(mean["value"], 700)):.3g}.'
+        f'Of {rows_text(summary)}, {after} finds {comparison["rose"]:,} likelier than {before} does, '
+        f'{comparison["fell"]:,} less likely and {comparison["same"]:,} the same.'
     ]
+    if summary['data']['kind'] == 'pairs':
+        lines.append(
+            f'The mean log-ratio per {comparison["per"]} is {interval_text(mean, "{:.4f}", signed=True)}, a factor of '
+            f'{math.exp(min(mean["value"], 700)):.3g}.'
+        )
     if comparison['per'] == 'response':
-        difference = summary['measures']['difference']['logprob_per_token']
-        lines.append(f'Per token that is {interval_text(difference, "{:.4f}", signed=True)} nats.')
+        change = interval_text(difference['logprob_per_token'], '{:.4f}', signed=True)
+        lines.append(f'Per token the logprob changed by {change} nats.')
     else:
         lines.append('The two have different tokens, so values per byte are compared, and no token with another.')
+    if summary['data']['kind'] == 'text':
+        change = interval_text(difference['bits_per_byte'], '{:.4f}', signed=True)
+        lines.append(f'The bits per byte changed by {change}.')
     verdict = 'is hardly chance' if comparison['p_value'] < 0.05 else 'may well be chance'
     lines.append(
         f'In a paired sign-flip permutation test p = {comparison["p_value"]:.2g}: so large a difference {verdict}.'
@@ -225,30 +285,34 @@ def comparison_sentences(summary):
 def write_page(folder, results, summary):
     """Write report.md and its pictures into a folder."""
     compared, text = 'compare_to' in summary, summary['data']['kind'] == 'text'
-    shown = results.rows
-    if compared and not text and results.count > PAGE_ROWS:
-        shown = sorted((row for *_, row in results.most_changed), key=lambda row: row['index'])
-    shown = shown[: TEXT_SEGMENTS if text else PAGE_ROWS]
-    pictures = draw_pictures(folder, shown, summary)
+    shown = results.most_changed if compared and not text else results.first[: TEXT_SEGMENTS if text else KEPT]
+    which = which_text(shown, summary)
+    pictures = draw_pictures(folder, shown, which, summary)
     parts = [f'# {page_title(summary)}', ' '.join(answer(summary)), how_measured(summary)]
     parts += ['## All together', markdown_table(measure_lines(summary)), glossary(summary)]
     parts += pictures
     if 'multiple_choice' in summary:
-        parts += multiple_choice_part(shown, summary)
-    if not text and shown:
-        parts += rows_part(shown, summary)
+        parts += multiple_choice_part(shown, which, summary)
+    if not text:
+        parts += rows_part(shown, which, summary)
     parts += ['## To have it again', f'```bash\n{summary["command"]}\n```', made_with(summary)]
     with written_whole(folder / 'report.md') as path:
         path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
 
 
+def which_text(rows, summary):
+    """Say which of all rows the page shows."""
+    if len(rows) == summary['rows']:
+        return 'all of them'
+    if 'comparison' in summary and summary['data']['kind'] == 'pairs':
+        return f'the {len(rows):,} that changed most, of {rows_text(summary)}'
+    return f'the first {len(rows):,} of {rows_text(summary)}'
+
+
 def page_title(summary):
     """Return the question that the page answers."""
-    what = (
-        f'{summary["rows"]:,} responses'
-        if summary['data']['kind'] == 'pairs'
-        else f'the text {Path(summary["data"]["name"]).name}'
-    )
+    is_text = summary['data']['kind'] == 'text'
+    what = f'the text {Path(summary["data"]["name"]).name}' if is_text else rows_text(summary)
     model = summary['model']['init_from']
     if 'compare_to' not in summary:
         return f'How likely does {model} find {what}?'
@@ -286,32 +350,44 @@ def how_measured(summary):
             + ' was put between them.'
         )
     else:
-        stride = settings['stride'] or 'half a context'
-        lines.append(f'Every token of the text was scored once, {stride} at a time, behind as much text as fits.')
+        lines.append(
+            f'Every token of the text was scored once, {settings["stride"]:,} at a time, behind as much text as fits.'
+        )
+    if data['left_out']:
+        lines.append(left_out_text(summary))
     lines.append(
         f'Probabilities are model probabilities (softmax of the raw logits{precision(settings["dtype"])}); '
         'logprobs are natural logarithms, summed in float64.'
     )
     if settings['temperature'] != 1:
         lines.append(f'What is called the sampler’s is at {summary["sampler"]}.')
-    lines.append(
-        f'Intervals hold 95 % of {settings["resamples"]:,} bootstrap resamples of the '
-        f'{"responses" if data["kind"] == "pairs" else "segments"} (seed {settings["seed"]}).'
-    )
+    if summary['rows'] > 1:
+        lines.append(
+            f'Intervals hold 95 % of {settings["resamples"]:,} bootstrap resamples of the '
+            f'{"responses" if data["kind"] == "pairs" else "segments"} (seed {settings["seed"]}).'
+        )
     return ' '.join(lines)
+
+
+def left_out_text(summary):
+    """Say how many pairs could not be scored."""
+    left_out = summary['data']['left_out']
+    return f'{left_out:,} of {summary["rows"] + left_out:,} pairs were wrong and are left out (--skip_bad).'
 
 
 def glossary(summary):
     """Explain the measures that the table has."""
     names = [*summary['measures']['model'], *summary.get('multiple_choice', {}).get('model', [])]
     lines = [f'- **{MEASURES[name][0]}**: {MEASURES[name][1]}' for name in names]
+    if any(of.get('greedy_rate', {}).get('value') in (0, 1) for role, of in summary['measures'].items()):
+        lines.append('- of a share that is 0 % or 100 %, resampling cannot tell how sure it is')
     lines.append(
         '- **calibration error**: how far the model’s sureness is from how often it was right, on average (ECE)'
     )
     return '\n'.join(lines)
 
 
-def draw_pictures(folder, rows, summary):
+def draw_pictures(folder, rows, which, summary):
     """Draw what there is to draw, and return the parts of the page that show it."""
     parts = []
     compared, names = 'compare_to' in summary, [summary[role]['init_from'] for role in ROLES if role in summary]
@@ -322,7 +398,6 @@ def draw_pictures(folder, rows, summary):
         logprobs = [[side['logprob'] / (max(1, side['bytes']) if per_byte else 1) for side in of] for of in sides]
         unit = 'per byte (geometric mean)' if per_byte else 'of the whole response'
         plots.draw_before_after(folder / 'before_after.png', labels, *logprobs, names[::-1], unit)
-        which = f'the {len(rows)} that changed most' if len(rows) < summary['rows'] else 'all of them'
         parts += [
             '## What changed',
             '![before and after](before_after.png)',
@@ -339,11 +414,12 @@ def draw_pictures(folder, rows, summary):
             values = row['token_logprobs']
             if compared:
                 values = [after - before for after, before in zip(values, row['before']['token_logprobs'], strict=True)]
-            lines.append((row.get('prompt', ''), row['pieces'], values))
+            more = len(values) - TOKENS
+            pieces = [*row['pieces'][:TOKENS], f' … and {more:,} more'] if more > 0 else row['pieces']
+            lines.append((row.get('prompt', ''), pieces, [*values[:TOKENS], 0.0] if more > 0 else values))
         meaning = 'change of the logprob' if compared else 'logprob'
         plots.draw_token_sheet(folder / 'tokens.png', lines, f'{meaning} of the token', diverging=compared)
-        which = f'the first {len(rows)} segments' if summary['data']['kind'] == 'text' else 'each response'
-        picture, caption = '![token by token](tokens.png)', f'*The tokens of {which}, coloured by {meaning}.*'
+        picture, caption = '![token by token](tokens.png)', f'*The tokens, coloured by {meaning}: {which}.*'
         parts += ['## Token by token', picture, caption]
     tables = {summary[role]['init_from']: of['table'] for role, of in summary['calibration'].items() if of['table']}
     if tables:
@@ -357,7 +433,7 @@ def draw_pictures(folder, rows, summary):
     return parts
 
 
-def multiple_choice_part(rows, summary):
+def multiple_choice_part(rows, which, summary):
     """Return the part about the questions: what was right, and what each model took instead."""
     roles = [role for role in ('compare_to', 'model') if role in summary]
     lines = [['prompt', 'right response', *(f'{summary[role]["init_from"]} prefers' for role in roles)]]
@@ -365,13 +441,10 @@ def multiple_choice_part(rows, summary):
         if 'choices' in row:
             sides = [row['before'] if role == 'compare_to' else row for role in roles]
             lines.append([plain(row['prompt']), plain(row['choices'][0]['text']), *map(preferred, sides)])
-    shown = len(lines) - 1
-    which = '' if shown == summary['multiple_choice']['questions'] else f' Those among the rows shown here: {shown}.'
-    return [
-        '## Multiple choice',
-        f'A response is right if it is likelier than each of its distractors.{which}',
-        markdown_table(lines),
-    ]
+    explanation = (
+        f'A response is right if it is likelier than each of its distractors. Shown are the questions in {which}.'
+    )
+    return ['## Multiple choice', explanation, *([markdown_table(lines)] if len(lines) > 1 else [])]
 
 
 def preferred(side):
@@ -381,18 +454,20 @@ def preferred(side):
     return plain(max(side['choices'][1:], key=lambda choice: choice['logprob'])['text'])
 
 
-def rows_part(rows, summary):
+def rows_part(rows, which, summary):
     """Return the table of responses, each with its tokens and numbers."""
-    headings = ['prompt', 'tokens of the response', *(h.replace('\n', ' ') for h in row_headings(summary)), 'ranks']
-    lines = [headings]
+    columns = row_columns(summary)
+    headings = [heading.replace('\n', ' ') for heading, _ in columns]
+    lines = [['prompt', 'tokens of the response', *headings, 'ranks']]
     for row in rows:
-        ranks = ' '.join(f'{rank:,}' for rank in row['token_ranks'])
-        lines.append([plain(row['prompt']), code(row['pieces']), *row_cells(row, summary), ranks])
-    few = 'pairs.jsonl has all of them.' if len(rows) < summary['rows'] else ''
+        ranks = ' '.join(f'{rank:,}' for rank in row['token_ranks'][:TOKENS])
+        more = f' … and {row["tokens"] - TOKENS:,} more' if row['tokens'] > TOKENS else ''
+        cells = [write(row) for _, write in columns]
+        lines.append([plain(row['prompt']), code(row['pieces'][:TOKENS]) + more, *cells, ranks + more])
     return [
         '## Each response',
         'A token ends at │; `·` is a space, `⏎` a new line. The rank of a token is 1 where greedy decoding says it. '
-        + few,
+        f'Shown: {which}; pairs.jsonl has every number.',
         markdown_table(lines),
     ]
 
@@ -410,7 +485,9 @@ def made_with(summary):
     if data['name'] is not None:
         lines.append(f'- data: `{data["name"]}`, SHA-256 `{data["sha256"][:16]}…`')
     lines.append('- versions: ' + ', '.join(f'{name} {number}' for name, number in summary['versions'].items()))
-    lines.append(f'- it took {summary["run"]["seconds"]:,} seconds')
+    kept = summary['run']['kept_from_before']
+    of_these = f' for the last {summary["rows"] - kept:,} of {rows_text(summary)}; the others were kept from before'
+    lines.append(f'- it took {summary["run"]["seconds"]:,} seconds{of_these if kept else ""}')
     return '\n'.join(lines)
 
 
@@ -423,9 +500,15 @@ def markdown_table(lines):
 
 
 def plain(text):
-    """Return a text as Markdown that shows it as it is."""
-    text = html.escape(' '.join(text.split()), quote=False)
+    """Return a text as Markdown that shows it as it is, the end of a very long one."""
+    text = html.escape(visible(plots.shortened(' '.join(text.split()), CHARACTERS, from_end=True)), quote=False)
     return re.sub(r'([\\`*_\[\]~|#])', r'\\\1', text) or '(empty)'
+
+
+def visible(text):
+    """Make a text fit for a line: control characters, which a terminal would obey, become visible."""
+    text = text.replace('\n', '⏎')
+    return ''.join(char if char.isprintable() else f'‹U+{ord(char):04X}›' for char in text)
 
 
 def code(pieces):

@@ -11,17 +11,13 @@ from scoring import WINDOW
 # The settings that rows depend on, apart from what the hashes of data and models stand for.
 SETTINGS_OF_THE_NUMBERS = ('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature', 'dtype')
 
+FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md')  # what an evaluation's folder is known by
+
 
 def folder_of(settings):
-    """Return the folder that --save means, made if need be: a name is one in plot_dir, a path is itself."""
-    folder = Path(settings.save)
-    if folder.name == settings.save:
-        folder = Path(settings.plot_dir) / settings.save
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--save={settings.save}: cannot make the folder {folder}: {error.strerror}') from error
-    return folder
+    """Return the folder that --save means: a name is one in plot_dir, a path is itself."""
+    is_name = Path(settings.save).name == settings.save != '..'
+    return Path(settings.plot_dir) / settings.save if is_name else Path(settings.save)
 
 
 class Store:
@@ -36,7 +32,7 @@ class Store:
         self._part, self._finished = self.folder / 'pairs.jsonl.part', self.folder / 'pairs.jsonl'
         self._command = header['command']
         before = self._header_before()
-        differing = [] if before is None else [key for key, value in identity(header).items() if before[key] != value]
+        differing = [key for key, value in identity(header).items() if before is not None and before[key] != value]
         if resume:
             if before is None:
                 raise UserError(f'--resume_eval: {self.folder} holds no evaluation to go on with')
@@ -45,7 +41,7 @@ class Store:
                     f'--resume_eval: {self.folder} was begun with another {", ".join(differing)}; numbers of two kinds '
                     'do not belong in one file. Choose another --save'
                 )
-            if not self._part.exists():
+            if not self._part.exists() and self._finished.exists():
                 self._finished.rename(self._part)
         elif self._part.exists():
             raise UserError(
@@ -57,19 +53,26 @@ class Store:
                 f'{self.folder} holds the results of an evaluation with another {", ".join(differing)}; choose another '
                 '--save, or delete that folder'
             )
-        self.next_index = self._cut_to_whole_windows() if resume else 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--save: cannot make the folder {self.folder}: {error.strerror}') from error
+        self.next_index = self._cut_to_whole_windows() if self._part.exists() else 0
         write_json(self.folder / 'summary.json', {'complete': False, **header})
         self._file = open(self._part, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
 
     def _header_before(self):
         """Return the identity of the evaluation that the folder holds, None if it holds none."""
-        path = self.folder / 'summary.json'
-        if not (path.exists() and (self._part.exists() or self._finished.exists())):
+        there = [name for name in FILES if (self.folder / name).exists()]
+        if not there:
             return None
         try:
-            return identity(json.loads(path.read_text(encoding='utf-8')))
+            return identity(json.loads((self.folder / 'summary.json').read_text(encoding='utf-8')))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f'{path} cannot be read ({error}); choose another --save') from error
+            raise UserError(
+                f'{self.folder} holds {", ".join(there)} and no readable summary.json of an evaluation; choose another '
+                '--save, so that nothing is overwritten'
+            ) from error
 
     def _cut_to_whole_windows(self):
         """Cut off the window that was being written, and half a line; return the index to go on from."""

@@ -1,5 +1,6 @@
 """eval.py as a whole: every number against model.generate, two models, running text, what is kept and taken up."""
 
+import functools
 import itertools
 import json
 import math
@@ -12,17 +13,20 @@ import sys
 import time
 
 import pytest
+import rich.console
 import torch
 from conftest import PROJECT, assert_friendly_error, random_gpt, run_script
+from matplotlib.image import imread
 
 import checkpoint
 import eval as eval_script
+import report
 import scoring
 import store
 from common import UserError
 from measures import arrow
 from pairs import join
-from tokenizer import from_folder, train_bpe
+from tokenizer import CharTokenizer, from_folder, train_bpe
 
 WORDS = [
     'the',
@@ -79,6 +83,14 @@ def here(tmp_path, monkeypatch):
         checkpoint.save_pretrained(model, tmp_path / name, tokenizer)
     write_pairs('pairs.jsonl', 90)
     return tmp_path
+
+
+def run_two(cwd, *arguments):
+    """Run eval.py as two processes."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command += [str(PROJECT / 'eval.py'), *arguments]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def rows_in(folder):
@@ -419,15 +431,7 @@ def test_two_processes_give_the_same_rows(here):
     arguments = ['--init_from=one', '--compare_to=two', '--device=cpu', '--eval_data=many.jsonl', '--show=5']
     alone = run_script('eval.py', *arguments, '--save=./alone', cwd=here)
     assert alone.returncode == 0, alone.stderr
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-    shared = subprocess.run(
-        [*command, str(PROJECT / 'eval.py'), *arguments, '--save=./shared'],
-        cwd=here,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    shared = run_two(here, *arguments, '--save=./shared')
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout.count('bits per byte') == 1  # everything is said once
     pairs = list(zip(rows_in(here / 'alone'), rows_in(here / 'shared'), strict=True))
@@ -465,7 +469,7 @@ REFUSED = [
     (['--text=pairs.jsonl', '--fixed_response=a'], ['--text', '--fixed_response']),
     (['--text=pairs.jsonl', '--stride=0'], ['--stride=0', '1 to 48']),
     (['--compare_to=nowhere/at/all'], ['nowhere/at/all']),
-    (['--save=pairs.jsonl/x'], ['--save=pairs.jsonl/x']),
+    (['--save=pairs.jsonl/x'], ['--save', 'pairs.jsonl/x']),
 ]
 
 
@@ -493,8 +497,112 @@ def test_a_bad_pair_in_the_midst_is_found_before_anything_is_scored(here):
 def test_a_summary_that_is_damaged_is_told_of(here):
     evaluate(init_from='one', eval_data='pairs.jsonl', save='./kept')
     (here / 'kept' / 'summary.json').write_text('{"settings": ')
-    with pytest.raises(UserError, match=r'summary\.json cannot be read'):
+    with pytest.raises(UserError, match='no readable summary'):
         evaluate(init_from='one', eval_data='pairs.jsonl', save='./kept')
+
+
+def test_files_that_are_not_of_an_evaluation_are_not_overwritten(here):
+    (here / 'mine').mkdir()
+    for name in ('pairs.jsonl', 'report.md', 'summary.json'):
+        (here / 'mine' / name).write_text('{"prompt": "The", "response": " fox"}')
+        before = (here / 'mine' / name).read_bytes()
+        for resume in (False, True):
+            with pytest.raises(UserError, match='no readable summary'):
+                evaluate(init_from='one', eval_data='pairs.jsonl', save='./mine', resume_eval=resume)
+        assert (here / 'mine' / name).read_bytes() == before
+        (here / 'mine' / name).unlink()
+    with pytest.raises(UserError, match='no evaluation to go on with'):
+        evaluate(init_from='one', eval_data='pairs.jsonl', save='./typo', resume_eval=True)
+    assert not (here / 'typo').exists()
+
+
+def test_a_reader_who_has_read_enough_does_not_leave_it_unfinished(here):
+    script = f'{sys.executable} {PROJECT}/eval.py --init_from=one --device=cpu --eval_data=pairs.jsonl --save=./kept'
+    process = subprocess.run(['bash', '-o', 'pipefail', '-c', f'{script} | head -2'], cwd=here, capture_output=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == b''
+    assert summary_in(here / 'kept')['complete'] is True
+    assert len(rows_in(here / 'kept')) == 90
+
+
+def test_what_was_left_out_is_told_and_written_down(here):
+    (here / 'few.jsonl').write_text('["The", " fox"]\n["The"]\n\xff\n["The", " bear"]\n', encoding='latin-1')
+    _, summary = evaluate(init_from='one', eval_data='few.jsonl', skip_bad=True, save='./few')
+    assert (summary['rows'], summary['data']['left_out']) == (2, 2)
+    assert '2 of 4 pairs were wrong and are left out' in (here / 'few' / 'report.md').read_text()
+    (here / 'none.jsonl').write_text('["The"]\n')
+    with pytest.raises(UserError, match='nothing is left'):
+        evaluate(init_from='one', eval_data='none.jsonl', skip_bad=True)
+
+
+def test_two_processes_tell_of_every_pair_that_cannot_be_encoded(here):
+    text = (PROJECT / 'eval_data.json').read_text()
+    tokenizer = CharTokenizer(sorted(set(text)))
+    checkpoint.save_pretrained(random_gpt(vocab_size=tokenizer.vocab_size, block_size=48), here / 'chars', tokenizer)
+    with open('few.jsonl', 'w') as file:
+        file.writelines(json.dumps(['The', ' fox' if index < 15 else ' für']) + '\n' for index in range(20))
+    arguments = ['--init_from=chars', '--device=cpu', '--eval_data=few.jsonl', '--skip_bad=True']
+    told = [
+        process.stderr.count('left out')
+        for process in (run_script('eval.py', *arguments, cwd=here), run_two(here, *arguments))
+    ]
+    assert told == [5, 5]
+
+
+@pytest.mark.parametrize('columns', [80, 110, 200])
+@pytest.mark.parametrize('compared', [False, True])
+def test_no_number_is_cut_off_in_a_terminal(here, monkeypatch, capsys, columns, compared):
+    monkeypatch.setattr(report, 'Console', functools.partial(rich.console.Console, force_terminal=True, width=columns))
+    rows, _ = evaluate(
+        init_from='one', compare_to='two' if compared else None, eval_data='pairs.jsonl', temperature=0.8
+    )
+    out = re.sub(r'\x1b\[[\d;]*m', '', capsys.readouterr().out)
+    table = [line for line in out.split('over 90 responses')[0].splitlines() if line.startswith('│')]
+    assert '…' not in ''.join(table)
+    assert all(len(line) <= columns for line in table)
+    assert all(f'{row["logprob"]:.4f}' in out for row in rows)
+    assert min(len(line[2:].split(' │')[0].ljust(24)) for line in table) >= 24
+
+
+def test_texts_cannot_command_the_terminal_or_the_page(here, capsys):
+    nasty = [['a\x1b[31m\0', ' b<b>|*c*`d`\x07 [x](y)'], ['# |<|endoftext|>', ' `']]
+    (here / 'nasty.json').write_text(json.dumps(nasty))
+    evaluate(init_from='one', eval_data='nasty.json', save='./nasty')
+    page = (here / 'nasty' / 'report.md').read_text()
+    for text in (capsys.readouterr().out, page):
+        assert not set('\x1b\0\x07') & set(text)
+        assert '‹U+001B›' in text
+    assert all(line.count(' | ') == page.split('## Each response')[1].splitlines()[4].count(' | ')
+               for line in page.split('## Each response')[1].splitlines() if line.startswith('| '))  # fmt: skip
+    assert r'\# \|&lt;\|endoftext\|&gt;' in page
+
+
+def test_very_long_responses_do_not_fill_the_page(here):
+    (here / 'long.json').write_text(json.dumps([['The ' * 2000, 'fox ' * 400], ['The', ' fox']]))
+    evaluate(init_from='one', compare_to='two', eval_data='long.json', save='./long')
+    page = (here / 'long' / 'report.md').read_text()
+    assert 'more' in page
+    assert len(page) < 20_000
+    assert imread(here / 'long' / 'tokens.png').shape[0] < 2000
+
+
+@pytest.mark.parametrize(
+    'settings', [{'seed': -1}, {'show': 0}, {'temperature': 0.0}, {'show': 3, 'compare_to': 'two'}]
+)
+def test_the_page_does_not_depend_on_what_is_printed(here, settings):
+    evaluate(init_from='one', eval_data='pairs.jsonl', save='./kept', **settings)
+    page = (here / 'kept' / 'report.md').read_text()
+    assert 'Shown: all of them' in page
+    assert page.split('## Each response')[1].count('\n| ') == 92
+
+
+def test_a_short_text_and_a_single_question_have_their_measures(here, capsys):
+    (here / 'short.txt').write_text('Once upon a time there was a fox.')
+    (here / 'one.json').write_text('[{"prompt": "The", "response": " fox", "distractors": [" of"]}]')
+    evaluate(init_from='one', text='short.txt', save='./short')
+    assert re.search(r'bits per byte +│ +[\d.]+ │', capsys.readouterr().out)  # and no interval of a single segment
+    evaluate(init_from='one', eval_data='one.json')
+    assert re.search(r'acc +│ +\d+\.0% │', capsys.readouterr().out)
 
 
 def test_the_window_is_the_one_that_scoring_uses():
