@@ -1,6 +1,8 @@
 """Token files to batches: where a dataset lies, in which order training reads it, what an evaluation looks at."""
 
+import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,12 +42,44 @@ def open_tokens(dataset, split):
         raise UserError(f'{path} cannot be read as {dtype.name} tokens: {error}') from error
 
 
+def fingerprint(tokens):
+    """Return a SHA-256 of tokens; of more than 256 MiB, that of 256 pieces of 1 MiB spread evenly over them."""
+    size, piece = len(tokens), 2**20 // tokens.itemsize
+    digest = hashlib.sha256(str(size).encode())
+    starts = range(0, size, piece) if size <= 256 * piece else np.linspace(0, size - piece, 256).astype(int)
+    for start in starts:
+        digest.update(np.ascontiguousarray(tokens[start : start + piece]))
+    return digest.hexdigest()
+
+
+def largest(tokens, piece=2**24):
+    """Return the largest token id, reading a piece at a time; -1 where there is none."""
+    return max((int(tokens[start : start + piece].max()) for start in range(0, len(tokens), piece)), default=-1)
+
+
+def blocks_of(tokens, block_size):
+    """Return how many blocks an epoch has: one fewer than would fit, which leaves room for its random offset."""
+    return max(1, (len(tokens) - 1) // block_size - 1)
+
+
+def prefetched(make, numbers):
+    """Yield make(number) for each number, the next one being made in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for number in numbers:
+            ready, coming = coming, pool.submit(make, number)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
+
+
 def training_batch(tokens, block_size, batch_size, number, seed):
     """Return inputs and targets, (B, T) each, of batch `number`: a function of its number and the seed alone.
 
     Every epoch cuts the tokens into blocks from another random offset on, and visits each block once in a new order.
     """
-    blocks = max(1, (len(tokens) - 1) // block_size - 1)  # one fewer than would fit leaves room for the offset
+    blocks = blocks_of(tokens, block_size)
     room = len(tokens) - 1 - blocks * block_size
     places = range(number * batch_size, (number + 1) * batch_size)
     starts = []

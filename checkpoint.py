@@ -41,10 +41,10 @@ ONLY_VALUE = {
 TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
 
 
-def load(init_from, out_dir='out', device=None, dtype=None):
+def load(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
     """Return (model, tokenizer, checkpoint) of whatever init_from names, ready to be asked.
 
-    init_from: 'resume' for out_dir/ckpt.pt; 'tiny' or 'tiny-stories', shipped in models/; a model folder or a folder
+    init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder or a folder
     with a ckpt.pt; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2' or 'distilgpt2'.
     device: 'cpu', 'cuda', ...; None for the best there is. dtype: 'float32' (None), 'bfloat16' or 'float16'.
     The tokenizer is None where a folder has none and its vocabulary is not GPT-2's; the checkpoint is None for a
@@ -55,7 +55,7 @@ def load(init_from, out_dir='out', device=None, dtype=None):
         raise UserError('--init_from=scratch is a model without any training; only train.py can use it')
     path = Path(out_dir) if init_from == 'resume' else _folder_of(init_from)
     if init_from == 'resume' or (path / 'ckpt.pt').exists():
-        model, tokenizer, checkpoint = _load_checkpoint(path / 'ckpt.pt')
+        model, tokenizer, checkpoint = _load_checkpoint(path / (file if init_from == 'resume' else 'ckpt.pt'))
     else:
         model, tokenizer, checkpoint = load_pretrained(path), from_folder(path), None
     if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as it is and as nanoGPT pads it
@@ -271,10 +271,13 @@ def _read_safetensors(path):
 # Checkpoints --------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(path, model, tokenizer, **rest):
-    """Write a ckpt.pt that nanoGPT reads too. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and the like."""
+def save_checkpoint(path, model, tokenizer, state=None, **rest):
+    """Write a checkpoint that nanoGPT reads too.
+
+    state: the weights, None for those of the model. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and more.
+    """
     checkpoint = {
-        'model': model.state_dict(),
+        'model': model.state_dict() if state is None else state,
         'model_args': dataclasses.asdict(model.config),
         'gelu': model.gelu,
         'tokenizer': None if tokenizer is None else tokenizer.contents,

@@ -82,9 +82,11 @@ def eval(settings=None):
     processes = Processes()
     settings = replace(settings, device=settings.device or processes.device)
     source = None if settings.text else pair_source(settings)  # what is wrong with it is told before a model is loaded
-    subjects = [Subject(settings.init_from, *load_model(settings))]
-    if settings.compare_to is not None:
-        subjects.append(Subject(settings.compare_to, *load_model(replace(settings, init_from=settings.compare_to))))
+    subjects = [
+        Subject(settings.out_dir if name == 'resume' else name, *load_model(replace(settings, init_from=name)))
+        for name in (settings.init_from, settings.compare_to)
+        if name is not None
+    ]
     if source is None:
         block_sizes = [subject.model.config.block_size for subject in subjects]
         source = TextSource(settings.text, [subject.tokenizer for subject in subjects], block_sizes, settings.stride)

@@ -51,13 +51,15 @@ def pick_dtype(name=None):
 
 
 def pick_training_dtype(device, name=None):
-    """Return the dtype to train in: bfloat16 for None where the hardware multiplies in it, else float32."""
+    """Return the dtype to train in. None: bfloat16 where the hardware multiplies in it, float16 on other CUDA cards.
+
+    float16 overflows beyond 65,504, so its gradients need a scaler; elsewhere float32.
+    """
     if name is not None:
         return pick_dtype(name)
     if device.type == 'cuda':
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bfloat16 = device.type == 'cpu' and torch.cpu.get_capabilities().get('avx512_bf16', False)
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has_bfloat16 = device.type == 'cpu' and torch.cpu.get_capabilities().get('avx512_bf16', False)
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -81,7 +83,7 @@ def peak_flops(device, dtype):
         if known:
             return known[0]
     best, n, seconds = 0.0, 256, 0.0
-    while n <= 8192 and seconds < 0.1:  # larger products come nearer to the peak, as long as they are quick
+    while n <= 8192 and seconds < 0.02:  # larger products come nearer to the peak, as long as they are quick
         a = torch.randn(n, n, device=device).to(dtype)
         for _ in range(4):
             synchronize(device)

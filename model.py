@@ -164,6 +164,7 @@ class GPT(nn.Module):
         self.config = config
         self.gelu = gelu
         self.n_ids = config.vocab_size if n_ids is None else n_ids
+        self.gradient_checkpointing = False  # keep no layer's insides for the backward, compute them again: less memory
         self.transformer = nn.ModuleDict(
             {
                 'wte': nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
@@ -215,7 +216,10 @@ class GPT(nn.Module):
         positions = torch.arange(start, start + idx.size(1), device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
         for layer, block in enumerate(self.transformer.h):
-            x = block(x, caches[layer] if caches else None)
+            if self.gradient_checkpointing and self.training:
+                x = recompute_in_backward(block, x, use_reentrant=False)
+            else:
+                x = block(x, caches[layer] if caches else None)
         return self.transformer.ln_f(x)
 
     def logits(self, x):

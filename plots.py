@@ -230,6 +230,27 @@ def save(figure, path):
         figure.savefig(temporary, dpi=100, format='png')
 
 
+def draw_losses(path, curves):
+    """Write the losses of a training run. curves: name -> [(iteration, loss in nats per token)]."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
+    axes = figure.subplots()
+    styles = ({'color': BAR, 'linewidth': 0.8}, {'color': ROSE, 'marker': 'o'}, {'color': FELL, 'marker': 's'})
+    for (name, points), style in zip(curves.items(), styles):
+        if points:
+            axes.plot(*zip(*points), label=name, markersize=4, **style)
+    axes.set_xlabel('iteration')
+    axes.set_ylabel('loss, nats per token')
+    axes.grid(color='#dddddd', linewidth=0.6)
+    if any(curves.values()):
+        axes.legend(frameon=False)
+    for side in ('top', 'right'):
+        axes.spines[side].set_visible(False)
+    save(figure, path)
+    pyplot.close(figure)
+
+
 def shortened(text, length, from_end=False):
     """Return a text on one line, cut to a length where it is longer: its beginning, or its end."""
     text = re.sub(r'\s*\n\s*', ' ⏎ ', text)

@@ -1,180 +1,268 @@
-"""Turn text files into the token files that train.py reads: data/<dataset>/train.bin, val.bin and meta.json.
+"""Turn texts into the token files that train.py reads: data/<dataset>/train.bin, val.bin, perhaps test.bin, meta.json.
 
     python prepare_bin.py --input=my_stories.txt --dataset=my_stories
     python prepare_bin.py --input='books/*.txt' --dataset=books --train_bpe=4096
+    python prepare_bin.py --hf_dataset=roneneldan/TinyStories --text_column=text --dataset=tiny_stories
 
 A .bin file is the tokens of its documents one after another, 16 bits each (32 where the vocabulary needs them), with
 <|endoftext|> before, between and after the documents; a character tokenizer has none and gets the separator instead.
+
+The size of a text does not matter. Its documents are copied one by one into a temporary file in the dataset's folder,
+where the tokenizer is trained on them and where several processes read and encode them.
 """
 
-import glob
 import json
-import re
+import os
+import signal
+import tempfile
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 import configurator
-from common import UserError, find, sha256, written_whole
-from tokenizer import CharTokenizer, from_name, train_bpe
+from common import UserError, sha256, written_whole
+from documents import SPLITS, from_files, from_hub, gather, input_paths, pieces, read, share_out
+from tokenizer import CharTokenizer, from_contents, from_name, train_bpe
+
+BATCH = 2**20  # bytes of text that a process encodes at a time
+WORTH_A_PROCESS = 2**22  # bytes of text; fewer are encoded sooner than another process has started
 
 
 @dataclass
 class Settings:
-    """Turn text files into the token files that train.py reads."""
+    """Turn texts into the token files that train.py reads."""
 
-    input: str = ''  # text files (UTF-8), separated by commas; patterns such as 'books/*.txt' are understood
+    input: str = ''  # .txt, .jsonl, .csv or .parquet (UTF-8), folders, patterns such as 'books/*.txt'; commas between
+    hf_dataset: str = ''  # a dataset on the Hugging Face hub instead, such as roneneldan/TinyStories
+    hf_config: str = ''  # its configuration, if it has several
+    hf_split: str = 'train'  # its split to read
+    text_column: str = ''  # column of a table or hub dataset that holds the text; needed only if there are several
     dataset: str = ''  # name of the dataset: its files go to data/<dataset>/
     tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a model folder, or a tokenizer.json
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
-    separator: str = '\\n\\n\\n'  # what stands between documents; the default is two empty lines
+    separator: str = '\\n\\n\\n'  # what stands between documents of a .txt; the default is two empty lines
     val_fraction: float = 0.1  # share of the text, in whole documents, that is kept for validation
-    seed: int = 1337  # decides which documents are kept for validation
+    test_fraction: float = 0.0  # share that is kept for a test after all training; 0 writes no test.bin
+    keep_duplicates: bool = False  # keep documents that are the same, character for character, as an earlier one
+    num_workers: int | None = None  # processes that encode, by default one for each core; they change no byte
+    seed: int = 1337  # decides which documents are kept for validation and test
 
 
 def main(settings):
-    """Read, split, encode and write."""
-    if not settings.input or not settings.dataset:
-        raise UserError('say what to read and what to call it: --input=stories.txt --dataset=my_stories')
-    if not 0 <= settings.val_fraction <= 1:
-        raise UserError(f'--val_fraction={settings.val_fraction}: it is a share, from 0 to 1')
-    if settings.seed < 0:
-        raise UserError(f'--seed={settings.seed}: it cannot be negative')
-    separator = read_separator(settings.separator)
+    """Gather the documents, share them out, encode and write them."""
+    separator = check(settings)
     paths = input_paths(settings.input)
-    documents = [document for path in paths for document in split_documents(read_text(path), separator)]
-    if not documents:
-        raise UserError(f'there is no text in {settings.input}')
-    parts = dict(zip(('train', 'val'), hold_out(documents, settings.val_fraction, settings.seed), strict=True))
-    tokenizer = choose_tokenizer(settings, documents, parts['train'], separator)
+    tokenizer = None
+    if settings.train_bpe is None and settings.tokenizer != 'char':
+        tokenizer = from_name(settings.tokenizer)
+        tokenizer.encode(separator)  # a vocabulary that cannot be fetched shows here, before the long work
+    workers = settings.num_workers or cores()
+    if settings.hf_dataset:
+        hub = (settings.hf_dataset, settings.hf_config, settings.hf_split)
+        texts, source = from_hub(*hub, settings.text_column)
+    else:
+        texts, source = from_files(paths, separator, settings.text_column), None
+        workers = min(workers, sum(path.stat().st_size for path in paths) // WORTH_A_PROCESS)
 
     folder = Path('data') / settings.dataset
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    meta = {
-        'tokenizer': tokenizer.contents,
-        'vocab_size': tokenizer.vocab_size,
-        'dtype': dtype.name,
-        'sources': [{'name': path.name, 'bytes': path.stat().st_size, 'sha256': sha256(path)} for path in paths],
-    }
-    encoded = {split: encode_documents(part, tokenizer, separator, split) for split, part in parts.items()}
-    for split, part in parts.items():
-        ids = encoded[split]
-        with written_whole(folder / f'{split}.bin') as path:
-            np.array(ids, dtype=dtype).tofile(path)
-        meta[split] = {
-            'documents': len(part),
-            'bytes': sum(len(document.encode()) for document in part),
-            'tokens': len(ids),
-            'sha256': sha256(folder / f'{split}.bin'),
+    held_out = [settings.val_fraction, settings.test_fraction]
+    shares = [round(1 - sum(held_out), 9), *held_out]  # of train, val and test; 1 - 0.7 - 0.3 is not quite 0
+    with ExitStack() as stack:
+        path = stack.enter_context(temporary_file_in(folder))
+        if tokenizer is not None:
+            encode_all = stack.enter_context(encoder(tokenizer, separator, path, workers))
+        corpus, counts = gather(texts, path, settings.keep_duplicates)
+        if not len(corpus.starts):
+            raise UserError(f'there is no text in {settings.input or settings.hf_dataset}')
+        split = share_out(corpus, shares, settings.seed)
+        if tokenizer is None:
+            tokenizer = make_tokenizer(settings.train_bpe, corpus, split, separator)
+            encode_all = stack.enter_context(encoder(tokenizer, separator, path, workers))
+        meta = {
+            'tokenizer': tokenizer.contents,
+            'vocab_size': tokenizer.vocab_size,
+            'dtype': dtype_of(tokenizer).name,
+            'sources': [source] if source else [describe(file) for file in paths],
+            **counts,
         }
-        print(f'{folder / split}.bin: {len(part):,} documents, {meta[split]["bytes"]:,} bytes, {len(ids):,} tokens')
-    with written_whole(folder / 'meta.json') as path:
-        path.write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
-    if all(parts.values()):
+        write(folder, meta, corpus, split, marks(tokenizer, separator), encode_all)
+
+    for name in SPLITS:
+        if name in meta:
+            part = f'{meta[name]["documents"]:,} documents, {meta[name]["bytes"]:,} bytes'
+            print(f'{folder / name}.bin: {part}, {meta[name]["tokens"]:,} tokens')
+    if any(counts.values()):
+        duplicates, empty = counts['duplicates_dropped'], counts['empty_skipped']
+        print(f'left out: {duplicates:,} duplicates of earlier documents, {empty:,} rows without text')
+    if meta['train']['documents'] and meta['val']['documents']:
         by_tokenizer = {'gpt2': 'finetune_stories', 'tiny': 'finetune_own_text', 'tiny-stories': 'finetune_own_text'}
         config = by_tokenizer.get('' if settings.train_bpe else settings.tokenizer, 'train_tiny')
         print(f'train on it with: python train.py config/{config}.py --dataset={settings.dataset}')
 
 
-def read_separator(text):
-    """Return the separator that --separator means, \\n and other escapes as Python writes them."""
+def check(settings):
+    """Raise UserError for settings that cannot be; return the separator, escapes such as \\n made one character."""
+    if not settings.dataset or bool(settings.input) == bool(settings.hf_dataset):
+        raise UserError('say what to read, --input=my.txt or --hf_dataset=NAME, and what to call it: --dataset=my')
+    for name in ('val_fraction', 'test_fraction'):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f'--{name}={getattr(settings, name)}: it is a share, from 0 to 1')
+    if round(settings.val_fraction + settings.test_fraction, 9) > 1:
+        raise UserError(f'--val_fraction={settings.val_fraction} and --test_fraction={settings.test_fraction} exceed 1')
+    if settings.num_workers is not None and settings.num_workers < 1:
+        raise UserError(f'--num_workers={settings.num_workers}: at least 1 process has to do it')
+    if settings.seed < 0:
+        raise UserError(f'--seed={settings.seed}: it cannot be negative')
     try:
-        separator = text.encode('latin-1', 'backslashreplace').decode('unicode_escape')
+        separator = settings.separator.encode('latin-1', 'backslashreplace').decode('unicode_escape')
     except UnicodeDecodeError as error:
-        raise UserError(f'--separator={text}: {error.reason}; a backslash is written as two') from error
+        raise UserError(f'--separator={settings.separator}: {error.reason}; a backslash is written as two') from error
     if not separator:
         raise UserError('--separator is empty; say what stands between documents')
     return separator
 
 
-def input_paths(text):
-    """Return the files that a comma-separated list of names and patterns means."""
-    paths = []
-    for name in text.split(','):
-        found = sorted(glob.glob(name, recursive=True)) or [find(name)]
-        paths += [Path(path) for path in found]
-    return list({path.resolve(): path for path in paths}.values())  # once each, or val would hold what train holds
+def cores():
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def read_text(path):
-    """Read a UTF-8 file, its line ends made \\n."""
+@contextmanager
+def temporary_file_in(folder):
+    """Yield the path of a file in a folder; afterwards it is gone, and so is the folder if it was made and is empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        return path.read_text(encoding='utf-8-sig')
-    except OSError as error:
-        raise UserError(f'{path} cannot be read: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f'{path} is not UTF-8 text (byte {error.start}); convert it, for example with iconv -t UTF-8'
-        ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix='.documents.', dir=folder) as temporary:
+            yield Path(temporary) / 'documents'
+    except OSError as error:  # a full disk, most likely
+        message = f'cannot write {folder}: {error.strerror or error}; what was there before is still there'
+        raise UserError(message) from error
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
-def split_documents(text, separator):
-    """Return the documents of a text, without the empty lines around them.
+def make_tokenizer(bpe_size, corpus, split, separator):
+    """Train a BPE of bpe_size tokens on the training part or, without a size, collect the characters of everything."""
+    if bpe_size is None:
+        return CharTokenizer(sorted(set(separator).union(*corpus.texts(slice(None)))))
+    if not (split == 0).any():
+        raise UserError('a BPE is trained on the training part, and --val_fraction leaves nothing in it')
+    return train_bpe(corpus.texts(split == 0), bpe_size)
 
-    Lines that hold nothing but white space count as empty.
+
+def marks(tokenizer, separator):
+    """Return the ids that stand before, between and after documents."""
+    return tokenizer.encode(separator) if tokenizer.eot is None else [tokenizer.eot]
+
+
+def dtype_of(tokenizer):
+    """Return the type of a token in a .bin file."""
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+
+
+def describe(path):
+    """Return what meta.json says about a file that was read."""
+    return {'name': path.name, 'bytes': path.stat().st_size, 'sha256': sha256(path)}
+
+
+def write(folder, meta, corpus, split, between, encode_all):
+    """Encode all documents and write the dataset's files, all of them or none; complete `meta` with their counts."""
+    written = [name for name in SPLITS if name != 'test' or (split == 2).any()]
+    batches = []  # (name of the split, starts, ends) of some documents of one split that follow each other
+    for name in written:
+        chosen = np.flatnonzero(split == SPLITS.index(name))
+        sizes = (corpus.ends - corpus.starts)[chosen]
+        meta[name] = {'documents': len(chosen), 'bytes': int(sizes.sum()), 'tokens': 0}
+        for part in np.split(chosen, np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH)) + 1):
+            batches.append((name, corpus.starts[part], corpus.ends[part]))
+    total = sum(meta[name]['bytes'] for name in written)
+    progress = tqdm(total=total, desc='encoding', unit='B', unit_scale=True, leave=False, disable=None)
+    with ExitStack() as stack:  # what is entered last gets its name first, so meta.json is the last
+        meta_path = stack.enter_context(written_whole(folder / 'meta.json'))
+        paths = {name: stack.enter_context(written_whole(folder / f'{name}.bin')) for name in reversed(written)}
+        with ExitStack() as opened, progress:
+            files = {name: opened.enter_context(open(path, 'wb')) for name, path in paths.items()}
+            ids_of_batches = encode_all([batch[1:] for batch in batches])
+            for (name, starts, ends), ids in zip(batches, ids_of_batches, strict=True):
+                if len(ids) and not meta[name]['tokens']:
+                    ids = np.concatenate([np.array(between, ids.dtype), ids])
+                files[name].write(ids)
+                meta[name]['tokens'] += len(ids)
+                progress.update(int((ends - starts).sum()))
+        for name in written:
+            meta[name]['sha256'] = sha256(paths[name])
+        meta_path.write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
+    if 'test' not in written:
+        (folder / 'test.bin').unlink(missing_ok=True)  # from an earlier time; it may hold what train.bin holds now
+
+
+@contextmanager
+def encoder(tokenizer, separator, path, workers):
+    """Yield a function that encodes batches of documents, (starts, ends) in a file, and yields their ids in order.
+
+    Several workers are processes, which get ready at once and may wait. They are spawned on every system, since a fork
+    of a process that has threads may hang, and make their own tokenizer.
     """
-    text = re.sub(r'^[ \t]+$', '', text, flags=re.MULTILINE)
-    documents = (document.strip('\n') for document in text.split(separator))
-    return [document for document in documents if document]
+    job = (marks(tokenizer, separator), dtype_of(tokenizer), path)
+    if workers < 2:
+        yield lambda batches: (encode(tokenizer, *job, *batch) for batch in batches)
+        return
+    pool = ProcessPoolExecutor(workers, get_context('spawn'), start_worker, (tokenizer.contents, *job))
+    try:
+        for _ in range(workers):
+            pool.submit(os.getpid)  # a process is started when there is something to do
+        yield partial(encode_in, pool, 2 * workers)
+    except BrokenProcessPool as error:
+        raise UserError('a process that encodes has died, of too little memory perhaps; try --num_workers=1') from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def hold_out(documents, fraction, seed):
-    """Split documents into (train, val), whole ones, until val has its fraction of the characters, one at the least.
-
-    A single document is cut in two, at the end of a paragraph if there is one near where the fraction begins.
-    """
-    if len(documents) == 1 and 0 < fraction < 1:
-        return cut(documents[0], 1 - fraction)
-    goal = fraction * sum(map(len, documents))
-    val, size = set(), 0
-    for index in np.random.default_rng(seed).permutation(len(documents)):
-        # One more document only if that brings the size nearer to the goal; and never the last one, unless asked to.
-        if size + len(documents[index]) / 2 <= goal and (fraction == 1 or len(val) < len(documents) - 1):
-            val.add(index)
-            size += len(documents[index])
-    if fraction > 0 and not val:
-        val.add(min(range(len(documents)), key=lambda index: len(documents[index])))
-    train = [document for index, document in enumerate(documents) if index not in val]
-    return train, [documents[index] for index in sorted(val)]
+def encode_in(pool, ahead, batches):
+    """Yield the ids of each batch, in order, from processes that are at most `ahead` batches ahead."""
+    waiting = deque()
+    for batch in batches:
+        waiting.append(pool.submit(work, batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def cut(text, fraction):
-    """Cut one text in two at the end of a paragraph, else of a line, else of a word, else anywhere.
-
-    A place counts only if it makes the smaller part at most half as large again, and at least half as large, as asked.
-    """
-    goal = fraction * len(text)
-    near = min(fraction, 1 - fraction) * len(text) / 2
-    for end in ('\n\n', '\n', ' ', ''):
-        places = [match.end() for match in re.finditer(re.escape(end), text) if 0 < match.end() < len(text)]
-        places = [place for place in places if abs(place - goal) <= near or not end]
-        if places:
-            at = min(places, key=lambda place: abs(place - goal))
-            return [text[:at]], [text[at:]]
-    return [text], []
+def start_worker(contents, *rest):
+    """Prepare a new process for its work."""
+    global encode_here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    tokenizer = from_contents(contents)
+    tokenizer.encode(
+        ''
+    )  # GPT-2's vocabulary is read when it is first needed; the text is not yet there, so read it now
+    encode_here = partial(encode, tokenizer, *rest)
 
 
-def choose_tokenizer(settings, documents, train, separator):
-    """Return the tokenizer that the settings name, or train the one that they ask for."""
-    if settings.train_bpe is not None:
-        return train_bpe(train, settings.train_bpe)
-    if settings.tokenizer == 'char':
-        return CharTokenizer(sorted(set(separator).union(*documents)))
-    return from_name(settings.tokenizer)
+def work(batch):
+    """Encode a batch in a process that start_worker has prepared."""
+    return encode_here(*batch)
 
 
-def encode_documents(documents, tokenizer, separator, label, batch=64):
-    """Return the ids of all documents, one list, marked off from each other."""
-    between = [tokenizer.eot] if tokenizer.eot is not None else tokenizer.encode(separator)
-    ids = list(between) if documents else []
-    with tqdm(total=len(documents), desc=label, unit='document', leave=False, disable=None) as progress:
-        for first in range(0, len(documents), batch):
-            for encoded in tokenizer.encode_batch(documents[first : first + batch]):
-                ids += encoded + between
-                progress.update()
-    return ids
+def encode(tokenizer, between, dtype, path, starts, ends):
+    """Return the ids of the documents between these bytes of a file, `between` after each."""
+    ids = [np.zeros(0, dtype)]
+    for document in read(path, starts, ends):
+        ids += [np.array(tokenizer.encode(piece), dtype) for piece in pieces(document)]
+        ids.append(np.array(between, dtype))
+    return np.concatenate(ids)
 
 
 if __name__ == '__main__':

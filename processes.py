@@ -1,7 +1,8 @@
-"""The processes that work together: one, or as many as torchrun started, on one machine or several."""
+"""The processes that work together, one or as many as torchrun started, and the signals that stop them."""
 
 import atexit
 import os
+import signal
 import sys
 
 import torch
@@ -13,15 +14,19 @@ from common import UserError
 class Processes:
     """Who is there, who shares what; without torchrun, a single process that is the first and has everything."""
 
-    def __init__(self):
+    def __init__(self, backend=None):
+        """backend: of what GPUs exchange, nccl for None. What the CPU holds always goes through gloo."""
         self.count = int(os.environ.get('WORLD_SIZE', 1))
         self.rank = int(os.environ.get('RANK', 0))
         self.first = self.rank == 0
         self.device = None  # each process has a GPU of its own where there are GPUs
         if self.count > 1:
+            backends = 'gloo'
             if torch.cuda.is_available():
                 self.device = f'cuda:{os.environ["LOCAL_RANK"]}'
-            torch.distributed.init_process_group('gloo')  # rows are Python objects, whatever computed them
+                torch.cuda.set_device(self.device)
+                backends = f'cpu:gloo,cuda:{backend or "nccl"}'
+            torch.distributed.init_process_group(backends)
             atexit.register(torch.distributed.destroy_process_group)
         if not self.first:
             sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (everything is said once, by the first)
@@ -45,9 +50,42 @@ class Processes:
                 raise found
         return [thing for part in parts or [] for thing in part]
 
+    def sum(self, *numbers):
+        """Return the sums of each number over all processes, in float64, to all of them."""
+        sums = torch.tensor(numbers, dtype=torch.float64)
+        if self.count > 1:
+            torch.distributed.all_reduce(sums)
+        return sums.tolist()
+
     def broadcast(self, value):
         """Return the first process's value to all."""
         values = [value]
         if self.count > 1:
             torch.distributed.broadcast_object_list(values)
         return values[0]
+
+
+class Stop:
+    """Notes that a signal asks the program to end, which it does when it has finished what it is doing.
+
+    A second one ends it at once.
+    """
+
+    def __init__(self):
+        self.received = None  # the signal
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, number, frame):
+        self.received = signal.Signals(number)
+        self.forget()
+
+    def forget(self):
+        """Let signals do what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.forget()

@@ -1,29 +1,39 @@
 """Train or fine-tune a GPT on the token files that prepare_bin.py writes.
 
     python train.py config/finetune_stories.py                          GPT-2 on the children's stories
-    python train.py config/finetune_stories.py --init_from=distilgpt2   the same with a model of half the size
     python train.py config/finetune_stories.py --init_from=resume       go on where it was stopped
+    torchrun --nproc_per_node=2 train.py config/finetune_stories.py     with two GPUs, or two processes
 
-The settings are nanoGPT's, and nanoGPT's config files work.
+The settings are nanoGPT's, and nanoGPT's config files work. What a step learns from, and what dropout leaves out, is
+decided by the seed and the step's number: nothing but weights and optimizer need be kept for a run to go on exactly.
 """
 
+import contextlib
 import dataclasses
-import json
+import itertools
 import math
+import platform
+import re
+import shlex
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import batches
 import checkpoint as checkpoints
 import configurator
-from batches import data_folder, evaluation_batches, open_tokens, read_meta, training_batch
-from common import UserError, written_whole
-from hardware import autocast, peak_flops, pick_device, pick_dtype, pick_training_dtype
-from model import GPT, GPTConfig
-from tokenizer import GPT2Tokenizer, from_folder
+from common import UserError
+from hardware import autocast, pick_device, pick_dtype, pick_training_dtype
+from lora import add_lora, merged_state_dict, split_state_dict
+from monitor import Clock, Monitor
+from processes import Processes, Stop
+from starting import check, check_tokens, freeze, make_model
 
 
 @dataclass
@@ -31,19 +41,24 @@ class Settings:
     """Train or fine-tune a GPT."""
 
     # in and out
-    out_dir: str = 'out'  # where ckpt.pt and metrics.jsonl go
+    out_dir: str = 'out'  # where ckpt.pt, last.pt, metrics.jsonl and loss.png go
     init_from: str = 'scratch'  # scratch, resume, gpt2 (any size), tiny, a model folder or a name on the hub
-    eval_interval: int = 2000  # iterations between evaluations (and checkpoints)
+    overwrite: bool = False  # begin a new run in an out_dir that holds another, which is lost
+    eval_interval: int = 2000  # iterations between evaluations
     log_interval: int = 1  # iterations between lines of the log
-    eval_iters: int = 200  # batches of each split that an evaluation looks at, at the most
+    eval_iters: int = 200  # batches of each split that an evaluation looks at, at the most; always the same ones
     eval_only: bool = False  # evaluate once and stop
-    always_save_checkpoint: bool = True  # False: only after an evaluation better than all before it
+    always_save_checkpoint: bool = True  # ckpt.pt after every evaluation; False: only after one better than all before
+    save_interval: int | None = None  # iterations between last.pt, which resume goes on from (None: each evaluation)
+    save_minutes: float = 10.0  # and minutes between them at the most
     wandb_log: bool = False  # log to Weights & Biases too (pip install wandb)
     wandb_project: str = 'owt'  # project there
     wandb_run_name: str = 'gpt2'  # name of the run there
+    sample_prompt: str | None = None  # at each evaluation, let the model go on from this
+    eval_file: str | None = None  # at each evaluation, score these pairs (as eval.py's --eval_data)
     # data
     dataset: str = 'openwebtext'  # data/<dataset>/train.bin and val.bin, made by prepare_bin.py
-    gradient_accumulation_steps: int = 5 * 8  # batches that make up one step
+    gradient_accumulation_steps: int = 5 * 8  # batches that make up one step, shared out among the processes
     batch_size: int = 12  # sequences in a batch
     block_size: int = 1024  # tokens in a sequence
     # model, for scratch
@@ -52,9 +67,15 @@ class Settings:
     n_embd: int = 768  # width
     dropout: float = 0.0  # 0 is good for pretraining, 0.1 or more for fine-tuning on little text
     bias: bool = False  # biases in Linear and LayerNorm; GPT-2 has them, without is a little better and faster
+    # fine-tuning
+    freeze: int | None = None  # leave the embeddings and the lowest so many blocks as they are
+    lora_rank: int = 0  # learn low-rank additions to the matrices instead of the weights; 0: the weights
+    lora_alpha: float = 16.0  # the additions count alpha / rank times
     # AdamW
     learning_rate: float = 6e-4  # the highest it gets
     max_iters: int = 600000  # steps to train
+    epochs: float | None = None  # instead of max_iters: how often to go through the training part
+    patience: int | None = None  # stop after so many evaluations in a row that were no better than the best
     weight_decay: float = 1e-1  # of matrices and embeddings
     beta1: float = 0.9  # decay of the gradient's mean
     beta2: float = 0.95  # decay of the gradient's square
@@ -67,278 +88,302 @@ class Settings:
     # machine
     seed: int = 1337  # decides first weights, order of the data and dropout
     device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best there is
-    dtype: str | None = None  # float32, bfloat16, float16; None for bfloat16 where the hardware has it
+    dtype: str | None = None  # float32, bfloat16, float16; None for the fastest that the hardware has
     compile: bool = False  # torch.compile the model: slower to start, then faster
+    gradient_checkpointing: bool = False  # compute each layer again in the backward: less memory, a third more time
+    backend: str | None = None  # of torchrun's processes: nccl (None) or gloo for GPUs; CPUs have gloo
 
 
 def main(settings):
-    """Make or load a model, then train, evaluate and save it until max_iters."""
+    """Make or load a model, then train, evaluate and save it until max_iters, patience or a signal ends it."""
     check(settings)
-    device = pick_device(settings.device)
-    # A measurement is made in float32 unless it is asked for otherwise, training in what is fastest.
-    dtype = pick_dtype(settings.dtype) if settings.eval_only else pick_training_dtype(device, settings.dtype)
-    torch.manual_seed(settings.seed)
-    data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
-    meta = read_meta(settings.dataset)
-    model, tokenizer, checkpoint = make_model(settings, meta, device)
-    for split, tokens in data.items():
-        if not meta and len(tokens) and tokens.max() >= model.n_ids:  # nobody vouches for them
-            raise UserError(
-                f'data/{settings.dataset}/{split}.bin has token {tokens.max()}, and the model knows only {model.n_ids}'
-            )
-    optimizer = model.configure_optimizers(
-        settings.weight_decay, settings.learning_rate, (settings.beta1, settings.beta2), device.type
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    iter_num, best_val_loss = 0, math.inf
-    if checkpoint is not None:
-        iter_num, best_val_loss = checkpoint['iter_num'], float(checkpoint['best_val_loss'])
-        optimizer.load_state_dict(checkpoint.pop('optimizer'))
-        restore_random_state(checkpoint.get('random_state'))
-    if settings.compile:
-        model.compile()
+    run = Run(settings)
+    if settings.eval_only:
+        print(describe(run.losses(), run))
+        return
+    try:
+        run.begin()
+        train(run)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not re.search('out of memory|allocate memory', str(error)):
+            raise
+        raise UserError(
+            f'out of memory on {run.device.type}: lower --batch_size and raise --gradient_accumulation_steps as much, '
+            'lower --block_size, or set --gradient_checkpointing=True or --lora_rank=8'
+        ) from error
 
-    precision = str(dtype).removeprefix('torch.')
-    block_size = model.config.block_size
-    for split, tokens in data.items():
-        if len(tokens) <= block_size and not (settings.eval_only and len(tokens) == 0):
-            raise UserError(
-                f'data/{settings.dataset}/{split}.bin has {len(tokens)} tokens, too few for block_size={block_size}; '
-                'a smaller --block_size helps, or a larger --val_fraction in prepare_bin.py'
-            )
 
-    def loss_of(x, y):
+def train(run):
+    """Take steps from run.iter_num on, with evaluations and checkpoints between them."""
+    settings, processes, first = run.settings, run.processes, run.processes.first
+    ours = range(processes.rank, settings.gradient_accumulation_steps, processes.count)  # of the batches of a step
+    numbers = (i * settings.gradient_accumulation_steps + m for i in itertools.count(run.iter_num) for m in ours)
+    coming = batches.prefetched(run.batch, numbers)
+    clock, saved_at = Clock(run), time.perf_counter()
+    bar = {'total': run.max_iters, 'initial': run.iter_num, 'unit': 'it', 'dynamic_ncols': True, 'disable': not first}
+    with Stop() as stop, contextlib.closing(coming), tqdm(**bar) as progress:
+        while True:
+            due = settings.save_interval is not None and run.iter_num % settings.save_interval == 0
+            if not run.evaluated and (run.iter_num % settings.eval_interval == 0 or run.iter_num >= run.max_iters):
+                evaluate(run, progress)
+                due = due or settings.save_interval is None
+                clock.restart(run.iter_num)  # what an evaluation takes is not the training's
+            exhausted = settings.patience is not None and run.evaluations_since_best >= settings.patience
+            stopped, minutes = processes.sum(bool(stop.received), (time.perf_counter() - saved_at) / 60)
+            done = run.iter_num >= run.max_iters or exhausted or stopped
+            if due or done or minutes >= settings.save_minutes * processes.count:
+                weights, lora = split_state_dict(run.model)
+                run.save('last.pt', weights, lora=lora)
+                saved_at = time.perf_counter()
+                clock.restart(run.iter_num)
+            if done:
+                break
+
+            loss, learning_rate = run.step(coming)
+            progress.update()
+            if run.iter_num % settings.log_interval == 0 and first:
+                speed, mfu = clock.read(run.iter_num)
+                progress.set_postfix_str(
+                    f'loss {loss:.3f}, lr {learning_rate:.1e}, {speed:,.0f} tokens/s, mfu {mfu:.0%}'
+                )
+                values = {'loss': loss, 'lr': learning_rate, 'tokens_per_second': speed, 'mfu': mfu}
+                run.monitor.log(run.iter_num, values)
+    if first:
+        run.monitor.draw()
+    how_it_ended(run, stop, exhausted)
+
+
+def evaluate(run, progress):
+    """Measure the losses, tell of them, and keep the weights that sample.py and eval.py are to use."""
+    losses = run.losses()
+    improved = losses['val'] < run.best_val_loss
+    run.best_val_loss = min(run.best_val_loss, losses['val'])
+    run.evaluations_since_best = 0 if improved else run.evaluations_since_best + 1
+    run.evaluated = True
+    if run.processes.first:
+        run.monitor.log(run.iter_num, {f'{split}_loss': loss for split, loss in losses.items()})
+        progress.write(f'iteration {run.iter_num}: {describe(losses, run)}')
+        for line in run.monitor.look(run.model, run.iter_num):
+            progress.write(line)
+        if run.iter_num > 0 and (improved or run.settings.always_save_checkpoint):
+            run.save('ckpt.pt', merged_state_dict(run.model))
+            run.monitor.draw()
+
+
+def how_it_ended(run, stop, exhausted):
+    """Say what there is now, and how to go on."""
+    out_dir = run.settings.out_dir
+    if stop.received:
+        flags = [argument for argument in sys.argv[1:] if not argument.startswith(('--init_from', '--overwrite'))]
+        command = shlex.join(['python', 'train.py', *flags, '--init_from=resume'])
+        print(f'stopped by {stop.received.name} after iteration {run.iter_num}; go on with: {command}')
+        sys.exit(128 + stop.received)
+    if exhausted:
+        print(f'no better for {run.evaluations_since_best} evaluations in a row, so it ends here')
+    if run.saved:
+        print(f'sample from it with: python sample.py --out_dir={out_dir}')
+    else:
+        print('there is no new ckpt.pt: no evaluation was better than the one before training')
+
+
+class Run:
+    """A model in training: the weights, what optimises them, and how far it has come."""
+
+    def __init__(self, settings):
+        """Load data and model; what is wrong with either is told here."""
+        self.settings, self.processes = settings, Processes(settings.backend)
+        if settings.gradient_accumulation_steps % self.processes.count:
+            raise UserError(
+                f'--gradient_accumulation_steps={settings.gradient_accumulation_steps} cannot be shared out among '
+                f'{self.processes.count} processes; choose a multiple'
+            )
+        self.device = pick_device(settings.device or self.processes.device)
+        # A measurement is made in float32 unless it is asked for otherwise, training in what is fastest.
+        pick = pick_dtype if settings.eval_only else lambda name: pick_training_dtype(self.device, name)
+        self.dtype = pick(settings.dtype)
+        self.data = {split: batches.open_tokens(settings.dataset, split) for split in ('train', 'val')}
+        self.meta = batches.read_meta(settings.dataset)
+        torch.manual_seed(settings.seed)
+        self.model, self.tokenizer, self.checkpoint = make_model(settings, self.device)
+        check_tokens(self.data, self.model, settings)
+        self.network = self.model  # what is called in training; several processes put a wrapper around it
+        self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0
+        self.evaluated = self.saved = False  # at iter_num already; a ckpt.pt
+
+    def begin(self):
+        """Set up what only training needs, as a checkpoint left it if there is one."""
+        settings, model = self.settings, self.model
+        steps = settings.gradient_accumulation_steps * settings.batch_size  # sequences in a step
+        self.max_iters = settings.max_iters
+        if settings.epochs is not None:
+            blocks = batches.blocks_of(self.data['train'], model.config.block_size)
+            self.max_iters = max(1, math.ceil(settings.epochs * blocks / steps))
+        freeze(model, settings.freeze)
+        if settings.lora_rank:
+            add_lora(model, settings.lora_rank, settings.lora_alpha)
+        model.gradient_checkpointing = settings.gradient_checkpointing
+        betas = (settings.beta1, settings.beta2)
+        self.optimizer = model.configure_optimizers(
+            settings.weight_decay, settings.learning_rate, betas, self.device.type
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.data_sha256 = batches.fingerprint(self.data['train'])
+        if self.checkpoint is not None:
+            self._restore(self.checkpoint)
+            self.checkpoint = None  # its memory is needed
+        self.monitor = None
+        if self.processes.first:
+            self.monitor = Monitor(settings, self.iter_num, self.evaluated, self.tokenizer)
+        if settings.compile:
+            model.compile()
+        if self.processes.count > 1:
+            device_ids = [self.device] if self.device.type == 'cuda' else None
+            self.network = DistributedDataParallel(model, device_ids=device_ids)
+        print(
+            f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
+            f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trained, on '
+            f'{self.device.type} in {self.precision}; {len(self.data["train"]):,} tokens, '
+            f'{steps * model.config.block_size:,} a step, {self.max_iters:,} steps'
+        )
+
+    def _restore(self, checkpoint):
+        """Go on from a checkpoint: last.pt, or the ckpt.pt of a run of nanoGPT."""
+        settings = self.settings
+        if checkpoint.get('data_sha256', self.data_sha256) != self.data_sha256:
+            raise UserError(
+                f'data/{settings.dataset}/train.bin is not what the run in {settings.out_dir} was trained on; '
+                f'--init_from={settings.out_dir} --out_dir=ANOTHER starts a new run from its weights'
+            )
+        self.model.load_state_dict(checkpoint.get('lora', {}), strict=False)
+        self.optimizer.load_state_dict(checkpoint['optimizer'])
+        self.scaler.load_state_dict(checkpoint.get('scaler') or {})
+        self.iter_num, self.best_val_loss = checkpoint['iter_num'], float(checkpoint['best_val_loss'])
+        self.evaluations_since_best = checkpoint.get('evaluations_since_best', 0)
+        self.evaluated, self.saved = checkpoint.get('evaluated', False), checkpoint.get('saved', True)
+
+    @property
+    def precision(self):
+        """The name of the dtype that is computed in."""
+        return str(self.dtype).removeprefix('torch.')
+
+    # Steps ----------------------------------------------------------------------------------------------------------
+
+    def batch(self, number):
+        """Return the number of a batch and its inputs and targets, (B, T) each."""
+        settings, block_size = self.settings, self.model.config.block_size
+        x, y = batches.training_batch(self.data['train'], block_size, settings.batch_size, number, settings.seed)
+        if self.device.type == 'cuda':
+            x, y = x.pin_memory(), y.pin_memory()  # from which they are copied while the GPU computes
+        return number, x, y
+
+    def loss_of(self, network, x, y):
         """Return the mean loss of a batch in nats per token."""
-        with autocast(device, dtype):
-            return model(x.to(device), y.to(device), want_logits=False)[1]
+        x, y = (part.to(self.device, non_blocking=True) for part in (x, y))
+        with autocast(self.device, self.dtype):
+            return network(x, y, want_logits=False)[1]
+
+    def step(self, coming):
+        """Learn from as many batches as make up a step; return their mean loss and the learning rate."""
+        settings, accumulate = self.settings, self.settings.gradient_accumulation_steps
+        learning_rate = learning_rate_at(self.iter_num, settings, self.max_iters)
+        for group in self.optimizer.param_groups:
+            group['lr'] = learning_rate
+        total, micro_steps = 0.0, accumulate // self.processes.count
+        for micro_step, (number, x, y) in enumerate(itertools.islice(coming, micro_steps), 1):
+            # Dropout draws from a generator that starts anew for each batch, so that there is no state to keep.
+            torch.manual_seed(int(np.random.SeedSequence((settings.seed, number)).generate_state(1, np.uint64)[0]))
+            last = micro_step == micro_steps
+            with contextlib.nullcontext() if last or self.network is self.model else self.network.no_sync():
+                loss = self.loss_of(self.network, x, y)
+                # DistributedDataParallel takes the mean over processes, each of which has its share of the batches.
+                self.scaler.scale(loss / micro_steps).backward()
+            total += loss.detach()  # not .item(), which would wait for a GPU at every micro-step
+        (loss,) = self.processes.sum(float(total) / accumulate)
+        self.scaler.unscale_(self.optimizer)
+        trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip or math.inf)
+        # With float16 an infinite gradient only means that the scaler tries a smaller scale; it skips the step.
+        if not math.isfinite(loss) or not (norm.isfinite() or self.scaler.is_enabled()):
+            raise UserError(
+                f'iteration {self.iter_num + 1}: the loss is {loss} and the gradient {float(norm)} long, which is not '
+                f'finite; nothing of it is kept. A lower --learning_rate, a longer warm-up or --dtype=float32 may help'
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.iter_num += 1
+        self.evaluated = False
+        return loss, learning_rate
+
+    # Evaluation -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate():
-        """Return the mean loss in nats per token of each split, always over the same batches."""
-        model.eval()
+    def losses(self):
+        """Return the mean loss in nats per token of each split, always over the same batches, shared out."""
+        settings, processes = self.settings, self.processes
+        self.model.eval()
         losses = {}
-        for split, tokens in data.items():
-            if len(tokens) == 0:
-                continue
-            batches = evaluation_batches(tokens, block_size, settings.batch_size, settings.eval_iters)
-            total = [(loss_of(x, y).item(), len(x)) for x, y in batches]
-            losses[split] = sum(loss * n for loss, n in total) / sum(n for _, n in total)
-        model.train()
+        for split, tokens in self.data.items():
+            made = batches.evaluation_batches(
+                tokens, self.model.config.block_size, settings.batch_size, settings.eval_iters
+            )
+            ours = itertools.islice(made, processes.rank, None, processes.count) if len(tokens) else ()
+            found = [(self.loss_of(self.model, x, y).item(), len(x)) for x, y in ours]
+            total, n = processes.sum(sum(loss * n for loss, n in found), sum(n for _, n in found))
+            if n:
+                losses[split] = total / n
+        self.model.train()
         return losses
 
-    if settings.eval_only:
-        for split, loss in evaluate().items():
-            print(f'{split}: {describe_loss(loss, meta, split)}, computed in {precision}')
-        return
-
-    log = open_log(settings, iter_num)
-    tokens_per_iter = settings.gradient_accumulation_steps * settings.batch_size * block_size
-    print(
-        f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters on {device.type} in {precision}, '
-        f'{len(data["train"]):,} tokens, {tokens_per_iter:,} a step'
-    )
-    peak = peak_flops(device, dtype)
-    progress = tqdm(total=settings.max_iters, initial=iter_num, unit='it', dynamic_ncols=True)
-    started, logged = time.perf_counter(), iter_num
-    saved = False
-    while True:
-        learning_rate = learning_rate_at(iter_num, settings)
-        for group in optimizer.param_groups:
-            group['lr'] = learning_rate
-
-        if iter_num % settings.eval_interval == 0 or iter_num >= settings.max_iters:
-            losses = evaluate()
-            described = [f'{split} {describe_loss(loss, meta, split)}' for split, loss in losses.items()]
-            progress.write(f'iteration {iter_num}: {", ".join(described)}, computed in {precision}')
-            log(iter_num, {f'{split}_loss': loss for split, loss in losses.items()})
-            improved = losses['val'] < best_val_loss
-            best_val_loss = min(best_val_loss, losses['val'])
-            if iter_num > 0 and (improved or settings.always_save_checkpoint):
-                checkpoints.save_checkpoint(
-                    Path(settings.out_dir) / 'ckpt.pt',
-                    model,
-                    tokenizer,
-                    optimizer=optimizer.state_dict(),
-                    iter_num=iter_num,
-                    best_val_loss=best_val_loss,
-                    config=dataclasses.asdict(settings),
-                    random_state=random_state(),
-                )
-                saved = True
-            started, logged = time.perf_counter(), iter_num  # what an evaluation takes is not the training's
-        if iter_num >= settings.max_iters:
-            break
-
-        mean_loss = 0.0
-        for micro_step in range(settings.gradient_accumulation_steps):
-            batch_number = iter_num * settings.gradient_accumulation_steps + micro_step
-            x, y = training_batch(data['train'], block_size, settings.batch_size, batch_number, settings.seed)
-            loss = loss_of(x, y) / settings.gradient_accumulation_steps
-            scaler.scale(loss).backward()
-            mean_loss += loss.detach()  # not .item(), which would wait for a GPU at every micro-step
-        if settings.grad_clip:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        iter_num += 1
-        progress.update()
-
-        if iter_num % settings.log_interval == 0:
-            seconds = (time.perf_counter() - started) / (iter_num - logged)
-            started, logged = time.perf_counter(), iter_num
-            sequences = settings.gradient_accumulation_steps * settings.batch_size
-            mfu = model.estimate_mfu(sequences, seconds, peak)
-            speed = tokens_per_iter / seconds
-            mean_loss = mean_loss.item()
-            progress.set_postfix_str(
-                f'loss {mean_loss:.3f}, lr {learning_rate:.1e}, {speed:,.0f} tokens/s, mfu {mfu:.0%}'
-            )
-            log(iter_num, {'loss': mean_loss, 'lr': learning_rate, 'tokens_per_second': speed, 'mfu': mfu})
-    progress.close()
-    if saved:
-        print(f'sample from it with: python sample.py --out_dir={settings.out_dir}')
-    else:
-        print('nothing was saved: no evaluation was better than the one before training')
-
-
-def check(settings):
-    """Raise UserError for values that cannot be meant, before anything is read or written."""
-    counts = 'gradient_accumulation_steps batch_size block_size n_head n_embd eval_interval eval_iters log_interval'
-    least = dict.fromkeys(counts.split(), 1) | dict.fromkeys(
-        ['n_layer', 'learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'dropout', 'beta1', 'beta2', 'seed'], 0
-    )
-    for name, at_least in least.items():
-        value = getattr(settings, name)
-        if not at_least <= value < math.inf:
-            raise UserError(f'--{name}={value}: it is at least {at_least}')
-    for name, below in {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63}.items():
-        if getattr(settings, name) >= below:
-            raise UserError(f'--{name}={getattr(settings, name)}: it is below {below}')
-
-
-# Model --------------------------------------------------------------------------------------------------------------
-
-
-def make_model(settings, meta, device):
-    """Return (model, tokenizer, checkpoint) for the settings; the checkpoint is None unless a run is resumed."""
-    if settings.init_from == 'scratch':
-        folder = data_folder(settings.dataset)
-        tokenizer = from_folder(folder)
-        # Without a word about it, tokens are GPT-2's, as in nanoGPT, which pads their number for speed.
-        vocab_size = 50304 if tokenizer is None else tokenizer.vocab_size
-        tokenizer = tokenizer or GPT2Tokenizer()
-        shape = {
-            name: getattr(settings, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'dropout', 'bias')
-        }
-        try:
-            model = GPT(GPTConfig(vocab_size=vocab_size, **shape), n_ids=tokenizer.vocab_size)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return model.to(device).train(), tokenizer, None
-    model, tokenizer, checkpoint = checkpoints.load(settings.init_from, settings.out_dir, str(device))
-    of_data = from_folder(data_folder(settings.dataset))
-    if of_data is not None and tokenizer is not None and of_data.fingerprint != tokenizer.fingerprint:
-        name = 'gpt2' if tokenizer.fingerprint == GPT2Tokenizer.fingerprint else settings.init_from
-        raise UserError(
-            f'the tokens of data/{settings.dataset} were made with another tokenizer than {settings.init_from} has; '
-            f'make new ones: python prepare_bin.py --input=... --dataset=ANOTHER_NAME --tokenizer={name}'
+    def save(self, file, state, **rest):
+        """Write a checkpoint into out_dir, whole or not at all; the first process does."""
+        if not self.processes.first:
+            return
+        self.saved = self.saved or file == 'ckpt.pt'
+        checkpoints.save_checkpoint(
+            Path(self.settings.out_dir) / file,
+            self.model,
+            self.tokenizer,
+            state,
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            iter_num=self.iter_num,
+            best_val_loss=self.best_val_loss,
+            evaluations_since_best=self.evaluations_since_best,
+            evaluated=self.evaluated,
+            saved=self.saved,
+            config=dataclasses.asdict(self.settings),
+            data_sha256=self.data_sha256,
+            versions={'python': platform.python_version(), 'torch': str(torch.__version__)},
+            **rest,
         )
-    if settings.block_size < model.config.block_size:
-        model.crop_block_size(settings.block_size)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = settings.dropout
-    model.config.dropout = settings.dropout
-    if settings.init_from != 'resume':
-        checkpoint = None
-    elif missing := {'optimizer', 'iter_num', 'best_val_loss'} - checkpoint.keys():
-        raise UserError(
-            f'{settings.out_dir}/ckpt.pt has no {", ".join(sorted(missing))} to resume with; '
-            f'--init_from={settings.out_dir} starts a new run from its weights'
+
+
+def describe(losses, run):
+    """Return each loss as text, in bits per byte too where the dataset's bytes are known."""
+    texts = []
+    for split, loss in losses.items():
+        counts = run.meta.get(split) or {}
+        bits = (
+            f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
+            if counts.get('bytes')
+            else ''
         )
-    return model.train(), tokenizer, checkpoint
+        texts.append(f'{split}: {loss:.4f} nats per token{bits}')
+    return f'{", ".join(texts)}, computed in {run.precision}'
 
 
-def learning_rate_at(iter_num, settings):
+def learning_rate_at(iter_num, settings, max_iters):
     """Return the learning rate of a step: a straight way up, then half a cosine down (Loshchilov & Hutter 2017)."""
     if not settings.decay_lr:
         return settings.learning_rate
     if iter_num < settings.warmup_iters:
         return settings.learning_rate * (iter_num + 1) / (settings.warmup_iters + 1)
-    lr_decay_iters = settings.max_iters if settings.lr_decay_iters is None else settings.lr_decay_iters
+    lr_decay_iters = max_iters if settings.lr_decay_iters is None else settings.lr_decay_iters
     if iter_num >= lr_decay_iters:
         return settings.min_lr
     share = (iter_num - settings.warmup_iters) / (lr_decay_iters - settings.warmup_iters)
     return settings.min_lr + (settings.learning_rate - settings.min_lr) * (1 + math.cos(math.pi * share)) / 2
-
-
-def random_state():
-    """Return the state of torch's random generators, which dropout draws from."""
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    return {'cpu': torch.get_rng_state(), 'cuda': torch.cuda.get_rng_state_all(), 'mps': mps}
-
-
-def restore_random_state(state):
-    """Set the random generators back; nanoGPT's checkpoints have no state, and then they stay as they are."""
-    if state is not None:
-        torch.set_rng_state(state['cpu'])
-        if len(state['cuda']) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state['cuda'])
-        if state.get('mps') is not None and torch.backends.mps.is_available():
-            torch.mps.set_rng_state(state['mps'])
-
-
-# Log ----------------------------------------------------------------------------------------------------------------
-
-
-def describe_loss(loss, meta, split):
-    """Return a loss as text, in bits per byte too where the dataset's bytes are known."""
-    text = f'{loss:.4f} nats per token'
-    counts = meta.get(split)
-    if counts and counts['bytes']:
-        text += f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
-    return text
-
-
-def open_log(settings, iter_num):
-    """Return a function log(iter_num, values) that writes to metrics.jsonl and, if asked, to Weights & Biases.
-
-    A resumed run keeps the lines up to the iteration that it resumes from.
-    """
-    wandb = None
-    if settings.wandb_log:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError('--wandb_log needs Weights & Biases: pip install wandb') from error
-        wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=dataclasses.asdict(settings))
-    path = Path(settings.out_dir) / 'metrics.jsonl'
-    kept = kept_lines(path, iter_num) if iter_num > 0 and path.exists() else []
-    with written_whole(path) as temporary:
-        temporary.write_text(''.join(f'{line}\n' for line in kept))
-
-    def log(iter_num, values):
-        with open(path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps({'iter': iter_num, **values}) + '\n')
-        if wandb is not None:
-            wandb.log(values, step=iter_num)
-
-    return log
-
-
-def kept_lines(path, iter_num):
-    """Return the lines up to an iteration, without its evaluation, which a resumed run makes again."""
-    kept = []
-    for line in path.read_text(encoding='utf-8').splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:  # cut short when the machine stopped
-            continue
-        if entry['iter'] < iter_num or (entry['iter'] == iter_num and 'loss' in entry):
-            kept.append(line)
-    return kept
 
 
 if __name__ == '__main__':

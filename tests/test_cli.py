@@ -516,7 +516,8 @@ def test_a_pair_without_a_response(here):
 
 def test_no_dataset(here):
     words = ['data/nothing/train.bin', 'python prepare_bin.py', '--dataset=nothing']
-    assert_runs_into_error('train.py', 'config/small.py', '--dataset=nothing', words=words, cwd=here)
+    arguments = ('config/small.py', '--dataset=nothing', '--out_dir=new')
+    assert_runs_into_error('train.py', *arguments, words=words, cwd=here)
 
 
 @pytest.mark.parametrize(
@@ -653,6 +654,7 @@ def test_a_checkpoint_with_code_in_it_does_not_run(here, script, protocol):
         torch.save(intruder, here / 'out' / 'ckpt.pt')
     else:
         (here / 'out' / 'ckpt.pt').write_bytes(pickle.dumps(intruder, protocol))
+    (here / 'out' / 'last.pt').unlink()
     config = ['config/small.py'] if script == 'train.py' else []
     message = assert_refuses(script, *config, *RESUME, words=['ckpt.pt'], cwd=here)
     assert 'weights_only' not in message  # that is how to run what it holds
@@ -675,6 +677,7 @@ def test_a_checkpoint_without_its_optimizer_cannot_be_resumed(here):
     ckpt = torch.load(here / 'out' / 'ckpt.pt', weights_only=True)
     del ckpt['optimizer']
     torch.save(ckpt, here / 'out' / 'ckpt.pt')
+    (here / 'out' / 'last.pt').unlink()
     words = ['no optimizer', '--init_from=out']
     assert_refuses('train.py', 'config/small.py', '--init_from=resume', words=words, cwd=here)
 
@@ -731,7 +734,9 @@ REFUSED_BY_TRAIN = [
 @pytest.mark.parametrize(('arguments', 'words'), REFUSED_BY_TRAIN, ids=as_typed(REFUSED_BY_TRAIN))
 def test_train_refuses(here, monkeypatch, arguments, words):
     monkeypatch.setitem(sys.modules, 'wandb', None)
-    assert_refuses('train.py', 'config/small.py', '--max_iters=1', *arguments, words=words, cwd=here)
+    out_dir = 'out' if '--init_from=resume' in arguments else 'new'
+    arguments = ('config/small.py', f'--out_dir={out_dir}', '--max_iters=1', *arguments)
+    assert_refuses('train.py', *arguments, words=words, cwd=here)
 
 
 @pytest.mark.parametrize(
@@ -749,14 +754,15 @@ def test_train_refuses_damaged_data(here, file, damage, words):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes() + damage)
-    assert_refuses('train.py', 'config/small.py', '--max_iters=20', words=words, cwd=here)
+    assert_refuses('train.py', 'config/small.py', '--out_dir=new', '--max_iters=20', words=words, cwd=here)
 
 
 def test_train_refuses_tokens_that_the_model_does_not_have(here):
     (here / 'data' / 'stories' / 'meta.json').unlink()  # as nanoGPT leaves its data, without a word about the tokenizer
     with open(here / 'data' / 'stories' / 'train.bin', 'ab') as file:
         np.full(10, 50256, dtype=np.uint16).tofile(file)
-    assert_refuses('train.py', 'config/small.py', '--init_from=folder', words=['train.bin', '50256'], cwd=here)
+    arguments = ('config/small.py', '--init_from=folder', '--out_dir=new')
+    assert_refuses('train.py', *arguments, words=['train.bin', '50256'], cwd=here)
 
 
 def test_out_dir_alone_asks_for_the_model_that_was_trained_there(here):

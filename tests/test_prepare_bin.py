@@ -1,5 +1,6 @@
 """Text files become token files: whole documents, each in one split, nothing lost; and the stories that are shipped."""
 
+import csv
 import errno
 import hashlib
 import itertools
@@ -9,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, needs_gpt2_vocabulary
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, run_script
 
 import prepare_bin
 from common import UserError
-from prepare_bin import Settings, cut, hold_out, split_documents
+from documents import split_documents
+from prepare_bin import Settings
 from tokenizer import EOT, CharTokenizer, from_contents, train_bpe
 
 STORIES = [
@@ -108,41 +108,6 @@ def test_gpt2_is_the_default_and_its_tokens_decode_to_the_documents():
     assert ids_of(folder, 'train')[0] == ids_of(folder, 'train')[-1] == 50256
 
 
-documents_of_any_size = st.lists(st.integers(1, 400), min_size=2, max_size=60).map(
-    lambda sizes: [f'{number} '.ljust(size, 'x') for number, size in enumerate(sizes)]
-)
-
-
-@settings(deadline=None, max_examples=300)
-@given(documents=documents_of_any_size, fraction=st.floats(0, 1), seed=st.integers(0, 5))
-def test_share_of_val_is_as_near_as_whole_documents_allow(documents, fraction, seed):
-    train, val = hold_out(documents, fraction, seed)
-    assert_whole_and_apart(train, val, documents)
-    sizes = [len(document) for document in documents]
-    off = abs(sum(map(len, val)) - fraction * sum(sizes))
-    assert off <= max(sizes) / 2 + 1e-6 or (fraction < 1 and len(train) == 1) or (fraction > 0 and len(val) == 1)
-
-
-def test_share_of_val_is_near_a_tenth_of_many_documents():
-    documents = [f'{number} '.ljust(100 + number % 300, 'x') for number in range(400)]
-    _, val = hold_out(documents, 0.1, seed=1337)
-    share = sum(map(len, val)) / sum(map(len, documents))
-    assert share == pytest.approx(0.1, abs=0.003)
-
-
-def test_val_is_drawn_from_everywhere_not_from_one_end():
-    documents = [f'{number:04} '.ljust(50, 'x') for number in range(1000)]
-    _, val = hold_out(documents, 0.1, seed=1337)
-    numbers = [int(document[:4]) for document in val]
-    assert np.mean(numbers) == pytest.approx(499.5, abs=4 * 288.7 / 100**0.5)  # four standard errors
-
-
-def test_the_same_seed_splits_the_same_and_another_differently():
-    documents = [f'{number} '.ljust(50, 'x') for number in range(100)]
-    assert hold_out(documents, 0.3, 1) == hold_out(documents, 0.3, 1)
-    assert hold_out(documents, 0.3, 1) != hold_out(documents, 0.3, 2)
-
-
 def test_the_same_seed_writes_the_same_files_and_another_other_ones(bpe):
     def written(**settings):
         folder = prepare(tokenizer=str(bpe), val_fraction=0.3, **settings)
@@ -171,41 +136,12 @@ def test_a_fraction_that_is_none_is_an_error(fraction):
 # A text that is one document ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ('text', 'fraction', 'expected'),
-    [
-        ('aaaa aaaa\naaaa\n\nbb bb\nbb', 0.6, 'aaaa aaaa\naaaa\n\n'),  # a paragraph's end, though a line's is nearer
-        ('aa\n\nbb\n\ncc\n\ndd', 0.5, 'aa\n\nbb\n\n'),
-        ('aa\n\nbb\n\ncc\n\ndd', 0.8, 'aa\n\nbb\n\ncc\n\n'),
-        ('aa aa\nbb bb\ncc cc', 0.4, 'aa aa\n'),
-        ('aa aa bb bb cc cc', 0.5, 'aa aa bb '),
-        ('aaaaaaaaaa', 0.7, 'aaaaaaa'),
-        ('中文中文中文', 0.5, '中文中'),
-    ],
-)
-def test_one_text_is_cut_after_a_paragraph_else_a_line_else_a_word_else_anywhere(text, fraction, expected):
-    assert cut(text, fraction) == ([expected], [text[len(expected) :]])
-
-
-@settings(deadline=None, max_examples=300)
-@given(text=st.text(st.sampled_from('ab \n'), min_size=2), fraction=st.floats(0.01, 0.99))
-def test_cutting_one_text_loses_nothing_and_leaves_neither_side_empty(text, fraction):
-    (train,), (val,) = cut(text, fraction)
-    assert train and val and train + val == text
-
-
 def test_one_text_without_separators_goes_in_part_to_val(bpe):
     paragraphs = [f'Paragraph {number} is about as long as each of the others.' for number in range(40)]
     folder = prepare('\n\n'.join(paragraphs), tokenizer=str(bpe), val_fraction=0.2)
     (train,), (val,) = both_of(folder)
     assert train.strip('\n') == '\n\n'.join(paragraphs[:32])
     assert val == '\n\n'.join(paragraphs[32:])
-
-
-def test_one_text_of_a_title_and_one_long_paragraph_is_not_cut_after_the_title():
-    text = 'The Title\n\n' + 'word ' * 2000
-    _, (val,) = cut(text, 0.9)
-    assert len(val) / len(text) == pytest.approx(0.1, abs=0.05)
 
 
 # Separators -----------------------------------------------------------------------------------------------------------
@@ -232,15 +168,6 @@ def test_a_separator_that_is_none_is_an_error(bpe, separator):
     with pytest.raises(UserError, match='separator'):
         prepare(tokenizer=str(bpe), separator=separator)
     assert not Path('data').exists()
-
-
-def test_lines_of_white_space_count_as_empty():
-    text = 'One\n \nmore\n  \n\t\t\nTwo\n\n\n\n\n \nThree\n   '
-    assert split_documents(text, '\n\n\n') == ['One\n\nmore', 'Two', 'Three']
-
-
-def test_empty_lines_around_documents_go_and_indents_stay():
-    assert split_documents('\n\n\n\n  One\n\n\n\n\n\n\n  Two\n two\n\n\n\n', '\n\n\n') == ['  One', '  Two\n two']
 
 
 def test_windows_line_ends_and_byte_order_mark_make_no_difference(bpe):
@@ -279,14 +206,17 @@ def test_a_name_that_looks_like_a_pattern_is_found(bpe):
 
 def test_a_file_that_the_project_ships_is_found_from_any_folder(bpe):
     folder = prepare(None, input='data/childrens_stories/childrens_stories.txt', tokenizer=str(bpe), val_fraction=0)
-    assert documents_of(folder, 'train') == split_documents(corpus(), '\n\n\n')
+    assert documents_of(folder, 'train') == stories_of(corpus())
 
 
-@pytest.mark.parametrize('name', ['nowhere.txt', 'nowhere*.txt', '.'])
+@pytest.mark.parametrize('name', ['nowhere.txt', 'nowhere*.txt', 'empty', 'stories.md'])
 def test_a_file_that_cannot_be_read_is_named(name):
+    Path('empty').mkdir()
+    Path('stories.md').write_text(TEXT, encoding='utf-8')
     with pytest.raises(UserError) as error:
         prepare(input=name)
     assert name in str(error.value)
+    assert name.endswith('*.txt') or name == 'nowhere.txt' or '.txt, .jsonl, .csv, .parquet' in str(error.value)
     assert not Path('data').exists()
 
 
@@ -305,7 +235,7 @@ def test_a_text_without_text_is_an_error(text):
 
 @pytest.mark.parametrize('missing', ['input', 'dataset'])
 def test_input_and_dataset_must_be_said(missing):
-    with pytest.raises(UserError, match=r'--input=.* --dataset='):
+    with pytest.raises(UserError, match=r'--input=.*--dataset='):
         prepare(**{missing: ''})
 
 
@@ -357,8 +287,8 @@ class CodePoints:
     def __init__(self, vocab_size, eot):
         self.vocab_size, self.eot, self.contents = vocab_size, eot, {'kind': 'code points'}
 
-    def encode_batch(self, texts):
-        return [[ord(char) for char in text] for text in texts]
+    def encode(self, text):
+        return [ord(char) for char in text]
 
 
 @pytest.mark.parametrize(('vocab_size', 'dtype'), [(2**16, np.uint16), (2**16 + 1, np.uint32), (0x110000, np.uint32)])
@@ -369,6 +299,145 @@ def test_ids_beyond_16_bits_take_32(monkeypatch, vocab_size, dtype):
     assert np.fromfile(folder / 'train.bin', dtype).tolist() == [0, ord('a'), ord('b'), ord(last), 0]
     assert meta_of(folder)['dtype'] == np.dtype(dtype).name
     assert meta_of(folder)['vocab_size'] == vocab_size
+
+
+# Tables and the hub, test splits, duplicates --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('suffix', ['jsonl', 'csv'])
+def test_rows_become_documents_and_empty_ones_are_counted(bpe, capsys, suffix):
+    rows = [{'id': 'a', 'story': story} for story in [*STORIES[:4], '', *STORIES[4:], '\n']]
+    with open(f'stories.{suffix}', 'w', newline='', encoding='utf-8') as file:
+        if suffix == 'jsonl':
+            file.writelines(json.dumps(row) + '\n' for row in rows)
+        else:
+            writer = csv.DictWriter(file, ['id', 'story'])
+            writer.writeheader()
+            writer.writerows(rows)
+    folder = prepare(None, input=f'stories.{suffix}', text_column='story', tokenizer=str(bpe), val_fraction=0.3)
+    assert_whole_and_apart(*both_of(folder), STORIES)
+    assert meta_of(folder)['empty_skipped'] == 2
+    assert '0 duplicates of earlier documents, 2 rows without text' in capsys.readouterr().out
+
+
+def test_a_hub_dataset_is_prepared_like_a_file_of_the_same_documents(bpe):
+    Path('hub').mkdir()
+    Path('hub/train.jsonl').write_text(''.join(json.dumps({'text': story}) + '\n' for story in STORIES))
+    from_hub = prepare(None, input='', hf_dataset='hub', tokenizer=str(bpe), val_fraction=0.3, dataset='tales')
+    written = [(from_hub / name).read_bytes() for name in ('train.bin', 'val.bin')]
+    assert meta_of(from_hub)['sources'] == [{'hf_dataset': 'hub', 'config': None, 'split': 'train', 'revision': None}]
+    from_file = prepare(tokenizer=str(bpe), val_fraction=0.3)
+    assert [(from_file / name).read_bytes() for name in ('train.bin', 'val.bin')] == written
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_of_one_line(tmp_path):
+    nowhere = {'HF_HOME': str(tmp_path / 'cache'), 'HF_ENDPOINT': 'http://127.0.0.1:9', 'NO_PROXY': '127.0.0.1'}
+    arguments = ['--hf_dataset=someone/tales', '--dataset=tales', f'--tokenizer={PROJECT / "models" / "tiny"}']
+    process = run_script('prepare_bin.py', *arguments, cwd=tmp_path, env=nowhere)
+    assert_friendly_error(process, '--hf_dataset=someone/tales', 'hub', '--input')
+    assert not Path('data').exists()
+
+
+@pytest.mark.parametrize('settings', [{}, {'input': 'a.txt', 'hf_dataset': 'someone/tales'}], ids=['none', 'both'])
+def test_either_files_or_the_hub_must_be_named(settings):
+    with pytest.raises(UserError, match=r'--input=.* or --hf_dataset='):
+        prepare_bin.main(Settings(dataset='tales', **settings))
+
+
+def test_a_test_split_is_kept_apart_and_gone_when_it_is_not_asked_for(bpe):
+    folder = prepare(tokenizer=str(bpe), val_fraction=0.2, test_fraction=0.2)
+    parts = [documents_of(folder, split) for split in ('train', 'val', 'test')]
+    assert all(parts)
+    assert sorted(itertools.chain(*parts)) == sorted(STORIES)
+    assert meta_of(folder)['test']['documents'] == len(parts[2])
+    prepare(tokenizer=str(bpe), val_fraction=0.2)
+    assert documents_of(folder, 'val') == parts[1]
+    assert not (folder / 'test.bin').exists()
+    assert 'test' not in meta_of(folder)
+
+
+def test_all_of_a_text_may_be_for_val_and_test(bpe):
+    folder = prepare(tokenizer=str(bpe), val_fraction=0.7, test_fraction=0.3)  # 1 - 0.7 - 0.3 is not quite 0
+    assert ids_of(folder, 'train') == []
+    assert_whole_and_apart(documents_of(folder, 'val'), documents_of(folder, 'test'), STORIES)
+
+
+def test_fractions_of_more_than_everything_are_an_error():
+    with pytest.raises(UserError, match='exceed 1'):
+        prepare(val_fraction=0.6, test_fraction=0.5)
+
+
+def test_the_second_of_equal_documents_is_left_out(bpe, capsys):
+    text = '\n\n\n'.join([*STORIES, *STORIES[:5], STORIES[0] + '!'])
+    folder = prepare(text, tokenizer=str(bpe), val_fraction=0.3)
+    assert_whole_and_apart(*both_of(folder), [*STORIES, STORIES[0] + '!'])
+    assert meta_of(folder)['duplicates_dropped'] == 5
+    assert 'left out: 5 duplicates' in capsys.readouterr().out
+    folder = prepare(text, tokenizer=str(bpe), val_fraction=0, keep_duplicates=True)
+    assert documents_of(folder, 'train') == text.split('\n\n\n')
+    assert meta_of(folder)['duplicates_dropped'] == 0
+
+
+def test_a_bpe_cannot_be_trained_on_nothing():
+    with pytest.raises(UserError, match='training part'):
+        prepare(train_bpe=300, val_fraction=1)
+    assert not Path('data').exists()
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many_batches(monkeypatch):
+    """A text of many batches, cut small enough that processes are worth while."""
+    monkeypatch.setattr(prepare_bin, 'BATCH', 2000)
+    monkeypatch.setattr(prepare_bin, 'WORTH_A_PROCESS', 1)
+    return '\n\n\n'.join(f'{number}. {story}' for number in range(20) for story in STORIES)
+
+
+TOKENIZERS = [
+    pytest.param('gpt2', marks=needs_gpt2_vocabulary),
+    str(PROJECT / 'models' / 'tiny'),
+    'char',
+]
+
+
+@pytest.mark.parametrize('tokenizer', TOKENIZERS, ids=['gpt2', 'tiny', 'char'])
+def test_the_bytes_are_those_of_a_plain_loop_whatever_the_number_of_processes(many_batches, tokenizer):
+    written = []
+    for num_workers in (1, 3):
+        folder = prepare(many_batches, tokenizer=tokenizer, num_workers=num_workers)
+        written.append([(folder / name).read_bytes() for name in ('train.bin', 'val.bin', 'meta.json')])
+    assert written[0] == written[1]
+    meta = meta_of(folder)
+    plain = from_contents(meta['tokenizer'])
+    between = plain.encode('\n\n\n') if plain.eot is None else [plain.eot]
+    ids = [between + plain.encode(document) for document in many_batches.split('\n\n\n')]
+    for split in ('train', 'val'):
+        here = ids_of(folder, split)
+        for document in ids:  # in order, those of this split one after another
+            if here[: len(document)] == document:
+                here = here[len(document) :]
+        assert here == between
+
+
+def test_an_error_in_another_process_is_the_same_error(many_batches):
+    CharTokenizer(sorted(set(TEXT) | set('0123456789.'))).save('letters')
+    with pytest.raises(UserError, match='U\\+1F40A'):
+        prepare(many_batches + '\n\n\n🐊', tokenizer='letters', num_workers=2)
+    assert not Path('data').exists()
+
+
+def test_a_process_that_dies_is_an_error_and_leaves_nothing(many_batches, bpe, monkeypatch):
+    monkeypatch.setattr(prepare_bin, 'start_worker', os._exit)
+    with pytest.raises(UserError, match='--num_workers=1'):
+        prepare(many_batches, tokenizer=str(bpe), num_workers=2)
+    assert not Path('data').exists()
+
+
+def test_no_process_is_no_number_of_processes():
+    with pytest.raises(UserError, match='--num_workers=0'):
+        prepare(num_workers=0)
 
 
 # What is written down, and what happens when writing fails ------------------------------------------------------------
@@ -406,6 +475,24 @@ def test_a_write_that_fails_leaves_the_old_files(bpe, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize('room', [20_000, 45_000], ids=['while reading', 'while encoding'])
+def test_a_disk_that_is_full_leaves_the_old_files(bpe, room):
+    """A limit on the size of files stands in for the disk: the text is of 36,000 bytes, and its tokens of 52,000."""
+    resource = pytest.importorskip('resource')  # Windows has no such limits
+    folder = prepare(tokenizer=str(bpe))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    Path('long.txt').write_text(''.join(f'{number:05}\n\n\n' for number in range(6000)))
+    CharTokenizer('0123456789\n').save('digits')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(UserError, match=r'cannot write .*tales.*File too large'):
+            prepare(None, input='long.txt', tokenizer='digits', val_fraction=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_ids_that_do_not_fit_leave_the_old_files(bpe, monkeypatch):
     folder = prepare(tokenizer=str(bpe))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -419,7 +506,7 @@ def test_a_character_that_only_val_has_and_the_tokenizer_lacks_leaves_the_old_fi
     folder = prepare(tokenizer=str(bpe))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     CharTokenizer(sorted(set(TEXT))).save('letters')
-    _, val = hold_out(STORIES, 0.1, seed=1337)
+    val = documents_of(folder, 'val')
     assert val
     with pytest.raises(UserError, match='U\\+1F40A'):
         prepare(TEXT.replace(val[-1], val[-1][:-1] + '🐊'), tokenizer='letters')
@@ -443,8 +530,12 @@ def corpus():
     return (CORPUS / 'childrens_stories.txt').read_text(encoding='utf-8')
 
 
+def stories_of(text):
+    return list(split_documents([text], '\n\n\n'))
+
+
 def test_corpus_has_enough_stories_each_with_its_own_title():
-    stories = split_documents(corpus(), '\n\n\n')
+    stories = stories_of(corpus())
     titles = [story.split('\n')[0] for story in stories]
     assert len(stories) >= 40
     assert len(corpus().encode()) >= 60_000
@@ -457,7 +548,7 @@ def test_corpus_has_enough_stories_each_with_its_own_title():
 
 def test_corpus_says_no_paragraph_twice_in_different_stories():
     seen = {}
-    for number, story in enumerate(split_documents(corpus(), '\n\n\n')):
+    for number, story in enumerate(stories_of(corpus())):
         for paragraph in story.split('\n'):
             if len(paragraph) > 60:
                 assert seen.setdefault(paragraph, number) == number, paragraph
@@ -479,7 +570,7 @@ def test_corpus_token_files_decode_to_exactly_its_stories():
         pytest.skip(needs_gpt2_vocabulary.kwargs['reason'])
     train, val = both_of(CORPUS)
     assert train and val
-    assert_whole_and_apart(train, val, split_documents(corpus(), '\n\n\n'))
+    assert_whole_and_apart(train, val, stories_of(corpus()))
     for split in ('train', 'val'):
         assert meta[split]['sha256'] == hashlib.sha256((CORPUS / f'{split}.bin').read_bytes()).hexdigest()
     assert meta['sources'][0]['sha256'] == hashlib.sha256((CORPUS / 'childrens_stories.txt').read_bytes()).hexdigest()

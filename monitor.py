@@ -1,0 +1,125 @@
+"""What a person sees of a training run: a log, a loss curve, samples, and scores of pairs, as it goes on."""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+
+import plots
+from common import UserError, written_whole
+from hardware import peak_flops
+from pairs import PairSource
+from scoring import score_pairs
+
+SAMPLE_TOKENS = 60  # of the text that it writes at each evaluation
+
+
+class Monitor:
+    """Writes metrics.jsonl and loss.png in out_dir and, if asked, logs to Weights & Biases; one process alone does."""
+
+    def __init__(self, settings, iter_num, evaluated, tokenizer):
+        """A run taken up at iter_num (0: a new one) keeps the lines up to there, its evaluation too if `evaluated`."""
+        self._settings, self._tokenizer = settings, tokenizer
+        self._wandb = _weights_and_biases(settings) if settings.wandb_log else None
+        self._path = Path(settings.out_dir) / 'metrics.jsonl'
+        kept = _kept_lines(self._path, iter_num, evaluated) if iter_num > 0 and self._path.exists() else []
+        with written_whole(self._path) as temporary:
+            temporary.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
+        self._drawn = False
+        self._prompt = None if settings.sample_prompt is None else tokenizer.encode_prompt(settings.sample_prompt)
+        self._pairs = self._encoded_pairs(settings.eval_file) if settings.eval_file else None
+
+    def _encoded_pairs(self, path):
+        source = PairSource(path)
+        items = [source.encode(pair, [self._tokenizer], 'joint', ' ') for _, pair in source.units()]
+        return [item.pairs[0][0] for item in items]
+
+    def log(self, iter_num, values):
+        """Add a line of numbers."""
+        self._drawn = False
+        with open(self._path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps({'iter': iter_num, **values}) + '\n')
+        if self._wandb is not None:
+            self._wandb.log(values, step=iter_num)
+
+    def look(self, model, iter_num):
+        """Let the model say something, and ask it about the pairs; return lines that tell of it."""
+        lines = []
+        model.eval()
+        if self._prompt is not None:
+            lines.append(f'it says: {self._sample(model)!r}')
+        if self._pairs:
+            scores = list(score_pairs(model, self._pairs))
+            logprob = math.fsum(score.logprobs.sum().item() for score in scores)
+            per_token = logprob / max(1, sum(len(score.logprobs) for score in scores))
+            lines.append(
+                f'{len(scores)} pairs of {self._settings.eval_file}: logprob per response {logprob / len(scores):.4f}, '
+                f'per token {per_token:.4f}'
+            )
+            values = {'pairs_logprob_per_response': logprob / len(scores), 'pairs_logprob_per_token': per_token}
+            self.log(iter_num, values)
+        model.train()
+        return lines
+
+    def _sample(self, model):
+        idx = model.lm_head.weight.new_tensor([self._prompt]).long()
+        ids, _ = model.generate(idx, SAMPLE_TOKENS, temperature=0.8, top_k=200, seed=self._settings.seed)
+        return self._tokenizer.decode(ids[0].tolist())
+
+    def draw(self):
+        """Draw the losses so far into loss.png, unless it shows them already."""
+        if self._drawn:
+            return
+        self._drawn = True
+        rows = [json.loads(line) for line in self._path.read_text(encoding='utf-8').splitlines()]
+        curves = {
+            name: [(row['iter'], row[key]) for row in rows if key in row]
+            for name, key in (
+                ('of each step', 'loss'),
+                ('training part', 'train_loss'),
+                ('validation part', 'val_loss'),
+            )
+        }
+        plots.draw_losses(self._path.parent / 'loss.png', curves)
+
+
+class Clock:
+    """How fast a run is, leaving out what evaluations and checkpoints take."""
+
+    def __init__(self, run):
+        self._run, self._peak = run, peak_flops(run.device, run.dtype) * run.processes.count
+        self._sequences = run.settings.gradient_accumulation_steps * run.settings.batch_size
+        self.restart(run.iter_num)
+
+    def restart(self, iter_num):
+        """Count from now on."""
+        self._started, self._iter_num = time.perf_counter(), iter_num
+
+    def read(self, iter_num):
+        """Return tokens per second and the share of the hardware's FLOP/s since the last reading."""
+        seconds = (time.perf_counter() - self._started) / max(1, iter_num - self._iter_num)
+        self.restart(iter_num)
+        mfu = self._run.model.estimate_mfu(self._sequences, seconds, self._peak)
+        return self._sequences * self._run.model.config.block_size / seconds, mfu
+
+
+def _weights_and_biases(settings):
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError('--wandb_log needs Weights & Biases: pip install wandb') from error
+    wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=dataclasses.asdict(settings))
+    return wandb
+
+
+def _kept_lines(path, iter_num, evaluated):
+    kept = []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # cut short when the machine stopped
+            continue
+        if entry['iter'] < iter_num or (entry['iter'] == iter_num and ('loss' in entry or evaluated)):
+            kept.append(line)
+    return kept
