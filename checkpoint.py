@@ -1,7 +1,7 @@
 """How models lie on disk and on the Hugging Face hub, and how they come back: `load(init_from)`.
 
-Two forms. A checkpoint is nanoGPT's out_dir/ckpt.pt, with what nanoGPT leaves out beside it: the tokenizer, the form of
-GELU, the random state. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
+Two forms. A checkpoint is nanoGPT's out_dir/ckpt.pt, with what nanoGPT leaves out beside it: the tokenizer and the form
+of GELU. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
 Both are read directly, so nothing slow is imported, and nothing that a file contains is executed.
 """
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent
@@ -50,6 +50,10 @@ def written_whole(path):
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private, an ordinary file is not
         temporary.replace(path)
+        with suppress(OSError):  # Windows cannot, and need not
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # the new name, too
+            os.close(folder)
     except OSError as error:  # a full disk, most likely
         raise UserError(
             f'cannot write {path}: {error.strerror or error}; what was there before is still there'

@@ -79,8 +79,8 @@ def eval(settings=None):
     """
     asked = settings or Settings()
     settings = check(asked)
-    processes = Processes()
-    settings = replace(settings, device=settings.device or processes.device)
+    processes = Processes(settings.device)
+    settings = replace(settings, device=processes.device)
     source = None if settings.text else pair_source(settings)  # what is wrong with it is told before a model is loaded
     subjects = [
         Subject(settings.out_dir if name == 'resume' else name, *load_model(replace(settings, init_from=name)))

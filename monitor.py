@@ -3,6 +3,10 @@
 import dataclasses
 import json
 import math
+import os
+import shlex
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,17 +22,22 @@ SAMPLE_TOKENS = 60  # of the text that it writes at each evaluation
 class Monitor:
     """Writes metrics.jsonl and loss.png in out_dir and, if asked, logs to Weights & Biases; one process alone does."""
 
-    def __init__(self, settings, iter_num, evaluated, tokenizer):
-        """A run taken up at iter_num (0: a new one) keeps the lines up to there, its evaluation too if `evaluated`."""
+    def __init__(self, settings, tokenizer, resumed, iter_num=0, evaluated=False, wandb_id=None):
+        """What was asked for is checked before anything is written.
+
+        resumed: whether the lines up to iter_num are to be kept, those of its evaluation too if it was `evaluated`.
+        """
         self._settings, self._tokenizer = settings, tokenizer
-        self._wandb = _weights_and_biases(settings) if settings.wandb_log else None
-        self._path = Path(settings.out_dir) / 'metrics.jsonl'
-        kept = _kept_lines(self._path, iter_num, evaluated) if iter_num > 0 and self._path.exists() else []
-        with written_whole(self._path) as temporary:
-            temporary.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
+        if tokenizer is None and (settings.sample_prompt is not None or settings.eval_file):
+            raise UserError('--sample_prompt and --eval_file need a tokenizer, and this model has none')
         self._drawn = False
         self._prompt = None if settings.sample_prompt is None else tokenizer.encode_prompt(settings.sample_prompt)
         self._pairs = self._encoded_pairs(settings.eval_file) if settings.eval_file else None
+        self._wandb, self.wandb_id = _weights_and_biases(settings, wandb_id) if settings.wandb_log else (None, None)
+        self._path = Path(settings.out_dir) / 'metrics.jsonl'
+        kept = _kept_lines(self._path, iter_num, evaluated) if resumed and self._path.exists() else []
+        with written_whole(self._path) as temporary:
+            temporary.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
 
     def _encoded_pairs(self, path):
         source = PairSource(path)
@@ -38,8 +47,11 @@ class Monitor:
     def log(self, iter_num, values):
         """Add a line of numbers."""
         self._drawn = False
-        with open(self._path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps({'iter': iter_num, **values}) + '\n')
+        try:
+            with open(self._path, 'a', encoding='utf-8') as file:
+                file.write(json.dumps({'iter': iter_num, **values}) + '\n')
+        except OSError as error:  # a full disk, most likely
+            raise UserError(f'cannot write {self._path}: {error.strerror}') from error
         if self._wandb is not None:
             self._wandb.log(values, step=iter_num)
 
@@ -104,13 +116,59 @@ class Clock:
         return self._sequences * self._run.model.config.block_size / seconds, mfu
 
 
-def _weights_and_biases(settings):
+def describe(losses, run):
+    """Return each loss as text, in bits per byte too where the dataset's bytes are known."""
+    texts = []
+    for split, loss in losses.items():
+        counts = run.meta.get(split) or {}
+        bits = (
+            f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
+            if counts.get('bytes')
+            else ''
+        )
+        texts.append(f'{split}: {loss:.4f} nats per token{bits}')
+    return f'{", ".join(texts)}, computed in {run.precision}'
+
+
+def how_it_ended(run, stopped_by, exhausted):
+    """Say what there is now, and how to go on."""
+    out_dir = run.settings.out_dir
+    if stopped_by:
+        name = signal.Signals(stopped_by).name
+        print(f'stopped by {name} after iteration {run.iter_num}; go on with: {resume_command(run.processes.count)}')
+        sys.exit(128 + stopped_by)
+    if exhausted:
+        print(f'no better for {run.evaluations_since_best} evaluations in a row, so it ends here')
+    if run.saved:
+        print(f'sample from it with: python sample.py --out_dir={out_dir}')
+    else:
+        print('there is no new ckpt.pt: no evaluation was better than the one before training')
+
+
+def resume_command(processes):
+    """Return the command that this run was begun with, made one that goes on with it."""
+    start = ['python'] if processes == 1 else ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}']
+    kept, value_follows = [], False
+    for argument in sys.argv[1:]:
+        if argument.startswith(('--init_from', '--overwrite')):
+            value_follows = '=' not in argument
+        elif not value_follows or argument.startswith('--'):
+            kept.append(argument)
+            value_follows = False
+        else:
+            value_follows = False
+    return shlex.join([*start, 'train.py', *kept, '--init_from=resume'])
+
+
+def _weights_and_biases(settings, id):
+    """Return the module, and the id by which a run that is taken up again is known there."""
     try:
         import wandb
     except ImportError as error:
         raise UserError('--wandb_log needs Weights & Biases: pip install wandb') from error
-    wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=dataclasses.asdict(settings))
-    return wandb
+    config = dataclasses.asdict(settings)
+    run = wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=config, id=id, resume='allow')
+    return wandb, run.id
 
 
 def _kept_lines(path, iter_num, evaluated):

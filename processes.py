@@ -4,6 +4,8 @@ import atexit
 import os
 import signal
 import sys
+import time
+import traceback
 
 import torch
 import torch.distributed
@@ -14,22 +16,28 @@ from common import UserError
 class Processes:
     """Who is there, who shares what; without torchrun, a single process that is the first and has everything."""
 
-    def __init__(self, backend=None):
-        """backend: of what GPUs exchange, nccl for None. What the CPU holds always goes through gloo."""
+    def __init__(self, device=None, backend=None):
+        """device: asked for; with several processes, None is a GPU for each or else the CPU.
+
+        backend: of what GPUs exchange, nccl for None. What the CPU holds always goes through gloo.
+        """
         self.count = int(os.environ.get('WORLD_SIZE', 1))
         self.rank = int(os.environ.get('RANK', 0))
         self.first = self.rank == 0
-        self.device = None  # each process has a GPU of its own where there are GPUs
+        self.device = device
         if self.count > 1:
             backends = 'gloo'
-            if torch.cuda.is_available():
+            if device in (None, 'cuda') and torch.cuda.is_available():
                 self.device = f'cuda:{os.environ["LOCAL_RANK"]}'
                 torch.cuda.set_device(self.device)
                 backends = f'cpu:gloo,cuda:{backend or "nccl"}'
+            self.device = self.device or 'cpu'
             torch.distributed.init_process_group(backends)
             atexit.register(torch.distributed.destroy_process_group)
         if not self.first:
-            sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (everything is said once, by the first)
+            # Everything is said once, by the first; only what goes wrong here is said here.
+            sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
+            sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
 
     def share(self, things):
         """Return this process's part of a list: neighbours stay together, since they may have a prompt in common."""
@@ -51,11 +59,18 @@ class Processes:
         return [thing for part in parts or [] for thing in part]
 
     def sum(self, *numbers):
-        """Return the sums of each number over all processes, in float64, to all of them."""
-        sums = torch.tensor(numbers, dtype=torch.float64)
+        """Return the sum of each number over all processes, in float64, to all of them."""
+        return self._reduce(numbers, torch.distributed.ReduceOp.SUM)
+
+    def max(self, *numbers):
+        """Return the largest of each number over all processes, in float64, to all of them."""
+        return self._reduce(numbers, torch.distributed.ReduceOp.MAX)
+
+    def _reduce(self, numbers, operation):
+        reduced = torch.tensor(numbers, dtype=torch.float64)
         if self.count > 1:
-            torch.distributed.all_reduce(sums)
-        return sums.tolist()
+            torch.distributed.all_reduce(reduced, operation)
+        return reduced.tolist()
 
     def broadcast(self, value):
         """Return the first process's value to all."""
@@ -68,16 +83,18 @@ class Processes:
 class Stop:
     """Notes that a signal asks the program to end, which it does when it has finished what it is doing.
 
-    A second one ends it at once.
+    Another Ctrl-C, some seconds later, ends it at once; sooner, it may be torchrun passing on the same one.
     """
 
     def __init__(self):
-        self.received = None  # the signal
+        self.received = 0  # the signal's number
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number, frame):
-        self.received = signal.Signals(number)
-        self.forget()
+        if not self.received:
+            self.received, self._at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._at > 3:
+            raise KeyboardInterrupt
 
     def forget(self):
         """Let signals do what they did before."""

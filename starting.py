@@ -1,6 +1,7 @@
 """What a training run starts from: the model with its tokenizer, and what must be right before the first step."""
 
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -13,19 +14,25 @@ from tokenizer import GPT2Tokenizer, from_folder
 
 # What a run cannot change when it is taken up again: the optimizer's numbers belong to weights of these shapes.
 FIXED = ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias', 'freeze', 'lora_rank', 'lora_alpha')
+ORDER = ('seed', 'batch_size', 'gradient_accumulation_steps')  # what the order of the data depends on besides
+
+AT_LEAST_1 = (
+    *('gradient_accumulation_steps', 'batch_size', 'block_size', 'n_head', 'n_embd'),
+    *('eval_interval', 'eval_iters', 'log_interval', 'save_interval', 'patience'),
+)
+AT_LEAST_0 = (
+    *('n_layer', 'dropout', 'freeze', 'lora_rank', 'lora_alpha', 'max_iters', 'epochs', 'save_minutes', 'seed'),
+    *('learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'beta1', 'beta2'),
+)
 
 
 def check(settings):
     """Raise UserError for values that cannot be meant, before anything is read or written."""
-    counts = 'gradient_accumulation_steps batch_size block_size n_head n_embd eval_interval eval_iters log_interval'
-    least = dict.fromkeys([*counts.split(), 'save_interval', 'patience'], 1) | dict.fromkeys(
-        ['n_layer', 'learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'dropout', 'beta1', 'beta2', 'seed'], 0
-    )
-    least |= {'freeze': 0, 'lora_rank': 0, 'save_minutes': 0, 'epochs': 0, 'lora_alpha': 0}
-    for name, at_least in least.items():
-        value = getattr(settings, name)
-        if value is not None and not at_least <= value < math.inf:
-            raise UserError(f'--{name}={value}: it is at least {at_least}')
+    for at_least, names in {0: AT_LEAST_0, 1: AT_LEAST_1}.items():
+        for name in names:
+            value = getattr(settings, name)
+            if value is not None and not at_least <= value < math.inf:
+                raise UserError(f'--{name}={value}: it is at least {at_least}')
     for name, below in {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63}.items():
         if getattr(settings, name) >= below:
             raise UserError(f'--{name}={getattr(settings, name)}: it is below {below}')
@@ -43,17 +50,21 @@ def make_model(settings, device):
     """Return (model, tokenizer, checkpoint) for the settings; the checkpoint is None unless a run is resumed."""
     if settings.init_from == 'scratch':
         return (*_new_model(settings, device), None)
-    file = 'last.pt' if (Path(settings.out_dir) / 'last.pt').exists() else 'ckpt.pt'
+    # A measurement is of what the other scripts use; training goes on from what was trained last.
+    files = ('ckpt.pt', 'last.pt') if settings.eval_only else ('last.pt', 'ckpt.pt')
+    file = next((name for name in files if (Path(settings.out_dir) / name).exists()), 'ckpt.pt')
     model, tokenizer, checkpoint = checkpoints.load(settings.init_from, settings.out_dir, str(device), file=file)
     of_data = from_folder(batches.data_folder(settings.dataset))
     if of_data is not None and tokenizer is not None and of_data.fingerprint != tokenizer.fingerprint:
-        name = 'gpt2' if tokenizer.fingerprint == GPT2Tokenizer.fingerprint else settings.init_from
+        name = settings.out_dir if settings.init_from == 'resume' else settings.init_from
+        name = 'gpt2' if tokenizer.fingerprint == GPT2Tokenizer.fingerprint else name
         raise UserError(
             f'the tokens of data/{settings.dataset} were made with another tokenizer than {settings.init_from} has; '
             f'make new ones: python prepare_bin.py --input=... --dataset=ANOTHER_NAME --tokenizer={name}'
         )
     if settings.init_from == 'resume':
-        _check_resumable(settings, checkpoint, file)
+        if not settings.eval_only:
+            _check_resumable(settings, checkpoint, file)
     else:
         checkpoint = None
         if settings.block_size < model.config.block_size:
@@ -87,7 +98,14 @@ def _check_resumable(settings, checkpoint, file):
             f'{path} has no {", ".join(sorted(missing))} to resume with; '
             f'--init_from={settings.out_dir} starts a new run from its weights'
         )
-    begun_with = checkpoint.get('config') or {}
+    begun_with = {'freeze': None, 'lora_rank': 0} | (checkpoint.get('config') or {})  # nanoGPT has neither
+    for name in ORDER:
+        if name in begun_with and begun_with[name] != getattr(settings, name):
+            print(
+                f'note: the run was begun with {name}={begun_with[name]}, now it is {getattr(settings, name)}: it goes '
+                'on with other batches than it would have',
+                file=sys.stderr,
+            )
     for name in FIXED:
         if name in begun_with and begun_with[name] != getattr(settings, name):
             raise UserError(
@@ -119,3 +137,16 @@ def freeze(model, blocks):
         raise UserError(f'--freeze={blocks}: the model has {model.config.n_layer} blocks')
     for part in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[:blocks]):
         part.requires_grad_(False)
+
+
+def clear(out_dir):
+    """Take away what an earlier run left in out_dir, so that it is not taken for this one's."""
+    for name in ('last.pt', 'ckpt.pt', 'loss.png'):
+        (Path(out_dir) / name).unlink(missing_ok=True)
+
+
+def clear_halves(out_dir):
+    """Take away checkpoints that were being written when a run was killed."""
+    for name in ('last.pt', 'ckpt.pt'):
+        for path in Path(out_dir).glob(f'.{name}.*'):
+            path.unlink(missing_ok=True)

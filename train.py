@@ -14,8 +14,6 @@ import itertools
 import math
 import platform
 import re
-import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +29,9 @@ import configurator
 from common import UserError
 from hardware import autocast, pick_device, pick_dtype, pick_training_dtype
 from lora import add_lora, merged_state_dict, split_state_dict
-from monitor import Clock, Monitor
+from monitor import Clock, Monitor, describe, how_it_ended
 from processes import Processes, Stop
-from starting import check, check_tokens, freeze, make_model
+from starting import check, check_tokens, clear, clear_halves, freeze, make_model
 
 
 @dataclass
@@ -97,28 +95,26 @@ class Settings:
 def main(settings):
     """Make or load a model, then train, evaluate and save it until max_iters, patience or a signal ends it."""
     check(settings)
-    run = Run(settings)
-    if settings.eval_only:
-        print(describe(run.losses(), run))
-        return
     try:
-        run.begin()
-        train(run)
+        run = Run(settings)
+        if settings.eval_only:
+            print(describe(run.losses(), run))
+        else:
+            run.begin()
+            train(run)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not re.search('out of memory|allocate memory', str(error)):
             raise
         raise UserError(
-            f'out of memory on {run.device.type}: lower --batch_size and raise --gradient_accumulation_steps as much, '
-            'lower --block_size, or set --gradient_checkpointing=True or --lora_rank=8'
+            'out of memory: lower --batch_size and raise --gradient_accumulation_steps as much, lower --block_size, or '
+            'set --gradient_checkpointing=True or --lora_rank=8'
         ) from error
 
 
 def train(run):
     """Take steps from run.iter_num on, with evaluations and checkpoints between them."""
     settings, processes, first = run.settings, run.processes, run.processes.first
-    ours = range(processes.rank, settings.gradient_accumulation_steps, processes.count)  # of the batches of a step
-    numbers = (i * settings.gradient_accumulation_steps + m for i in itertools.count(run.iter_num) for m in ours)
-    coming = batches.prefetched(run.batch, numbers)
+    coming = batches.prefetched(run.batch, run.batch_numbers())
     clock, saved_at = Clock(run), time.perf_counter()
     bar = {'total': run.max_iters, 'initial': run.iter_num, 'unit': 'it', 'dynamic_ncols': True, 'disable': not first}
     with Stop() as stop, contextlib.closing(coming), tqdm(**bar) as progress:
@@ -129,9 +125,10 @@ def train(run):
                 due = due or settings.save_interval is None
                 clock.restart(run.iter_num)  # what an evaluation takes is not the training's
             exhausted = settings.patience is not None and run.evaluations_since_best >= settings.patience
-            stopped, minutes = processes.sum(bool(stop.received), (time.perf_counter() - saved_at) / 60)
-            done = run.iter_num >= run.max_iters or exhausted or stopped
-            if due or done or minutes >= settings.save_minutes * processes.count:
+            # Whatever one process has noticed, all act on at the same iteration.
+            stopped_by, minutes = processes.max(stop.received, (time.perf_counter() - saved_at) / 60)
+            done = run.iter_num >= run.max_iters or exhausted or stopped_by
+            if due or done or minutes >= settings.save_minutes:
                 weights, lora = split_state_dict(run.model)
                 run.save('last.pt', weights, lora=lora)
                 saved_at = time.perf_counter()
@@ -150,12 +147,14 @@ def train(run):
                 run.monitor.log(run.iter_num, values)
     if first:
         run.monitor.draw()
-    how_it_ended(run, stop, exhausted)
+    how_it_ended(run, int(stopped_by), exhausted)
 
 
 def evaluate(run, progress):
     """Measure the losses, tell of them, and keep the weights that sample.py and eval.py are to use."""
     losses = run.losses()
+    if not all(math.isfinite(loss) for loss in losses.values()):
+        raise diverged(run.iter_num, f'the evaluation gives {losses}')
     improved = losses['val'] < run.best_val_loss
     run.best_val_loss = min(run.best_val_loss, losses['val'])
     run.evaluations_since_best = 0 if improved else run.evaluations_since_best + 1
@@ -170,20 +169,12 @@ def evaluate(run, progress):
             run.monitor.draw()
 
 
-def how_it_ended(run, stop, exhausted):
-    """Say what there is now, and how to go on."""
-    out_dir = run.settings.out_dir
-    if stop.received:
-        flags = [argument for argument in sys.argv[1:] if not argument.startswith(('--init_from', '--overwrite'))]
-        command = shlex.join(['python', 'train.py', *flags, '--init_from=resume'])
-        print(f'stopped by {stop.received.name} after iteration {run.iter_num}; go on with: {command}')
-        sys.exit(128 + stop.received)
-    if exhausted:
-        print(f'no better for {run.evaluations_since_best} evaluations in a row, so it ends here')
-    if run.saved:
-        print(f'sample from it with: python sample.py --out_dir={out_dir}')
-    else:
-        print('there is no new ckpt.pt: no evaluation was better than the one before training')
+def diverged(iter_num, what):
+    """Return the error that ends a run whose numbers are no longer any."""
+    return UserError(
+        f'iteration {iter_num}: {what}, which is not finite; nothing of it is kept. A lower --learning_rate, a longer '
+        'warm-up or --dtype=float32 may help'
+    )
 
 
 class Run:
@@ -191,16 +182,18 @@ class Run:
 
     def __init__(self, settings):
         """Load data and model; what is wrong with either is told here."""
-        self.settings, self.processes = settings, Processes(settings.backend)
+        self.settings, self.processes = settings, Processes(settings.device, settings.backend)
         if settings.gradient_accumulation_steps % self.processes.count:
             raise UserError(
                 f'--gradient_accumulation_steps={settings.gradient_accumulation_steps} cannot be shared out among '
                 f'{self.processes.count} processes; choose a multiple'
             )
-        self.device = pick_device(settings.device or self.processes.device)
+        self.device = pick_device(self.processes.device)
         # A measurement is made in float32 unless it is asked for otherwise, training in what is fastest.
-        pick = pick_dtype if settings.eval_only else lambda name: pick_training_dtype(self.device, name)
-        self.dtype = pick(settings.dtype)
+        if settings.eval_only:
+            self.dtype = pick_dtype(settings.dtype)
+        else:
+            self.dtype = pick_training_dtype(self.device, settings.dtype)
         self.data = {split: batches.open_tokens(settings.dataset, split) for split in ('train', 'val')}
         self.meta = batches.read_meta(settings.dataset)
         torch.manual_seed(settings.seed)
@@ -213,11 +206,11 @@ class Run:
     def begin(self):
         """Set up what only training needs, as a checkpoint left it if there is one."""
         settings, model = self.settings, self.model
-        steps = settings.gradient_accumulation_steps * settings.batch_size  # sequences in a step
+        sequences = settings.gradient_accumulation_steps * settings.batch_size  # in a step
         self.max_iters = settings.max_iters
         if settings.epochs is not None:
             blocks = batches.blocks_of(self.data['train'], model.config.block_size)
-            self.max_iters = max(1, math.ceil(settings.epochs * blocks / steps))
+            self.max_iters = max(1, math.ceil(settings.epochs * blocks / sequences))
         freeze(model, settings.freeze)
         if settings.lora_rank:
             add_lora(model, settings.lora_rank, settings.lora_alpha)
@@ -227,13 +220,18 @@ class Run:
             settings.weight_decay, settings.learning_rate, betas, self.device.type
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.data_sha256 = batches.fingerprint(self.data['train'])
-        if self.checkpoint is not None:
+        self.data_sha256 = {split: batches.fingerprint(tokens) for split, tokens in self.data.items()}
+        resumed, wandb_id = self.checkpoint is not None, None
+        if resumed:
             self._restore(self.checkpoint)
+            wandb_id = self.checkpoint.get('wandb_id')
             self.checkpoint = None  # its memory is needed
         self.monitor = None
         if self.processes.first:
-            self.monitor = Monitor(settings, self.iter_num, self.evaluated, self.tokenizer)
+            self.monitor = Monitor(settings, self.tokenizer, resumed, self.iter_num, self.evaluated, wandb_id)
+            clear_halves(settings.out_dir)
+            if not resumed:
+                clear(settings.out_dir)
         if settings.compile:
             model.compile()
         if self.processes.count > 1:
@@ -243,7 +241,7 @@ class Run:
             f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
             f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trained, on '
             f'{self.device.type} in {self.precision}; {len(self.data["train"]):,} tokens, '
-            f'{steps * model.config.block_size:,} a step, {self.max_iters:,} steps'
+            f'{sequences * model.config.block_size:,} a step, {self.max_iters:,} steps'
         )
 
     def _restore(self, checkpoint):
@@ -251,12 +249,13 @@ class Run:
         settings = self.settings
         if checkpoint.get('data_sha256', self.data_sha256) != self.data_sha256:
             raise UserError(
-                f'data/{settings.dataset}/train.bin is not what the run in {settings.out_dir} was trained on; '
+                f'data/{settings.dataset} is not what the run in {settings.out_dir} was begun with; '
                 f'--init_from={settings.out_dir} --out_dir=ANOTHER starts a new run from its weights'
             )
         self.model.load_state_dict(checkpoint.get('lora', {}), strict=False)
         self.optimizer.load_state_dict(checkpoint['optimizer'])
-        self.scaler.load_state_dict(checkpoint.get('scaler') or {})
+        if self.scaler.is_enabled() and checkpoint.get('scaler'):
+            self.scaler.load_state_dict(checkpoint['scaler'])
         self.iter_num, self.best_val_loss = checkpoint['iter_num'], float(checkpoint['best_val_loss'])
         self.evaluations_since_best = checkpoint.get('evaluations_since_best', 0)
         self.evaluated, self.saved = checkpoint.get('evaluated', False), checkpoint.get('saved', True)
@@ -267,6 +266,13 @@ class Run:
         return str(self.dtype).removeprefix('torch.')
 
     # Steps ----------------------------------------------------------------------------------------------------------
+
+    def batch_numbers(self):
+        """Yield the numbers of the batches that this process learns from: of each step's, its share."""
+        accumulate = self.settings.gradient_accumulation_steps
+        for iter_num in itertools.count(self.iter_num):
+            for micro_step in range(self.processes.rank, accumulate, self.processes.count):
+                yield iter_num * accumulate + micro_step
 
     def batch(self, number):
         """Return the number of a batch and its inputs and targets, (B, T) each."""
@@ -302,12 +308,10 @@ class Run:
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip or math.inf)
-        # With float16 an infinite gradient only means that the scaler tries a smaller scale; it skips the step.
-        if not math.isfinite(loss) or not (norm.isfinite() or self.scaler.is_enabled()):
-            raise UserError(
-                f'iteration {self.iter_num + 1}: the loss is {loss} and the gradient {float(norm)} long, which is not '
-                f'finite; nothing of it is kept. A lower --learning_rate, a longer warm-up or --dtype=float32 may help'
-            )
+        # With float16 an infinite gradient means that the scaler skips the step and tries a smaller scale.
+        may_overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        if not math.isfinite(loss) or not (norm.isfinite() or may_overflow):
+            raise diverged(self.iter_num + 1, f'the loss is {loss} and the gradient {float(norm)} long')
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -339,13 +343,18 @@ class Run:
         """Write a checkpoint into out_dir, whole or not at all; the first process does."""
         if not self.processes.first:
             return
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise diverged(self.iter_num, 'some weight has become inf or nan')
+        if not (
+            file == 'ckpt.pt' and self.settings.lora_rank
+        ):  # it optimises the additions, not what they are merged to
+            rest['optimizer'] = self.optimizer.state_dict()
         self.saved = self.saved or file == 'ckpt.pt'
         checkpoints.save_checkpoint(
             Path(self.settings.out_dir) / file,
             self.model,
             self.tokenizer,
             state,
-            optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
             iter_num=self.iter_num,
             best_val_loss=self.best_val_loss,
@@ -354,23 +363,10 @@ class Run:
             saved=self.saved,
             config=dataclasses.asdict(self.settings),
             data_sha256=self.data_sha256,
+            wandb_id=self.monitor.wandb_id,
             versions={'python': platform.python_version(), 'torch': str(torch.__version__)},
             **rest,
         )
-
-
-def describe(losses, run):
-    """Return each loss as text, in bits per byte too where the dataset's bytes are known."""
-    texts = []
-    for split, loss in losses.items():
-        counts = run.meta.get(split) or {}
-        bits = (
-            f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
-            if counts.get('bytes')
-            else ''
-        )
-        texts.append(f'{split}: {loss:.4f} nats per token{bits}')
-    return f'{", ".join(texts)}, computed in {run.precision}'
 
 
 def learning_rate_at(iter_num, settings, max_iters):

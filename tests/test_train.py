@@ -18,6 +18,7 @@ import torch
 from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, random_gpt, run_script
 from matplotlib.image import imread
 
+import monitor
 import prepare_bin
 import starting
 import train
@@ -425,7 +426,8 @@ def test_every_last_pt_says_what_made_it():
     assert last['versions']['torch'] == torch.__version__
     assert last['config']['learning_rate'] == SMALL['learning_rate']
     assert last['tokenizer']['kind'] == 'bpe'
-    assert last['data_sha256'] == fingerprint(np.fromfile('data/rhymes/train.bin', np.uint16))
+    tokens = {split: np.fromfile(f'data/rhymes/{split}.bin', np.uint16) for split in ('train', 'val')}
+    assert last['data_sha256'] == {split: fingerprint(of) for split, of in tokens.items()}
     assert {'optimizer', 'scaler', 'iter_num', 'best_val_loss'} <= last.keys()
 
 
@@ -444,7 +446,7 @@ def test_resuming_on_other_data_is_refused():
     tokens = np.fromfile('data/rhymes/train.bin', np.uint16)
     tokens[7] ^= 1
     tokens.tofile('data/rhymes/train.bin')
-    with pytest.raises(UserError, match=r'train\.bin is not what the run in out was trained on'):
+    with pytest.raises(UserError, match='data/rhymes is not what the run in out was begun with'):
         run(init_from='resume')
 
 
@@ -462,9 +464,13 @@ def test_save_minutes_is_time_enough(monkeypatch):
 # More than one process ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('dropout', [0.0, 0.2])
-def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(dropout):
-    settings = SMALL | {'dropout': dropout, 'max_iters': 50, 'lr_decay_iters': 50, 'gradient_accumulation_steps': 4}
+@pytest.mark.parametrize(
+    'more',
+    [{}, {'dropout': 0.2}, {'lora_rank': 2, 'gradient_checkpointing': True}],
+    ids=['plain', 'dropout', 'LoRA, gradient checkpointing'],
+)
+def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(more):
+    settings = SMALL | more | {'max_iters': 50, 'lr_decay_iters': 50, 'gradient_accumulation_steps': 4}
     settings |= {'eval_iters': 30, 'eval_interval': 25}
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     command += [str(PROJECT / 'train.py'), *(f'--{name}={value}' for name, value in settings.items()), '--out_dir=two']
@@ -481,12 +487,30 @@ def test_two_processes_learn_what_one_learns_with_twice_the_accumulation(dropout
     assert torch.load('two/last.pt', weights_only=True)['iter_num'] == 50
 
 
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
+    settings = SMALL | {'max_iters': 5000, 'lr_decay_iters': 5000, 'eval_interval': 5000}
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    command += [str(PROJECT / 'train.py'), *(f'--{name}={value}' for name, value in settings.items())]
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / 'out' / 'metrics.jsonl'
+    while not metrics.exists() or metrics.read_text().count('"loss"') < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    workers = subprocess.run(['pgrep', '-P', str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=60)
+    last = torch.load('out/last.pt', weights_only=True)
+    assert 0 < last['iter_num'] == max(losses('out')) < 5000
+    assert f'stopped by SIGTERM after iteration {last["iter_num"]}; go on with: torchrun --nproc_per_node=2' in stdout
+
+
 def test_accumulation_that_cannot_be_shared_out_is_refused(tmp_path):
     environment = {'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '0'}
     for name in environment:
         assert name not in os.environ
     run_of_two = types.SimpleNamespace(count=2, rank=0, first=True, device=None)
-    original, train.Processes = train.Processes, lambda backend: run_of_two
+    original, train.Processes = train.Processes, lambda device, backend: run_of_two
     try:
         with pytest.raises(UserError, match='gradient_accumulation_steps=3 cannot be shared out among 2 processes'):
             run(gradient_accumulation_steps=3)
@@ -616,8 +640,80 @@ def test_too_little_memory_says_what_to_lower(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(train.Run, 'loss_of', out_of_memory)
-    with pytest.raises(UserError, match='out of memory on cpu: lower --batch_size'):
+    with pytest.raises(UserError, match='out of memory: lower --batch_size'):
         run()
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved():
+    run(max_iters=4)
+    ruinous = {'learning_rate': 1e37, 'min_lr': 1e37, 'warmup_iters': 0, 'grad_clip': 0.0, 'decay_lr': False}
+    with pytest.raises(UserError, match=r'iteration \d+: .*not finite'):
+        run(init_from='resume', eval_interval=1, save_interval=1, **ruinous)
+    last = torch.load('out/last.pt', weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in last['model'].values())
+    assert all(tensor.isfinite().all() for tensor in weights('out').values())
+
+
+def test_a_run_in_float32_goes_on_in_float16():
+    run(max_iters=4)
+    run(init_from='resume', dtype='float16')
+    assert max(losses('out')) == 8
+
+
+def test_a_measurement_is_of_what_the_other_scripts_use(capsys):
+    run(max_iters=40, lr_decay_iters=40, learning_rate=1e-2, out_dir='base')
+    tuning = {'out_dir': 'tuned', 'lora_rank': 4, 'max_iters': 40, 'lr_decay_iters': 40, 'learning_rate': 1e-2}
+    run(init_from='base', **tuning)
+    found = evaluations('tuned')
+    capsys.readouterr()
+    run(init_from='resume', eval_only=True, **tuning)
+    printed = float(capsys.readouterr().out.split('val: ')[1].split()[0])
+    assert printed == pytest.approx(found[40][1], abs=1e-4)
+    assert printed < found[0][1]
+
+
+def test_a_checkpoint_of_nanogpt_is_gone_on_with(tmp_path):
+    run(max_iters=4, out_dir='ours')
+    ckpt = torch.load('ours/ckpt.pt', weights_only=True)
+    names = ('model', 'optimizer', 'model_args', 'iter_num', 'best_val_loss')
+    config = {name: value for name, value in ckpt['config'].items() if name in ('n_layer', 'n_embd', 'dataset', 'bias')}
+    (tmp_path / 'out').mkdir()
+    torch.save({name: ckpt[name] for name in names} | {'config': config}, 'out/ckpt.pt')
+    with pytest.raises(UserError, match=r'ckpt\.pt was begun with lora_rank=0, and the settings say 2'):
+        run(init_from='resume', lora_rank=2)
+    run(init_from='resume')
+    assert max(losses('out')) == 8
+
+
+def test_another_order_of_the_data_is_told_of(capsys):
+    run(max_iters=4)
+    run(init_from='resume', batch_size=4)
+    assert 'note: the run was begun with batch_size=8, now it is 4' in capsys.readouterr().err
+
+
+def test_overwriting_takes_the_old_run_away_once_all_is_well(tmp_path):
+    run()
+    with pytest.raises(UserError, match=r'nowhere\.json'):
+        run(eval_file='nowhere.json')
+    assert len(losses('out')) == 8
+    assert (tmp_path / 'out' / 'ckpt.pt').exists()
+    (tmp_path / 'out' / '.last.pt.abc').write_bytes(b'half')
+    run(max_iters=2, always_save_checkpoint=False, learning_rate=3.0, min_lr=3.0, warmup_iters=0)
+    assert not (tmp_path / 'out' / 'ckpt.pt').exists()  # it would have been the old run's
+    assert not (tmp_path / 'out' / '.last.pt.abc').exists()
+
+
+@pytest.mark.parametrize(
+    'typed',
+    [
+        ['config/x.py', '--init_from=gpt2', '--batch_size=2', '--overwrite'],
+        ['config/x.py', '--init_from', 'gpt2', '--batch_size=2', '--overwrite', 'True'],
+        ['config/x.py', '--overwrite', '--batch_size=2'],
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_typed(monkeypatch, typed):
+    monkeypatch.setattr(sys, 'argv', ['train.py', *typed])
+    assert monitor.resume_command(1) == 'python train.py config/x.py --batch_size=2 --init_from=resume'
 
 
 def test_other_errors_are_not_taken_for_too_little_memory(monkeypatch):
@@ -661,12 +757,15 @@ def test_looking_does_not_change_what_is_learned(tmp_path):
 def test_weights_and_biases_gets_every_line(monkeypatch):
     logged = []
     fake = types.ModuleType('wandb')
-    fake.init = lambda **settings: logged.append(settings)
+    fake.init = lambda **settings: logged.append(settings) or types.SimpleNamespace(id='run-7')
     fake.log = lambda values, step: logged.append((step, values))
     monkeypatch.setitem(sys.modules, 'wandb', fake)
     run(wandb_log=True, wandb_project='rhymes', max_iters=2)
-    assert logged[0]['project'] == 'rhymes'
+    assert (logged[0]['project'], logged[0]['id']) == ('rhymes', None)
     assert [step for step, values in logged[1:] if 'loss' in values] == [1, 2]
+    logged.clear()
+    run(wandb_log=True, init_from='resume', max_iters=3)
+    assert (logged[0]['id'], logged[0]['resume']) == ('run-7', 'allow')  # the same run there, too
 
 
 def test_float16_has_a_scaler_and_its_state_is_kept():
