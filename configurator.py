@@ -28,9 +28,9 @@ def run(main, settings_class):
         finally:
             sys.stdout.flush()  # here, where a broken pipe is caught, not at Python's end
     except UserError as error:
-        rank = os.environ.get('RANK', '0')  # of several processes, all but the first have no stderr of their own
-        whose = 'error:' if rank == '0' else f'error in process {rank}:'
-        print(whose, ' '.join(str(error).split()), file=sys.__stderr__)
+        rank = os.environ.get('RANK', '0')  # of several processes, all but the first have been told to be silent
+        whose, stderr = ('error:', sys.stderr) if rank == '0' else (f'error in process {rank}:', sys.__stderr__)
+        print(whose, ' '.join(str(error).split()), file=stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print('\ninterrupted', file=sys.stderr)
