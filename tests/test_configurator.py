@@ -306,7 +306,7 @@ eval_iters = 200
 log_interval = 10
 always_save_checkpoint = False
 
-wandb_log = False # override via command line if you like
+wandb_log = False # or --wandb_log=True
 wandb_project = 'shakespeare-char'
 wandb_run_name = 'mini-gpt'
 
@@ -322,7 +322,7 @@ dropout = 0.2
 
 learning_rate = 1e-3
 max_iters = 5000
-lr_decay_iters = 5000 # usually max_iters
+lr_decay_iters = 5000 # to the end
 min_lr = 1e-4
 beta2 = 0.99
 warmup_iters = 100

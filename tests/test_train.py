@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, random_gpt, run_script
 from matplotlib.image import imread
+from test_configurator import CHARACTERS, FINE_TUNING
 
 import monitor
 import prepare_bin
@@ -776,65 +777,21 @@ def test_float16_has_a_scaler_and_its_state_is_kept():
     assert_same_run('whole', 'halved')
 
 
-NANOGPT_CHARACTERS = {
-    'out_dir': 'out-characters',
-    'eval_interval': 250,
-    'eval_iters': 200,
-    'log_interval': 10,
-    'always_save_checkpoint': False,
-    'wandb_log': False,
-    'wandb_project': 'shakespeare-char',
-    'wandb_run_name': 'mini-gpt',
-    'dataset': 'characters',
-    'gradient_accumulation_steps': 1,
-    'batch_size': 64,
-    'block_size': 256,
-    'n_layer': 6,
-    'n_head': 6,
-    'n_embd': 384,
-    'dropout': 0.2,
-    'learning_rate': 1e-3,
-    'max_iters': 5000,
-    'lr_decay_iters': 5000,
-    'min_lr': 1e-4,
-    'beta2': 0.99,
-    'warmup_iters': 100,
-}
-NANOGPT_FINE_TUNING = """
-import time
-out_dir = 'out-tuned'
-eval_interval = 5
-eval_iters = 40
-wandb_log = False
-wandb_project = 'shakespeare'
-wandb_run_name = 'ft-' + str(time.time())
-dataset = 'rhymes'
-init_from = 'gpt2-xl'
-always_save_checkpoint = False
-batch_size = 1
-gradient_accumulation_steps = 32
-max_iters = 20
-learning_rate = 3e-5
-decay_lr = False
-"""
-
-
 def test_nanogpts_settings_run_on_small_data(tmp_path):
     """Every setting that its character-level and fine-tuning examples have; what makes them long is overridden."""
     (tmp_path / 'long.txt').write_text(TEXT * 4)
     prepare_bin.main(prepare_bin.Settings(input='long.txt', dataset='characters', tokenizer='char', val_fraction=0.2))
-    (tmp_path / 'characters.py').write_text(
-        '\n'.join(f'{name} = {value!r}' for name, value in NANOGPT_CHARACTERS.items())
-    )
-    short = ('--max_iters=3', '--eval_iters=1', '--device=cpu', '--batch_size=2', '--n_embd=48')
-    process = run_script('train.py', 'characters.py', *short, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    (tmp_path / 'tuning.py').write_text(NANOGPT_FINE_TUNING)
     run(max_iters=1, out_dir='base')
-    short = ('--max_iters=2', '--init_from=base', '--device=cpu')
-    process = run_script('train.py', 'tuning.py', *short, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert (tmp_path / 'out-tuned' / 'last.pt').exists()
+    short = ('--device=cpu', '--max_iters=2', '--eval_iters=1', '--batch_size=2')
+    for config, *changes in [
+        (CHARACTERS, '--dataset=characters', '--n_embd=48', '--out_dir=of-characters'),
+        (FINE_TUNING, '--dataset=rhymes', '--init_from=base', '--out_dir=tuned'),
+    ]:
+        (tmp_path / 'settings.py').write_text(config)
+        process = run_script('train.py', 'settings.py', *short, *changes, cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+    assert torch.load('of-characters/last.pt', weights_only=True)['config']['dropout'] == 0.2
+    assert torch.load('tuned/last.pt', weights_only=True)['config']['decay_lr'] is False
 
 
 def test_a_second_run_into_the_same_folder_is_refused_as_a_person_meets_it(tmp_path):
