@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 import plots
 from common import UserError, written_whole
 from hardware import peak_flops
@@ -75,7 +77,7 @@ class Monitor:
         return lines
 
     def _sample(self, model):
-        idx = model.lm_head.weight.new_tensor([self._prompt]).long()
+        idx = torch.tensor([self._prompt], device=model.lm_head.weight.device)
         ids, _ = model.generate(idx, SAMPLE_TOKENS, temperature=0.8, top_k=200, seed=self._settings.seed)
         return self._tokenizer.decode(ids[0].tolist())
 
@@ -148,16 +150,8 @@ def how_it_ended(run, stopped_by, exhausted):
 def resume_command(processes):
     """Return the command that this run was begun with, made one that goes on with it."""
     start = ['python'] if processes == 1 else ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}']
-    kept, value_follows = [], False
-    for argument in sys.argv[1:]:
-        if argument.startswith(('--init_from', '--overwrite')):
-            value_follows = '=' not in argument
-        elif not value_follows or argument.startswith('--'):
-            kept.append(argument)
-            value_follows = False
-        else:
-            value_follows = False
-    return shlex.join([*start, 'train.py', *kept, '--init_from=resume'])
+    typed = [argument for argument in sys.argv[1:] if argument != '--init_from=resume']
+    return shlex.join([*start, 'train.py', *typed, '--init_from=resume'])  # of two settings the later one counts
 
 
 def _weights_and_biases(settings, id):

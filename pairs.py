@@ -81,10 +81,9 @@ class TextSource:
     """
 
     def __init__(self, text, tokenizers, block_sizes, stride=None):
-        path = find(text)
+        path, ids, text_tokenizer, written = find(text), None, None, None
         if path.is_file():
             try:
-                ids, text_tokenizer = None, None
                 written = without_surrogates(path.read_text(encoding='utf-8'))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f'--text={text}: {path} cannot be read as UTF-8 text: {error}') from error
@@ -92,7 +91,6 @@ class TextSource:
             path = data_folder(text) / 'val.bin'
             ids = open_tokens(text, 'val').tolist()
             text_tokenizer = from_folder(path.parent) or GPT2Tokenizer()
-            written = None
         else:
             raise UserError(f'--text={text} is neither a text file nor a dataset in data/')
         self.name, self.sha256 = str(text), sha256(path)

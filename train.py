@@ -343,11 +343,9 @@ class Run:
         """Write a checkpoint into out_dir, whole or not at all; the first process does."""
         if not self.processes.first:
             return
-        if not all(tensor.isfinite().all() for tensor in state.values()):
+        if not all(tensor.isfinite().all() for tensor in [*state.values(), *rest.get('lora', {}).values()]):
             raise diverged(self.iter_num, 'some weight has become inf or nan')
-        if not (
-            file == 'ckpt.pt' and self.settings.lora_rank
-        ):  # it optimises the additions, not what they are merged to
+        if file == 'last.pt' or not self.settings.lora_rank:  # merged weights are not what the optimizer optimises
             rest['optimizer'] = self.optimizer.state_dict()
         self.saved = self.saved or file == 'ckpt.pt'
         checkpoints.save_checkpoint(

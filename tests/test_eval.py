@@ -26,6 +26,7 @@ import store
 from common import UserError
 from measures import arrow
 from pairs import join
+from processes import Processes
 from tokenizer import CharTokenizer, from_folder, train_bpe
 
 WORDS = [
@@ -146,7 +147,7 @@ def test_multiple_choice_is_won_by_the_likeliest(here):
     model, tokenizer, _ = checkpoint.load('one', device='cpu')
     right = right_per_byte = 0
     questions = [(row, pair) for row, pair in zip(rows, rows_in(here), strict=True) if 'distractors' in pair]
-    assert all(('choices' in row) == ('distractors' in row or row['index'] % 5 == 0) for row in rows)
+    assert all(('choices' in row) == (row['index'] % 5 == 0) for row in rows)
     for row, pair in questions:
         texts = [join(pair['prompt'], text) for text in (pair['response'], *pair['distractors'])]
         encoded = [tokenizer.encode_pair(pair['prompt'], text) for text in texts]
@@ -533,6 +534,17 @@ def test_what_was_left_out_is_told_and_written_down(here):
     (here / 'none.jsonl').write_text('["The"]\n')
     with pytest.raises(UserError, match='nothing is left'):
         evaluate(init_from='one', eval_data='none.jsonl', skip_bad=True)
+
+
+@pytest.mark.parametrize(('count', 'n'), [(1, 5), (2, 512), (3, 512), (5, 3)])
+def test_the_work_is_shared_out_evenly_and_in_order(count, n):
+    parts = []
+    for rank in range(count):
+        processes = Processes()
+        processes.count, processes.rank = count, rank
+        parts.append(processes.share(list(range(n))))
+    assert list(itertools.chain(*parts)) == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_two_processes_tell_of_every_pair_that_cannot_be_encoded(here):

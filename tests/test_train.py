@@ -1,11 +1,13 @@
 """Training: order of the data, schedule, resuming exactly, several processes, fine-tuning, and that it learns."""
 
+import contextlib
 import itertools
 import json
 import math
 import multiprocessing.forkserver
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, rand
 from matplotlib.image import imread
 from test_configurator import CHARACTERS, FINE_TUNING
 
+import configurator
 import monitor
 import prepare_bin
 import starting
@@ -413,10 +416,12 @@ def test_a_run_of_its_own_is_not_overwritten_and_a_killed_new_one_is_not_taken_f
     run()
     with pytest.raises(UserError, match=r'out holds last\.pt and ckpt\.pt of another run.*--overwrite=True'):
         run(overwrite=False)
-    monkeypatch.setattr(
-        train.Run, 'step', lambda self, coming: os.abort() if False else (_ for _ in ()).throw(KeyError)
-    )
-    with pytest.raises(KeyError):
+
+    def killed(self, coming):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Run, 'step', killed)
+    with pytest.raises(KeyboardInterrupt):
         run(overwrite=True)
     assert torch.load('out/last.pt', weights_only=True)['iter_num'] == 0
 
@@ -506,17 +511,43 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(tmp_path):
     assert f'stopped by SIGTERM after iteration {last["iter_num"]}; go on with: torchrun --nproc_per_node=2' in stdout
 
 
-def test_accumulation_that_cannot_be_shared_out_is_refused(tmp_path):
-    environment = {'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '0'}
-    for name in environment:
-        assert name not in os.environ
-    run_of_two = types.SimpleNamespace(count=2, rank=0, first=True, device=None)
-    original, train.Processes = train.Processes, lambda device, backend: run_of_two
-    try:
-        with pytest.raises(UserError, match='gradient_accumulation_steps=3 cannot be shared out among 2 processes'):
-            run(gradient_accumulation_steps=3)
-    finally:
-        train.Processes = original
+def test_gradients_are_exchanged_at_the_last_of_the_batches_of_a_step_alone(monkeypatch):
+    exchanged = []
+
+    class Network:
+        """Stands where DistributedDataParallel would, and notes the batches after which it would exchange."""
+
+        def __init__(self, model):
+            self.model, self.silent = model, False
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            self.silent = True
+            yield
+            self.silent = False
+
+        def __call__(self, *arguments, **more):
+            exchanged.append(not self.silent)
+            return self.model(*arguments, **more)
+
+    begin = train.Run.begin
+
+    def begin_wrapped(self):
+        begin(self)
+        self.network = Network(self.model)
+
+    run(out_dir='plain', gradient_accumulation_steps=3, max_iters=4)
+    monkeypatch.setattr(train.Run, 'begin', begin_wrapped)
+    run(gradient_accumulation_steps=3, max_iters=4)
+    assert exchanged == [False, False, True] * 4
+    assert_same_run('plain', 'out')
+
+
+def test_accumulation_that_cannot_be_shared_out_is_refused(monkeypatch):
+    two = types.SimpleNamespace(count=2, rank=0, first=True, device=None)
+    monkeypatch.setattr(train, 'Processes', lambda device, backend: two)
+    with pytest.raises(UserError, match='gradient_accumulation_steps=3 cannot be shared out among 2 processes'):
+        run(gradient_accumulation_steps=3)
 
 
 # Fine-tuning --------------------------------------------------------------------------------------------------------
@@ -655,6 +686,25 @@ def test_weights_that_are_no_longer_finite_are_not_saved():
     assert all(tensor.isfinite().all() for tensor in weights('out').values())
 
 
+@pytest.mark.parametrize('which', ['lora_A', 'lora_B'])
+def test_additions_that_are_no_longer_finite_are_not_saved(monkeypatch, which):
+    step = train.Run.step
+
+    def ruinous(self, coming):
+        found = step(self, coming)
+        if self.iter_num == 3:  # after the last evaluation, so that saving alone can notice
+            with torch.no_grad():
+                dict(self.model.named_parameters())[f'transformer.h.0.mlp.c_fc.{which}'][0, 0] = math.nan
+        return found
+
+    monkeypatch.setattr(train.Run, 'step', ruinous)
+    with pytest.raises(UserError, match='iteration 3: some weight has become inf or nan'):
+        run(lora_rank=2, save_interval=1)
+    last = torch.load('out/last.pt', weights_only=True)
+    assert last['iter_num'] == 2
+    assert all(tensor.isfinite().all() for tensor in last['lora'].values())
+
+
 def test_a_run_in_float32_goes_on_in_float16():
     run(max_iters=4)
     run(init_from='resume', dtype='float16')
@@ -708,17 +758,28 @@ def test_overwriting_takes_the_old_run_away_once_all_is_well(tmp_path):
     'typed',
     [
         ['config/x.py', '--init_from=gpt2', '--batch_size=2', '--overwrite'],
-        ['config/x.py', '--init_from', 'gpt2', '--batch_size=2', '--overwrite', 'True'],
+        ['config/x.py', '--init_from', 'gpt2', '--batch-size=2', '--overwrite', 'True'],
+        ['config/x.py', '--init_from=resume', '--batch_size=2'],
         ['config/x.py', '--overwrite', '--batch_size=2'],
     ],
 )
-def test_the_command_that_goes_on_is_the_one_that_was_typed(monkeypatch, typed):
+def test_the_command_that_goes_on_means_the_same_run_resumed(monkeypatch, tmp_path, typed):
+    (tmp_path / 'config').mkdir()
+    (tmp_path / 'config' / 'x.py').write_text("dataset = 'rhymes'\nout_dir = 'elsewhere'")
     monkeypatch.setattr(sys, 'argv', ['train.py', *typed])
-    assert monitor.resume_command(1) == 'python train.py config/x.py --batch_size=2 --init_from=resume'
+    python, script, *arguments = shlex.split(monitor.resume_command(1))
+    assert (python, script) == ('python', 'train.py')
+    assert arguments.count('--init_from=resume') == 1
+    settings = configurator.read(Settings, arguments)
+    found = (settings.init_from, settings.batch_size, settings.dataset, settings.out_dir)
+    assert found == ('resume', 2, 'rhymes', 'elsewhere')
 
 
 def test_other_errors_are_not_taken_for_too_little_memory(monkeypatch):
-    monkeypatch.setattr(train.Run, 'loss_of', lambda *_: (_ for _ in ()).throw(RuntimeError('shapes')))
+    def mistaken(self, network, x, y):
+        raise RuntimeError('shapes')
+
+    monkeypatch.setattr(train.Run, 'loss_of', mistaken)
     with pytest.raises(RuntimeError, match='shapes'):
         run()
 
