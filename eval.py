@@ -30,7 +30,7 @@ from model import GPT
 from pairs import Pair, PairSource, TextSource, refuse, tell
 from plots import new_folder, save_charts
 from processes import Processes
-from sampling import SamplingSettings, charts, checked, load_model, read_start, respond, sampler_name
+from sampling import SamplingSettings, charts, checked, load_model, quickened, read_start, respond, sampler_name
 from scoring import WINDOW, score_window
 from store import Store, folder_of
 from tokenizer import Tokenizer
@@ -92,6 +92,7 @@ def eval(settings=None):
         source = TextSource(settings.text, [subject.tokenizer for subject in subjects], block_sizes, settings.stride)
         settings = replace(settings, stride=source.stride)
     header = {'command': command_of(asked), **describe_run(settings, source, subjects, processes)}
+    subjects = [subject._replace(model=quickened(subject.model, settings)) for subject in subjects]
     with ExitStack() as stack:
         store = None
         if settings.save and processes.first:
@@ -169,7 +170,7 @@ def describe_run(settings, source, subjects, processes):
             }
             for role, subject in zip(('model', 'compare_to'), subjects)
         },
-        'device': subjects[0].model.lm_head.weight.device.type,
+        'device': subjects[0].model.transformer.wte.weight.device.type,
         'processes': processes.count,
         'versions': report.versions(),
     }

@@ -4,9 +4,9 @@
     python harness.py --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
 
 All arguments are those of the `lm_eval` command; this file registers the model `nanogpt-probs` and then calls it. The
-model's arguments are init_from, out_dir and dtype, as everywhere here; --device is the harness's own. The three kinds
-of request that lm-evaluation-harness has (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) are answered
-by `scoring` and `model.steps`.
+model's arguments are init_from, out_dir, dtype and quantize, as everywhere here; --device is the harness's own. The
+three kinds of request that lm-evaluation-harness has (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness)
+are answered by `scoring` and `model.steps`.
 """
 
 import sys
@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoint
+import fast
 from common import UserError
 from scoring import cut_text, score_pairs, text_ends
 
@@ -31,12 +32,15 @@ except ImportError:
 class NanoGPTProbs(LM):
     """A model that lm-evaluation-harness can ask."""
 
-    def __init__(self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, batch_size=None, **_):
+    def __init__(
+        self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, quantize=None, batch_size=None, **_
+    ):
         """batch_size, and whatever else the harness hands to every model, is not needed: batches go by tokens."""
         super().__init__()
         if str(device).startswith('cuda') and not torch.cuda.is_available():
             device = None  # the harness's default, on a machine that has none
         self.model, self.tokenizer, _ = checkpoint.load(init_from, out_dir, device, dtype)
+        fast.pack(self.model, quantize)
         if self.tokenizer is None:
             raise UserError(f'{init_from} has no tokenizer, and the harness sends text')
         if self.tokenizer.eot is None:
@@ -72,7 +76,7 @@ class NanoGPTProbs(LM):
         length, stops = settings['max_gen_toks'], [stop for stop in settings['until'] if stop]
         # What does not fit before the answer is cut off on the left, and at least one token stays.
         prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - length) :]
-        idx = torch.tensor([prompt], device=self.model.lm_head.weight.device)
+        idx = torch.tensor([prompt], device=self.model.transformer.wte.weight.device)
         ids, text = [], ''
         for step in self.model.steps(idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0):
             if step.ids.item() == self.tokenizer.eot:

@@ -37,19 +37,35 @@ class LayerCache:
     """One layer's keys and values of the tokens seen so far, in memory set aside beforehand."""
 
     def __init__(self, config, batch_size, length, like):
-        self.k, self.v = like.new_empty(2, batch_size, config.n_head, length, config.n_embd // config.n_head)
-        self.filled = 0  # tokens seen
+        self.kv = like.new_empty(2, batch_size, config.n_head, length, config.n_embd // config.n_head)
+        self.filled = 0  # tokens seen; to forget the last ones, lower it
 
-    def append(self, k, v):
-        """Add the keys and values of new tokens, (B, nh, T, hs) each; return those of all tokens seen, views."""
-        start, self.filled = self.filled, self.filled + k.size(2)
-        self.k[:, :, start : self.filled] = k
-        self.v[:, :, start : self.filled] = v
-        return self.k[:, :, : self.filled], self.v[:, :, : self.filled]
+    def append(self, kv):
+        """Add the keys and values of new tokens, (2, B, nh, T, hs); return those of all tokens seen, a view."""
+        start, self.filled = self.filled, self.filled + kv.size(3)
+        self.kv[:, :, :, start : self.filled] = kv
+        return self.kv[:, :, :, : self.filled]
+
+
+def attend(qkv, n_head, cache=None, dropout=0.0):
+    """Let every token gather from itself and the tokens before it, those in the cache included.
+
+    qkv: (B, T, 3C), queries, keys and values of the new tokens side by side. Returns (B, T, C).
+    """
+    B, T, C = qkv.size(0), qkv.size(1), qkv.size(2) // 3
+    qkv = qkv.view(B, T, 3, n_head, C // n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
+    k, v = qkv[1:] if cache is None else cache.append(qkv[1:])  # (B, nh, S, hs) with S >= T: those before, then these
+    S = k.size(2)
+    # A single new token may look at everything. Several tokens after a cached prefix need a mask of their own,
+    # since is_causal aligns its triangle with the first key, not the last.
+    mask = torch.ones(T, S, dtype=torch.bool, device=k.device).tril(S - T) if 1 < T < S else None
+    causal = True if T == S else False  # noqa: SIM210 (torch.compile takes a plain bool, not T == S)
+    y = F.scaled_dot_product_attention(qkv[0], k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+    return y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) to the heads side by side
 
 
 class CausalSelfAttention(nn.Module):
-    """Every token gathers from itself and the tokens before it, in several heads at once."""
+    """Attention in several heads at once, between a matrix that asks and answers and one that mixes the heads."""
 
     def __init__(self, config):
         super().__init__()
@@ -61,21 +77,7 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
 
     def forward(self, x, cache=None):
-        B, T, C = x.shape
-        q, k, v = (
-            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
-            for part in self.c_attn(x).split(C, dim=2)
-        )
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B, nh, S, hs) with S >= T: the tokens seen before, then these
-        S = k.size(2)
-        # A single new token may look at everything. Several tokens after a cached prefix need a mask of their own,
-        # since is_causal aligns its triangle with the first key, not the last.
-        mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T) if 1 < T < S else None
-        causal = True if T == S else False  # noqa: SIM210 (torch.compile takes a plain bool, not T == S)
-        dropout = self.resid_dropout.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        y = attend(self.c_attn(x), self.n_head, cache, self.resid_dropout.p if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y))
 
 
@@ -146,10 +148,13 @@ def draw(logprobs, uniforms):
     logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1). Returns (B,) int64. One number a row and a fixed order
     make a draw reproducible on every device, whatever computed the logits.
     """
-    cdf = logprobs.double().exp().cumsum(-1)
-    cdf = cdf / cdf[:, -1:]  # rounding left the total a little off 1
-    uniforms = torch.tensor(uniforms, dtype=torch.float64)[:, None]
-    return torch.searchsorted(cdf, uniforms, right=True)[:, 0]  # `right`: an id of probability 0 is never met
+    ids = []
+    for row, uniform in zip(logprobs, uniforms, strict=True):
+        possible = (row > -math.inf).nonzero()[:, 0]  # in id order; after top-k these are few
+        cdf = row[possible].double().exp().cumsum(0)
+        place = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # rounding left the total a little off 1
+        ids.append(possible[place])
+    return torch.stack(ids)
 
 
 class GPT(nn.Module):
@@ -224,8 +229,10 @@ class GPT(nn.Module):
 
     def logits(self, x):
         """(..., C) hidden states to (..., V) logits; the padding ids have -inf and so take no part in any softmax."""
-        logits = F.linear(x, self.lm_head.weight[: self.n_ids])
-        return F.pad(logits, (0, self.config.vocab_size - self.n_ids), value=-math.inf)
+        logits = self.lm_head(x)
+        if self.n_ids < self.config.vocab_size:
+            logits[..., self.n_ids :] = -math.inf
+        return logits
 
     def forward(self, idx, targets=None, want_logits=True):
         """Predict, as nanoGPT does.

@@ -77,7 +77,7 @@ class Monitor:
         return lines
 
     def _sample(self, model):
-        idx = torch.tensor([self._prompt], device=model.lm_head.weight.device)
+        idx = torch.tensor([self._prompt], device=model.transformer.wte.weight.device)
         ids, _ = model.generate(idx, SAMPLE_TOKENS, temperature=0.8, top_k=200, seed=self._settings.seed)
         return self._tokenizer.decode(ids[0].tolist())
 

@@ -209,13 +209,18 @@ def title(summary):
     models = summary['model']['init_from']
     if 'compare_to' in summary:
         models = f'before: {summary["compare_to"]["init_from"]}, after: {models}'
-    return f'{models}: model probability of each response{precision(summary["settings"]["dtype"])}'
+    return f'{models}: model probability of each response{precision_of(summary["settings"])}'
+
+
+def precision_of(settings):
+    """Name the precision of an evaluation with these settings, unless it is float32."""
+    return precision(settings['dtype'], settings['quantize'])
 
 
 def size_text(summary):
     """Say how much was measured."""
     what = f'{rows_text(summary)}, {summary["tokens"]:,} tokens, {summary["bytes"]:,} bytes'
-    return f'{what}: model probability{precision(summary["settings"]["dtype"])}'
+    return f'{what}: model probability{precision_of(summary["settings"])}'
 
 
 def rows_text(summary):
@@ -356,7 +361,7 @@ def how_measured(summary):
     if data['left_out']:
         lines.append(left_out_text(summary))
     lines.append(
-        f'Probabilities are model probabilities (softmax of the raw logits{precision(settings["dtype"])}); '
+        f'Probabilities are model probabilities (softmax of the raw logits{precision_of(settings)}); '
         'logprobs are natural logarithms, summed in float64.'
     )
     if settings['temperature'] != 1:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import configurator
 from common import UserError
 from plots import new_folder, save_charts, show_sheets
-from sampling import SamplingSettings, charts, checked, describe, load_model, read_start, respond
+from sampling import SamplingSettings, charts, checked, describe, load_model, quickened, read_start, respond
 
 
 @dataclass
@@ -31,6 +31,7 @@ def main(settings):
         raise UserError(f'--num_samples={settings.num_samples}: it is at least 1')
     start = read_start(settings.start)
     model, tokenizer = load_model(settings)
+    model = quickened(model, settings)
     fixed = settings.fixed_response is not None
     if fixed:
         prompt_ids, response_ids = tokenizer.encode_pair(start, settings.fixed_response)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import checkpoint as checkpoints
+import fast
 from common import UserError
 from model import Step, logits_to_logprobs
 from plots import Chart
@@ -34,6 +35,7 @@ class SamplingSettings:
     plot_dir: str = 'results'  # a new folder in here gets the charts
     device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best there is
     dtype: str | None = None  # float32 (None), bfloat16 or float16
+    quantize: str | None = None  # int8: eight-bit weights, for speed and memory; probabilities change a little
     compile: bool = False  # torch.compile the model: slower to start, then faster
 
 
@@ -62,9 +64,15 @@ def load_model(settings):
         raise UserError(
             f'{settings.init_from} has no tokenizer; put the tokenizer.json that it was trained with beside it'
         )
+    return model, tokenizer
+
+
+def quickened(model, settings):
+    """Return the model as quick as the settings allow; from now on it computes, and cannot be saved."""
     if settings.compile:
         model.hidden = torch.compile(model.hidden, dynamic=True)
-    return model, tokenizer
+        return model
+    return fast.pack(model, settings.quantize)
 
 
 def checked(settings):
@@ -76,6 +84,9 @@ def checked(settings):
         raise UserError(f'--temperature={settings.temperature}: it is 0 (greedy) or a positive number')
     if settings.top_k is not None and settings.top_k < 1:
         raise UserError(f'--top_k={settings.top_k}: it is at least 1, or None for all tokens')
+    if settings.quantize and (settings.compile or settings.dtype not in (None, 'float32')):
+        other = 'compile' if settings.compile else 'dtype'
+        raise UserError(f'--quantize={settings.quantize} is a way of computing of its own; leave out --{other}')
     for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
@@ -102,7 +113,7 @@ def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=N
     Yields the list of Response as it grows: empty at first, then after every token. eot: an id that ends a response
     where it is drawn.
     """
-    idx = torch.tensor([prompt_ids] * num_samples, device=model.lm_head.weight.device)
+    idx = torch.tensor([prompt_ids] * num_samples, device=model.transformer.wte.weight.device)
     responses = [Response() for _ in range(num_samples)]
     yield responses
     steps = model.steps(idx, settings.max_new_tokens, settings.temperature, settings.top_k, response_ids, settings.seed)
@@ -143,20 +154,22 @@ def charts(response, prompt_ids, tokenizer, settings, fixed):
 def sampler_name(settings, fixed):
     """Say what makes the sampler's probabilities differ from the model's."""
     top_k = '' if fixed or settings.top_k is None else f', top_k {settings.top_k}'
-    return f'temperature {settings.temperature:g}{top_k}{precision(settings.dtype)}'
+    return f'temperature {settings.temperature:g}{top_k}{precision(settings.dtype, settings.quantize)}'
 
 
-def precision(dtype):
+def precision(dtype, quantize=None):
     """Name the precision that numbers were computed in, unless it is float32."""
-    return '' if dtype in (None, 'float32') else f', computed in {dtype}'
+    name = quantize or dtype
+    return '' if name in (None, 'float32') else f', computed in {name}'
 
 
 def describe(response, settings, fixed):
     """Return two lines: how likely the response was under the sampler and under the model."""
     n = len(response.ids)
+    of_model = f'model (temperature 1, every token{precision(settings.dtype, settings.quantize)})'
     rows = [
         (f'sampler ({sampler_name(settings, fixed)})', math.fsum(response.logprobs)),
-        (f'model (temperature 1, every token{precision(settings.dtype)})', math.fsum(response.model_logprobs)),
+        (of_model, math.fsum(response.model_logprobs)),
     ]
     width = max(len(name) for name, _ in rows)
     return '\n'.join(

@@ -137,7 +137,7 @@ def score_batch(model, rows, temperature, scores, prefix_caches=None):
     if prefix_caches is not None:
         caches = empty_caches(model, len(rows), prefix_caches[0].filled + idx.size(1))
         for cache, prefix in zip(caches, prefix_caches, strict=True):
-            cache.append(prefix.k.expand(len(rows), -1, -1, -1), prefix.v.expand(len(rows), -1, -1, -1))
+            cache.append(prefix.kv.expand(-1, len(rows), -1, -1, -1))
     x = model.hidden(idx, caches)  # (B, T, C)
     # Only the positions before a target go through the output layer, by far the widest.
     ends, sizes = [len(row.inputs) for row in rows], [len(row.targets) for row in rows]

@@ -9,7 +9,10 @@ from common import UserError, written_whole
 from scoring import WINDOW
 
 # The settings that rows depend on, apart from what the hashes of data and models stand for.
-SETTINGS_OF_THE_NUMBERS = ('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature', 'dtype')
+SETTINGS_OF_THE_NUMBERS = (
+    *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature'),
+    *('dtype', 'quantize'),
+)
 
 FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md')  # what an evaluation's folder is known by
 
