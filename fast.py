@@ -52,8 +52,9 @@ def pack(model, quantize=None):
         raise UserError(f'--quantize={quantize} needs an x86 CPU and float32; leave it out on other machines')
     if quantize or can_pack(model):
         matrix = Int8Matrix if quantize else PackedMatrix
-        blocks = [PackedBlock(block, model.gelu, matrix) for block in model.transformer.h]
-        model.transformer.h = nn.ModuleList(blocks)
+        blocks = model.transformer.h
+        for layer in range(len(blocks)):  # one after the other, so that there are never two whole models in memory
+            blocks[layer] = PackedBlock(blocks[layer], model.gelu, matrix)
         model.lm_head = PackedHead(model.lm_head, matrix)
     return model
 
@@ -144,9 +145,9 @@ class Int8Matrix(nn.Module):
         if x.numel() == x.size(-1):
             y = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
         else:
-            # x = low + size * (numbers from 0 to 1). As every row of those has a 0 and a 1, the one scale that torch takes
-            # for all of them is the scale of each.
-            low, high = x.aminmax(dim=-1, keepdim=True)
+            # x = low + size * (numbers from 0 to 1). As every row of those has a 0 and a 1, the one scale that torch
+            # takes for all of them is the scale of each.
+            low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # several times as fast as aminmax
             size = (high - low).clamp_(min=1e-30)
             y = torch.ops.quantized.linear_dynamic((x - low).div_(size), self.packed, self.seven_bits)
             y = y.mul_(size).addcmul_(1 - size, self.bias).addcmul_(low, self.sums)

@@ -138,8 +138,10 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None):
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
-    # The largest is taken off first, or a tiny temperature would overflow to inf - inf; below 1.2e-38 float32 has 0.
-    return F.log_softmax((logits - logits.amax(-1, keepdim=True)) / max(temperature, 1.2e-38), dim=-1)
+    if temperature != 1:
+        # Less the largest first, or a tiny temperature would overflow to inf - inf; below 1.2e-38 float32 has 0.
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1.2e-38)
+    return F.log_softmax(logits, dim=-1)
 
 
 def draw(logprobs, uniforms):
@@ -245,23 +247,11 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(x[:, [-1]]), None
         if not want_logits:
-            return None, self._lean_loss(x.flatten(0, 1), targets.flatten())
+            from loss import lean_cross_entropy
+
+            return None, lean_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), self.n_ids)
         logits = self.logits(x)
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
-
-    def _lean_loss(self, x, targets, chunk=512):
-        """Mean cross-entropy of (N, C) hidden states against (N,) targets, the logits made again in the backward."""
-
-        def summed(x, targets):
-            return F.cross_entropy(self.logits(x).float(), targets, ignore_index=-1, reduction='sum')
-
-        total = sum(
-            recompute_in_backward(summed, x_part, targets_part, use_reentrant=False)
-            if torch.is_grad_enabled()
-            else summed(x_part, targets_part)
-            for x_part, targets_part in zip(x.split(chunk), targets.split(chunk), strict=True)
-        )
-        return total / (targets != -1).sum()
 
     # From logits to tokens and their probabilities ------------------------------------------------------------------
 

@@ -251,6 +251,29 @@ def draw_losses(path, curves):
     pyplot.close(figure)
 
 
+def draw_growth(path, decode, score):
+    """Write how time and memory grow: decode's with the context, score's with the number of pairs (bench.py's rows)."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(11, 4), layout='constrained')
+    panels = (
+        (decode, 'context', 'milliseconds', 'tokens in the context', 'milliseconds a token'),
+        (decode, 'context', 'cache_mib', 'tokens in the context', 'cache, MiB'),
+        (score, 'pairs', 'seconds', 'pairs scored', 'seconds'),
+        (score, 'pairs', 'peak_memory_mib', 'pairs scored', 'peak memory, MiB'),
+    )
+    for axes, (rows, x, y, x_label, y_label) in zip(figure.subplots(1, 4), panels, strict=True):
+        axes.plot([row[x] for row in rows], [row[y] for row in rows], color=BAR, marker='o', markersize=3)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.set_ylim(bottom=0)
+        axes.grid(color='#dddddd', linewidth=0.6)
+        for side in ('top', 'right'):
+            axes.spines[side].set_visible(False)
+    save(figure, path)
+    pyplot.close(figure)
+
+
 def shortened(text, length, from_end=False):
     """Return a text on one line, cut to a length where it is longer: its beginning, or its end."""
     text = re.sub(r'\s*\n\s*', ' ⏎ ', text)

@@ -260,7 +260,7 @@ def encode(tokenizer, between, dtype, path, starts, ends):
     """Return the ids of the documents between these bytes of a file, `between` after each."""
     ids = [np.zeros(0, dtype)]
     for document in read(path, starts, ends):
-        ids += [np.array(tokenizer.encode(piece), dtype) for piece in pieces(document)]
+        ids += [tokenizer.encode_array(piece, dtype) for piece in pieces(document)]
         ids.append(np.array(between, dtype))
     return np.concatenate(ids)
 

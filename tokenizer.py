@@ -14,6 +14,8 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
+
 from common import UserError, find, written_whole
 
 EOT = '<|endoftext|>'
@@ -46,6 +48,10 @@ class Tokenizer:
 
     def _has(self, id):
         return True
+
+    def encode_array(self, text, dtype):
+        """Return the token ids of a text as a NumPy array, the quickest way there is."""
+        return np.array(self.encode(text), dtype)
 
     def encode_pair(self, prompt, response, boundary='joint'):
         """Return (prompt ids, response ids), the one place that decides where a response begins.
@@ -112,6 +118,10 @@ class GPT2Tokenizer(Tokenizer):
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
         return self._encoding.encode(text, allowed_special={EOT}, disallowed_special=())
+
+    def encode_array(self, text, dtype):
+        """Return the token ids of a text as a NumPy array, without a Python number for each on the way."""
+        return self._encoding.encode_to_numpy(text, allowed_special={EOT}, disallowed_special=()).astype(dtype)
 
     def encode_batch(self, texts):
         """Return the token ids of many texts, encoded in parallel."""
