@@ -119,9 +119,10 @@ class PackedMatrix(nn.Module):
 class Int8Matrix(nn.Module):
     """A Linear layer of eight bits: one scale for each output, and one for each row of what it is given.
 
-    Both are rounded to 8 bits: a row of x to 0 .. 255 between its least and its greatest number, a row of weights to
-    -127 .. 127 (dynamic quantization, as torch and CTranslate2 do it). No row has a say in another's rounding, so a
-    text's numbers do not depend on the batch around it; torch alone would take one scale for the whole of x.
+    A row of weights is rounded to -127 .. 127, a row of x to 0 .. 255 between its least and its greatest number
+    (dynamic quantization). torch alone takes one scale for all of x; here no row has a say in another's rounding, so
+    that a text's numbers do not depend on the batch around it. A single row goes to torch as it is, which is quicker,
+    and is rounded between limits of which one is 0 if the row does not reach it.
     """
 
     enough_rows = 1

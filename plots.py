@@ -258,7 +258,7 @@ def draw_growth(path, decode, score):
     figure = pyplot.figure(figsize=(11, 4), layout='constrained')
     panels = (
         (decode, 'context', 'milliseconds', 'tokens in the context', 'milliseconds a token'),
-        (decode, 'context', 'cache_mib', 'tokens in the context', 'cache, MiB'),
+        (decode, 'context', 'cache_mib', 'tokens in the context', 'cache, MiB (by its shape)'),
         (score, 'pairs', 'seconds', 'pairs scored', 'seconds'),
         (score, 'pairs', 'peak_memory_mib', 'pairs scored', 'peak memory, MiB'),
     )
