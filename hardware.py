@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import nullcontext
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -98,9 +99,14 @@ def peak_flops(device, dtype):
 
 def peak_memory_mib():
     """Return the most memory that this process has held so far, in MiB; None where the system does not tell."""
+    try:  # Linux: getrusage would count what the program that started this one held
+        status = Path('/proc/self/status').read_text(encoding='ascii', errors='replace')
+        return round(int(re.search(r'^VmHWM:\s+(\d+) kB', status, re.MULTILINE)[1]) / 2**10, 1)
+    except (OSError, TypeError):
+        pass
     try:
         import resource  # not on Windows
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == 'darwin' else 2**10), 1)  # bytes on a Mac, KiB on Linux
+    return round(peak / (2**20 if sys.platform == 'darwin' else 2**10), 1)  # bytes on a Mac, KiB elsewhere
