@@ -422,7 +422,7 @@ def page(everything):
     yield '# How fast it is'
     yield ''
     yield (
-        f'`python bench.py --job=all --save=...` on {machine["processor"]}, {machine["threads"]} threads '
+        f'`python bench.py --job=... --save=...` on {machine["processor"]}, {machine["threads"]} threads '
         f'({", ".join(machine["instructions"])}), {machine["system"]}, Python {machine["python"]}; '
         f'{", ".join(f"{name} {number}" for name, number in everything["versions"].items() if number)}. '
         f'Reading memory: {everything["read_gb_per_second"]:.1f} GB/s. Multiplying: {everything["float32_gflops"]:.0f} '
@@ -443,6 +443,7 @@ def page(everything):
         yield f'| --- | ---: | {" | ".join("---:" for _ in own)} | ---: | ---: | ---: |'
         for name, _, *cells in table_rows(job, result, own):
             yield f'| {name} | {" | ".join(cells)} |'
+        yield from ('', f'The median of {len(next(iter(result.values()))["seconds"])} rounds.')
 
 
 if __name__ == '__main__':
