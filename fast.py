@@ -92,9 +92,12 @@ class PackedHead(nn.Module):
 
 
 def in_rows(x, enough):
-    """Lay the rows of (..., C) one below the other, (R, C), with rows of zeros below them to make up `enough`."""
+    """Lay the rows of (..., C) one below the other, (R, C), with rows of zeros below them to make up `enough`.
+
+    Where there are many, R is a multiple of 32: oneDNN makes and keeps code for each R that it meets.
+    """
     x = x.reshape(-1, x.size(-1))
-    missing = enough - x.size(0)
+    missing = -x.size(0) % 32 if x.size(0) > 32 else enough - x.size(0)
     return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
 
 

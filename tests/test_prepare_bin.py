@@ -290,6 +290,9 @@ class CodePoints:
     def encode(self, text):
         return [ord(char) for char in text]
 
+    def encode_array(self, text, dtype):
+        return np.array(self.encode(text), dtype)
+
 
 @pytest.mark.parametrize(('vocab_size', 'dtype'), [(2**16, np.uint16), (2**16 + 1, np.uint32), (0x110000, np.uint32)])
 def test_ids_beyond_16_bits_take_32(monkeypatch, vocab_size, dtype):
