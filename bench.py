@@ -57,7 +57,7 @@ UNITS = {
 class Settings:
     """Measure speed, beside other programs and the hardware's limits."""
 
-    job: str = 'all'  # decode, sample, score, prompts, train, start, prepare, growth, precision, or all
+    job: str = 'all'  # decode, sample, score, prompts, train, start, prepare, growth, precision (commas between), or all
     rounds: int = 5  # how often each contender does the job; the median counts
     only: str = ''  # contenders whose name has this in it; all of them if empty
     init_from: str = ''  # a folder with GPT-2 to measure with; a random one of its smallest shape if empty
@@ -77,17 +77,18 @@ def main(settings):
         if not settings.init_from:
             torch.manual_seed(1337)
             GPT(GPTConfig(vocab_size=50257)).save_pretrained(folder, GPT2Tokenizer())
+        shape = settings.init_from or '124M random'
         limits = hardware_limits()
         kept = {'machine': machine(), **limits, 'versions': versions()}
         print(', '.join(f'{name.replace("_", " ")} {value:.3g}' for name, value in limits.items()))
         for job in jobs:
             if job == 'growth':
-                result = growth(folder)
+                result = growth(folder, shape)
                 if settings.save:
                     draw_growth(Path(settings.save).with_name('growth.png'), **result)
             elif job == 'precision':
                 result = {name: precision(name) for name in ('tiny', 'tiny-stories', folder)}
-                result['124M random'] = result.pop(folder)
+                result[shape] = result.pop(folder)
                 print_precision(result)
             else:
                 result = compare(job, make_task(job, folder, scratch), settings, limits)
@@ -166,6 +167,8 @@ def compare(job, task, settings, limits):
                 del contenders[name], seconds[name]
             else:
                 seconds[name].append(answer)
+    if not contenders:
+        raise UserError(f'no one finished the job {job}')
     memory = {}
     for name, (process, pipe) in contenders.items():
         pipe.send(None)
@@ -291,12 +294,12 @@ def table_rows(job, result, own):
         )
 
 
-def growth(folder):
+def growth(folder, shape):
     """Measure how time and memory grow: a token's time with its context, scoring with the number of pairs."""
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:  # whose peak memory is scoring's alone
         score = pool.submit(growth_of_scoring).result()
     decode = growth_of_decoding(folder)
-    for name, rows in (('decode, GPT-2 124M, float32', decode), ('score, models/tiny', score)):
+    for name, rows in ((f'decode, {shape}, float32', decode), ('score, models/tiny', score)):
         table = Table(*rows[0], title=name, title_justify='left')
         for row in rows:
             table.add_row(*(f'{value:,.4g}' if isinstance(value, float) else f'{value:,}' for value in row.values()))

@@ -18,7 +18,7 @@ from model import LayerCache, logits_to_logprobs
 
 WINDOW = 512  # pairs sorted by length and batched together; more pad less, but hold more in memory
 BATCH_TOKENS = {'cpu': 512}  # tokens in one forward pass: more fall out of a CPU's cache on their way
-OTHER_BATCH_TOKENS = 16384  # on a GPU it does
+OTHER_BATCH_TOKENS = 16384  # a GPU needs many to be busy
 OUTPUT_ROWS = 64  # positions in the output layer at a time: with 50,257 ids, logits of 13 MB, which stay in the cache
 SHARE_FROM = 48  # a prompt is computed once for several responses where that saves so many tokens
 

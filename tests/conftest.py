@@ -1,6 +1,7 @@
 """What several tests need: small random models, GPT-2's vocabulary where it is at hand, scripts run by hand."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ if TIKTOKEN_CACHE.is_dir():
     os.environ.setdefault('TIKTOKEN_CACHE_DIR', str(TIKTOKEN_CACHE))
 os.environ['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
 torch.set_num_threads(1)  # tests run side by side, a process each
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, as would all it starts
 
 needs_gpt2_vocabulary = pytest.mark.skipif(
     not os.environ.get('TIKTOKEN_CACHE_DIR'),
