@@ -57,7 +57,7 @@ UNITS = {
 class Settings:
     """Measure speed, beside other programs and the hardware's limits."""
 
-    job: str = 'all'  # decode, sample, score, prompts, train, start, prepare, growth, precision (commas between), or all
+    job: str = 'all'  # decode, sample, score, prompts, train, start, prepare, growth, precision; several with commas
     rounds: int = 5  # how often each contender does the job; the median counts
     only: str = ''  # contenders whose name has this in it; all of them if empty
     init_from: str = ''  # a folder with GPT-2 to measure with; a random one of its smallest shape if empty
