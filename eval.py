@@ -21,16 +21,18 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 import configurator
+import page
 import report
 from checkpoint import weights_sha256
 from common import UserError
 from hardware import peak_memory_mib
+from looks import charts, looks_at_response, page_side
 from measures import Results
 from model import GPT
 from pairs import Pair, PairSource, TextSource, refuse, tell
 from plots import new_folder, save_charts
 from processes import Processes
-from sampling import SamplingSettings, charts, checked, load_model, quickened, read_start, respond, sampler_name
+from sampling import SamplingSettings, checked, load_model, quickened, read_start, respond, sampler_name
 from scoring import WINDOW, score_window
 from store import Store, folder_of
 from tokenizer import Tokenizer
@@ -53,7 +55,7 @@ class Settings(SamplingSettings):
     compare_to: str | None = None  # the model before, anything that init_from takes: scored too, with the difference
     text: str | None = None  # score a text file or the validation split of a dataset in data/ instead of pairs
     stride: int | None = None  # tokens of text scored at a time; fewer see more before them (None: half a context)
-    save: str | None = None  # name of a folder in plot_dir, or a path: for pairs.jsonl, summary.json, report.md
+    save: str | None = None  # name of a folder in plot_dir, or a path: for pairs.jsonl, report.md, page.html ...
     resume_eval: bool = False  # go on with an evaluation that was interrupted, from what --save kept of it
     show: int = 200  # rows that are printed; --save keeps them all
     resamples: int = 2000  # bootstrap resamples behind each 95 % interval
@@ -61,7 +63,7 @@ class Settings(SamplingSettings):
     num_samples: int = 0  # for each prompt that is printed, also draw so many samples of max_new_tokens
     max_new_tokens: int = 20  # tokens in each of those samples
     temperature: float = 1.0  # where it is not 1, the sampler's values at it are given beside the model's
-    top_k: int | None = None  # for the samples alone; it does not cut off a fixed response
+    top_k: int | None = None  # for the samples alone, like top_p; neither cuts off a fixed response
 
 
 class Subject(NamedTuple):
@@ -105,6 +107,7 @@ def eval(settings=None):
         run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # with what the intervals took
         if store is not None:  # before anything is printed, for whoever reads that may have read enough
             report.write_page(store.folder, results, summary)
+            save_page(store.folder / 'page.html', source, subjects, settings, results, summary)
             store.finish(summary)
     report.print_all(results.shown, summary)
     if settings.num_samples > 0:
@@ -112,7 +115,8 @@ def eval(settings=None):
     if settings.show_probs and settings.plot_steps > 0:
         draw_charts(source, subjects[0], settings)
     if store is not None:
-        print(f'{store.folder}/report.md tells it all; pairs.jsonl and summary.json have every number')
+        print(f'{store.folder}/report.md tells it all, page.html token by token (open it in a browser); ', end='')
+        print('pairs.jsonl and summary.json have every number')
     return results.shown, summary
 
 
@@ -309,6 +313,38 @@ def shown_items(source, subject, settings):
             yield source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator).pairs[0][0]
 
 
+def save_page(path, source, subjects, settings, results, summary):
+    """Write the rows that the report shows as one page, with what each model nearly said at every token."""
+    rows = {row['index']: row for row in report.rows_of_page(results, summary)}
+    has_sampler = settings.temperature != 1
+    texts = []
+    for index, unit in source.units():
+        if index not in rows:
+            continue
+        row = rows[index]
+        item = source.encode(unit, [subject.tokenizer for subject in subjects], settings.boundary, settings.separator)
+        sides = []
+        for (_, model, tokenizer), (pair, *_), side in zip(subjects, item.pairs, (row, row.get('before'))):
+            looks = looks_at_response(model, *pair, settings.temperature)
+            for look, logprob, rank in zip(looks, side['token_logprobs'], side['token_ranks'], strict=True):
+                # What pairs.jsonl has: it was computed in other batches, which round otherwise.
+                look.logprobs[look.chosen], look.rank = logprob, rank
+            sides.append(page_side(looks, tokenizer, has_sampler))
+        prompt_ids = item.pairs[0][0][0]
+        label = str(row.get('id', f'{results.unit} {index}'))
+        texts.append(page.Text(label, subjects[0].tokenizer.decode(prompt_ids), sides))
+    page.write(
+        page.Page(
+            title=report.page_title(summary),
+            about=[*report.answer(summary), report.how_measured(summary), summary['command']],
+            models=[subject.name for subject in subjects],
+            sampler=summary['sampler'] if has_sampler else None,
+            texts=texts,
+        ),
+        path,
+    )
+
+
 def print_samples(source, subject, settings):
     """Print what the model itself says to each prompt, beside the response that was scored."""
     _, model, tokenizer = subject
@@ -326,11 +362,12 @@ def draw_charts(source, subject, settings):
     folder = new_folder(settings.plot_dir, f'eval-{settings.init_from}')
     items = tqdm(shown_items(source, subject, settings), unit=' pairs', leave=False, disable=None)
     for number, (prompt_ids, response_ids) in enumerate(items, 1):
-        *_, (response,) = respond(subject.model, prompt_ids, settings, 1, response_ids)
-        if response.logits:
+        *_, (response,) = respond(subject.model, prompt_ids, settings, 1, response_ids, looks=settings.plot_steps)
+        if response.looks:
             target = folder / f'pair_{number:02d}'
             target.mkdir()
-            save_charts(charts(response, prompt_ids, subject.tokenizer, settings, fixed=True), target)
+            name = sampler_name(settings, fixed=True)
+            save_charts(charts(response.looks, response_ids, prompt_ids, subject.tokenizer, name), target)
     print(f'charts of the first {settings.plot_steps} steps of each response in {folder}')
 
 

@@ -78,7 +78,9 @@ class NanoGPTProbs(LM):
         prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - length) :]
         idx = torch.tensor([prompt], device=self.model.transformer.wte.weight.device)
         ids, text = [], ''
-        for step in self.model.steps(idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0):
+        for step in self.model.steps(
+            idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0, top_p=settings.get('top_p')
+        ):
             if step.ids.item() == self.tokenizer.eot:
                 break
             ids.append(step.ids.item())

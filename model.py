@@ -114,23 +114,27 @@ class Step(NamedTuple):
     """One token per row of a batch, and how likely it was. Log-probabilities are natural, float64, on the CPU."""
 
     ids: torch.Tensor  # (B,) the chosen token ids
-    logprob: torch.Tensor  # (B,) under the sampler: after temperature and top-k
+    logprob: torch.Tensor  # (B,) under the sampler: after temperature, top-k and top-p
     model_logprob: torch.Tensor  # (B,) under the model: softmax of the raw logits
     logits: torch.Tensor  # (B, V) what it was chosen from; ids the tokenizer does not have are -inf
 
 
-def logits_to_logprobs(logits, temperature=1.0, top_k=None):
+def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
     """Turn logits into log-probabilities, the one place where that happens.
 
     logits: (..., V). temperature: divides the logits; 0 leaves all probability to the likeliest token, the one with
     the lowest id among equals. top_k: tokens less likely than the k-th likeliest get probability 0; those as likely
-    as it stay. With the defaults these are model probabilities, otherwise the sampler's.
-    Returns (..., V) float32 natural logarithms. Raises ValueError for a negative temperature or a top_k below 1.
+    as it stay. top_p: of what is left, the likeliest tokens stay whose probabilities together reach it, and those as
+    likely as the last of them (nucleus sampling, Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
+    With the defaults these are model probabilities, otherwise the sampler's.
+    Returns (..., V) float32 natural logarithms. Raises ValueError for settings that cannot be meant.
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f'temperature={temperature}: it must be 0 (greedy) or a positive number')
     if top_k is not None and top_k < 1:
         raise ValueError(f'top_k={top_k}: it must be at least 1, or None for all tokens')
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f'top_p={top_p}: it must be above 0 and at most 1, or None for all tokens')
     logits = logits.float()
     if temperature == 0:
         greedy = torch.full_like(logits, -math.inf)
@@ -141,7 +145,14 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None):
     if temperature != 1:
         # Less the largest first, or a tiny temperature would overflow to inf - inf; below 1.2e-38 float32 has 0.
         logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1.2e-38)
-    return F.log_softmax(logits, dim=-1)
+    logprobs = F.log_softmax(logits, dim=-1)
+    if top_p is None or top_p == 1:
+        return logprobs
+    left = (logprobs > -math.inf).sum(-1).max()  # after top-k, few are to be sorted
+    likeliest = logprobs.topk(left).values  # likeliest first
+    before = likeliest.exp().cumsum(-1) - likeliest.exp()  # what all that are likelier have together
+    last = likeliest.gather(-1, (before < top_p).sum(-1, keepdim=True) - 1)
+    return F.log_softmax(logprobs.masked_fill(logprobs < last, -math.inf), dim=-1)
 
 
 def draw(logprobs, uniforms):
@@ -152,7 +163,7 @@ def draw(logprobs, uniforms):
     """
     ids = []
     for row, uniform in zip(logprobs, uniforms, strict=True):
-        possible = (row > -math.inf).nonzero()[:, 0]  # in id order; after top-k these are few
+        possible = (row > -math.inf).nonzero()[:, 0]  # in id order; after top-k and top-p these are few
         cdf = row[possible].double().exp().cumsum(0)
         place = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # rounding left the total a little off 1
         ids.append(possible[place])
@@ -265,37 +276,43 @@ class GPT(nn.Module):
         """Read one more token per row, (B,) ids; return the logits that follow, (B, V)."""
         return self.logits(self.hidden(ids[:, None], caches)[:, -1])
 
+    def next_logits(self, text, caches, length):
+        """Return the logits after text, (B, T), and the caches to come back with when it has a token more; first None.
+
+        length: of the text in the end. Once it is longer than block_size, all positions change with every token and no
+        cache holds: the last block_size tokens are read again each time.
+        """
+        block_size = self.config.block_size
+        if caches is not None and text.size(1) <= block_size:
+            return self.decode(text[:, -1], caches), caches
+        return self.prefill(text[:, -block_size:], min(length, block_size))
+
     @torch.no_grad()
-    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None):
+    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None):
         """Generate token by token, yielding a `Step` for each, so that a reader sees every choice and may stop early.
 
         idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to be said instead of drawn ones, the
-        same for each row; temperature applies to them, top_k does not. seed: row r draws with a random generator of its
-        own, made from (seed, r), so its text does not depend on the rows around it; None takes a new seed from torch's
-        global generator. Where the text is longer than block_size, the model sees its last block_size tokens.
+        same for each row; temperature applies to them, top_k and top_p do not. seed: row r draws with a random
+        generator of its own, made from (seed, r), so its text does not depend on the rows around it; None takes a new
+        seed from torch's. Where the text is longer than block_size, the model sees its last block_size tokens.
         Raises ValueError for what cannot be meant: no prompt, unknown ids, no length, a negative temperature.
         """
         B, T = idx.shape
         n = len(fixed_response) if fixed_response is not None else max_new_tokens
         if n is None or n < 0:
             raise ValueError(f'max_new_tokens={n}: say how many tokens to generate, or give a fixed_response')
-        self._check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
+        self.check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
         if T == 0:
             raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
-        top_k = None if fixed_response is not None else top_k
-        logits_to_logprobs(torch.zeros(1), temperature, top_k)  # a bad setting is told of before the work, not after
+        if fixed_response is not None:
+            top_k = top_p = None
+        logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # a bad setting is told of before the work
         seed = torch.randint(2**31, ()).item() if seed is None else seed
         generators = [random.Random(f'{seed} {row}') for row in range(B)]  # hashes the text: near seeds, far numbers
-        block_size = self.config.block_size
-        text = F.pad(idx, (0, n))  # (B, T + n)
-        caches = None
+        text, caches = F.pad(idx, (0, n)), None  # (B, T + n)
         for end in range(T, T + n):
-            if caches is not None and end <= block_size:
-                logits = self.decode(text[:, end - 1], caches)
-            else:  # the prompt; and once the window slides, every token's position changes and no cache holds
-                window = text[:, max(0, end - block_size) : end]
-                logits, caches = self.prefill(window, min(T + n, block_size))
-            sampler = logits_to_logprobs(logits, temperature, top_k).cpu()
+            logits, caches = self.next_logits(text[:, :end], caches, T + n)
+            sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
             if fixed_response is not None:
                 ids = torch.full((B,), fixed_response[end - T])
             else:
@@ -304,14 +321,16 @@ class GPT(nn.Module):
             of_model = logits_to_logprobs(logits).cpu()
             yield Step(ids, *(of.gather(-1, ids[:, None])[:, 0].double() for of in (sampler, of_model)), logits)
 
-    def generate(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None):
+    def generate(
+        self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
+    ):
         """Generate a whole response and say how likely it was; the arguments are those of `steps`.
 
         Returns the ids, (B, T + n), and the sampler probability of each row's response: a float for one row, a (B,)
         float64 CPU tensor for more. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
         """
         ids, logprob = [idx], torch.zeros(idx.size(0), dtype=torch.float64)
-        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed):
+        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed, top_p):
             ids.append(step.ids[:, None].to(idx.device))
             logprob += step.logprob
         prob = logprob.exp()
@@ -328,12 +347,13 @@ class GPT(nn.Module):
 
         pairs = list(zip(prompts, responses, strict=True))
         for number, (prompt, response) in enumerate(pairs):
-            self._check_ids([*prompt, *response], f'pair {number}')
+            self.check_ids([*prompt, *response], f'pair {number}')
             if not prompt:
                 raise ValueError(f'pair {number} has an empty prompt: begin with the id of <|endoftext|>')
         return [score.sampler_logprobs for score in score_pairs(self, pairs, temperature)]
 
-    def _check_ids(self, ids, where):
+    def check_ids(self, ids, where):
+        """Raise ValueError if the model does not know one of these ids, the list of which is called `where`."""
         unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})
         if unknown:
             raise ValueError(f'{where}: ids {unknown[:5]} are not among the {self.n_ids} that this model knows')

@@ -11,6 +11,7 @@ from common import UserError, written_whole
 
 BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # told apart in grey and by colour-blind people too
 ROSE, FELL = '#2b6ca3', '#d1602a'
+GIVEN_UP = '#b0b0b0'
 MISSING_GLYPHS = r'Glyph .* missing from (current )?font'  # such a character is drawn as a box, which says enough
 
 
@@ -99,6 +100,63 @@ def _has_screen():
     from matplotlib.backends import BackendFilter, backend_registry
 
     return matplotlib.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
+
+
+@dataclass
+class Branch:
+    """A beam after one step of a search."""
+
+    piece: str  # its last token
+    parent: int  # the place, one step before, of the beam that it goes on from
+    prob: float  # model probability of the token there
+    total: float  # logprob of the whole continuation so far
+    best: bool  # the best beam in the end goes through it
+    kept: bool  # one of the beams in the end does
+
+
+def draw_beams(path, levels, title):
+    """Write a beam search as a tree that grows to the right: a list of Branch for each step, likeliest on top.
+
+    The number at an edge is the model probability of the token that it leads to; the wider the edge, the likelier. What
+    the best beam went through is orange, what another one at the end did is blue, and what was given up is grey.
+    """
+    from matplotlib import pyplot
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Curve
+
+    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    most = max(map(len, levels))
+    figure = pyplot.figure(figsize=(1.9 * len(levels) + 0.8, max(2.4, 0.62 * most + 1.3)), layout='constrained')
+    axes = figure.subplots()
+    axes.plot(0, 0, marker='o', color=MARK)  # the prompt
+    for step, level in enumerate(levels, 1):
+        for y, branch in enumerate(level):
+            colour = CHOSEN if branch.best else ROSE if branch.kept else GIVEN_UP
+            start, middle = (0, 0) if step == 1 else (step - 1, branch.parent), step - 0.6
+            # A curve that leaves and arrives level, from centre to centre: the pieces stand before its ends.
+            curve = Curve([start, (middle, start[1]), (middle, y), (step, y)], [Curve.MOVETO] + 3 * [Curve.CURVE4])
+            width, height = 0.6 + 3.4 * branch.prob, 1 + branch.kept + branch.best
+            axes.add_patch(PathPatch(curve, facecolor='none', edgecolor=colour, linewidth=width, zorder=height))
+            piece = shortened(branch.piece, 13)
+            box = {'boxstyle': 'round,pad=0.25', 'facecolor': 'white', 'edgecolor': colour, 'linewidth': 1.4}
+            text = axes.text(step, y, piece, fontsize=8.5, parse_math=False, bbox=box, zorder=6)
+            text.set(ha='center', va='center')
+            before_it = step - 0.07 - 0.021 * len(piece)
+            axes.text(before_it, y - 0.08, _short(branch.prob), fontsize=7, ha='right', va='bottom', zorder=5)
+    axes.set_xlim(-0.2, len(levels) + 0.5)
+    axes.set_ylim(most - 0.4, -0.7)
+    axes.set_xticks(range(1, len(levels) + 1))
+    axes.set_yticks([])
+    axes.set_xlabel('step (at each edge: model probability of the token it leads to)')
+    for side in ('top', 'right', 'left'):
+        axes.spines[side].set_visible(False)
+    axes.set_title(shortened(title, 40 + 18 * len(levels)), loc='left', fontsize=9, parse_math=False)
+    colours = {'best beam': CHOSEN, 'other beams at the end': ROSE, 'given up': GIVEN_UP}
+    handles = [Line2D([], [], color=colour, linewidth=2.5, label=label) for label, colour in colours.items()]
+    figure.legend(handles=handles, loc='outside lower right', ncols=3, frameon=False, fontsize=8)
+    save(figure, path)
+    pyplot.close(figure)
 
 
 def draw_before_after(path, labels, before, after, names, unit):

@@ -289,8 +289,8 @@ def comparison_sentences(summary):
 
 def write_page(folder, results, summary):
     """Write report.md and its pictures into a folder."""
-    compared, text = 'compare_to' in summary, summary['data']['kind'] == 'text'
-    shown = results.most_changed if compared and not text else results.first[: TEXT_SEGMENTS if text else KEPT]
+    text = summary['data']['kind'] == 'text'
+    shown = rows_of_page(results, summary)
     which = which_text(shown, summary)
     pictures = draw_pictures(folder, shown, which, summary)
     parts = [f'# {page_title(summary)}', ' '.join(answer(summary)), how_measured(summary)]
@@ -303,6 +303,13 @@ def write_page(folder, results, summary):
     parts += ['## To have it again', f'```bash\n{summary["command"]}\n```', made_with(summary)]
     with written_whole(folder / 'report.md') as path:
         path.write_text('\n\n'.join(parts) + '\n', encoding='utf-8')
+
+
+def rows_of_page(results, summary):
+    """Return the rows that a page shows."""
+    if summary['data']['kind'] == 'text':
+        return results.first[:TEXT_SEGMENTS]
+    return results.most_changed if 'compare_to' in summary else results.first[:KEPT]
 
 
 def which_text(rows, summary):

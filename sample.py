@@ -1,47 +1,107 @@
-"""Draw text from a model, and see how likely it was.
+"""Draw text from a model, and see how likely it was; or look for the likeliest text.
 
     python sample.py                                                  the shipped story model
     python sample.py --init_from=gpt2 --show_probs=True               GPT-2, with charts of what it nearly said
     python sample.py --start='I live in' --fixed_response=' a shoe'   how likely is this?
+    python sample.py --beam_width=5 --max_new_tokens=12               beam search
+    python sample.py --most_probable=5 --max_new_tokens=6             the five likeliest continuations there are
 
 `python sample.py --help` lists every setting.
 """
 
 import codecs
+import math
+import re
 import sys
+import time
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 import configurator
+import page
+import search
 from common import UserError
-from plots import new_folder, save_charts, show_sheets
-from sampling import SamplingSettings, charts, checked, describe, load_model, quickened, read_start, respond
+from looks import charts, page_side
+from plots import Branch, draw_beams, new_folder, save_charts, show_sheets
+from sampling import (
+    SamplingSettings,
+    checked,
+    describe,
+    likelihood_text,
+    load_model,
+    model_name,
+    probability_text,
+    quickened,
+    read_start,
+    respond,
+    sampler_name,
+)
 
 
 @dataclass
 class Settings(SamplingSettings):
-    """Draw text from a model, and see how likely it was."""
+    """Draw text from a model, and see how likely it was; or look for the likeliest text."""
+
+    html: bool = False  # show_probs writes one page to explore in a browser, of all steps, instead of charts
+    beam_width: int | None = None  # search with so many beams instead of drawing; by the model's own probability
+    length_penalty: float = 0.0  # beams that may end early are ranked by logprob / length ** length_penalty
+    show_beams: bool = False  # with beam_width, draw the search as a tree, the first plot_steps steps
+    most_probable: int | None = None  # find exactly so many of the likeliest continuations of max_new_tokens tokens
+    budget: str = '60s,1GB'  # what that may take: seconds, memory, prefixes (a plain number), with commas; or None
 
 
 def main(settings):
-    """Load, draw (or score), print, and draw charts."""
+    """Load, draw (or score, or search), print, and draw charts."""
     settings = checked(settings)
-    if settings.num_samples < 1:
-        raise UserError(f'--num_samples={settings.num_samples}: it is at least 1')
+    check_ways(settings)
+    budget = read_budget(settings.budget)
     start = read_start(settings.start)
     model, tokenizer = load_model(settings)
     model = quickened(model, settings)
+    eot = tokenizer.eot if settings.stop_at_eot else None
+    if settings.beam_width is not None:
+        print_beams(model, tokenizer, settings, start, eot)
+    elif settings.most_probable is not None:
+        print_most_probable(model, tokenizer, settings, start, eot, budget)
+    else:
+        print_responses(model, tokenizer, settings, start, eot)
+
+
+def check_ways(settings):
+    """Raise UserError for settings that ask for two things at once, or for nothing."""
+    if settings.num_samples < 1:
+        raise UserError(f'--num_samples={settings.num_samples}: it is at least 1')
+    for name in ('beam_width', 'most_probable'):
+        if getattr(settings, name) is None:
+            continue
+        if getattr(settings, name) < 1 or settings.max_new_tokens < 1:
+            wrong = name if getattr(settings, name) < 1 else 'max_new_tokens'
+            raise UserError(f'--{wrong}={getattr(settings, wrong)}: it is at least 1')
+        others = ('fixed_response', 'show_probs', 'html', 'most_probable')
+        for other in others:
+            if other != name and getattr(settings, other) not in (None, False):
+                raise UserError(f'--{name} and --{other} are two different things to do; give one of them')
+    if settings.show_beams and settings.beam_width is None:
+        raise UserError('--show_beams draws what --beam_width=5 (say) has searched; give that too')
+
+
+# Drawing or scoring -------------------------------------------------------------------------------------------------
+
+
+def print_responses(model, tokenizer, settings, start, eot):
+    """Draw the samples, or score the fixed response, and print how likely each was."""
     fixed = settings.fixed_response is not None
     if fixed:
         prompt_ids, response_ids = tokenizer.encode_pair(start, settings.fixed_response)
-        num_samples = 1  # a fixed response is the same each time
+        num_samples, eot = 1, None  # a fixed response is the same each time, and said to its end
     else:
         prompt_ids, response_ids = tokenizer.encode_prompt(start), None
         num_samples = settings.num_samples
-    eot = tokenizer.eot if settings.stop_at_eot and not fixed else None
+    looks = math.inf if settings.html else settings.plot_steps if settings.show_probs else 0
 
-    growing = respond(model, prompt_ids, settings, num_samples, response_ids, eot)
+    growing = respond(model, prompt_ids, settings, num_samples, response_ids, eot, looks)
     if num_samples == 1:
         print(tokenizer.decode(prompt_ids), end='', flush=True)
         stream = Stream(tokenizer)
@@ -55,7 +115,12 @@ def main(settings):
             print(f'sample {number} of {num_samples}\n{tokenizer.decode(prompt_ids + response.ids)}')
             report(response, settings, fixed)
 
-    if settings.show_probs:
+    if not any(response.looks for response in responses):
+        if looks:
+            print('there are no steps to draw', file=sys.stderr)
+    elif settings.html:
+        save_page(responses, prompt_ids, tokenizer, settings, start, fixed)
+    else:
         save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed)
 
 
@@ -84,18 +149,138 @@ def report(response, settings, fixed):
 
 def save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed):
     """Draw the first steps of every response into a folder of this run."""
-    if not any(response.logits for response in responses):
-        print('there are no steps to draw', file=sys.stderr)
-        return
     folder = new_folder(settings.plot_dir, f'{settings.init_from}-{start}')
     for number, response in enumerate(responses, 1):
         target = folder if len(responses) == 1 else folder / f'sample_{number:02d}'
         target.mkdir(exist_ok=True)
-        *steps, sheet = save_charts(charts(response, prompt_ids, tokenizer, settings, fixed), target, keep_open=True)
+        drawn = charts(response.looks, response.ids, prompt_ids, tokenizer, sampler_name(settings, fixed))
+        *steps, sheet = save_charts(drawn, target, keep_open=True)
         left = len(response.ids) - len(steps)
         more = f' (the first {len(steps)} of {len(response.ids)} steps; --plot_steps draws more)' if left else ''
         print(f'charts of each step in {target}, all of them on {sheet}{more}')
     show_sheets()
+
+
+def save_page(responses, prompt_ids, tokenizer, settings, start, fixed):
+    """Write all responses with all their steps as one page."""
+    of_sampler = describe_sampler(settings, fixed)
+    texts = [
+        page.Text(
+            label='the fixed response' if fixed else f'sample {number}',
+            prompt=tokenizer.decode(prompt_ids),
+            sides=[page_side(response.looks, tokenizer, with_sampler=of_sampler is not None)],
+        )
+        for number, response in enumerate(responses, 1)
+    ]
+    about = [
+        f'Model probabilities are softmax of the raw logits: {model_name(settings)}.',
+        *([f'Sampler probabilities are those that it was drawn with: {of_sampler}.'] if of_sampler else []),
+    ]
+    whole = page.Page(f'What {settings.init_from} nearly said', about, [settings.init_from], of_sampler, texts)
+    path = new_folder(settings.plot_dir, f'{settings.init_from}-{start}') / 'page.html'
+    page.write(whole, path)
+    print(f'all steps on one page: {path} (open it in a browser)')
+
+
+def describe_sampler(settings, fixed):
+    """Return what the sampler is called, None if its probabilities are the model's own."""
+    cut = not fixed and (settings.top_k is not None or settings.top_p is not None)
+    return sampler_name(settings, fixed) if cut or settings.temperature != 1 else None
+
+
+# Looking ahead ------------------------------------------------------------------------------------------------------
+
+
+def print_beams(model, tokenizer, settings, start, eot):
+    """Search with beams, print the best of them, and draw the search if that was asked for."""
+    prompt_ids = tokenizer.encode_prompt(start)
+    idx = torch.tensor([prompt_ids], device=model.transformer.wte.weight.device)
+    n, width = settings.max_new_tokens, settings.beam_width
+    steps = search.beam_steps(model, idx, n, width, settings.length_penalty, eot)
+    steps = list(tqdm(steps, total=n, unit='step', leave=False, disable=None))
+    _, finished = steps[-1]
+    print(f'{tokenizer.decode(prompt_ids)}\nthe best of {width} beams; {model_name(settings)}')
+    for number, beam in enumerate(finished, 1):
+        print_continuation(number, beam.ids, beam.logprob, tokenizer)
+    if settings.show_beams:
+        folder = new_folder(settings.plot_dir, f'{settings.init_from}-beams-{start}')
+        levels = branches(steps[: settings.plot_steps], finished, tokenizer)
+        title = f'{tokenizer.decode(prompt_ids)} ▁  {width} beams, {settings.init_from}, {model_name(settings)}'
+        draw_beams(folder / 'beams.png', levels, title)
+        more = f' (the first {settings.plot_steps} steps; --plot_steps draws more)' if len(steps) > len(levels) else ''
+        print(f'the search as a tree: {folder / "beams.png"}{more}')
+
+
+def branches(steps, finished, tokenizer):
+    """Return what `draw_beams` draws: a list of Branch for each step."""
+    levels, before = [], [search.Beam((), 0.0, 0)]
+    for size, (beams, ended) in enumerate(steps, 1):
+        level = [*beams, *(beam for beam in ended if len(beam.ids) == size)]
+        levels.append(
+            [
+                Branch(
+                    piece=tokenizer.pieces(beam.ids[-1:])[0],
+                    parent=beam.parent,
+                    prob=math.exp(beam.logprob - before[beam.parent].logprob),
+                    total=beam.logprob,
+                    best=finished[0].ids[:size] == beam.ids,
+                    kept=any(other.ids[:size] == beam.ids for other in finished),
+                )
+                for beam in level
+            ]
+        )
+        before = beams
+    return levels
+
+
+def print_most_probable(model, tokenizer, settings, start, eot, budget):
+    """Search for the likeliest continuations, print them, and what is proved of all others."""
+    prompt_ids = tokenizer.encode_prompt(start)
+    idx = torch.tensor([prompt_ids], device=model.transformer.wte.weight.device)
+    started, found, why = time.perf_counter(), None, ''
+    with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
+        try:
+            for found in search.search_steps(model, idx, settings.max_new_tokens, settings.most_probable, eot):
+                progress.set_postfix_str(f'bound {math.exp(found.bound):.3g}, {found.waiting:,} waiting')
+                progress.update(found.opened - progress.n)
+                if not found.exact and budget.is_spent(found, time.perf_counter() - started):
+                    why = f'the budget ({settings.budget}) is spent; --budget gives more'
+                    break
+        except KeyboardInterrupt:
+            if found is None:
+                raise
+            why = 'interrupted'
+    seconds = time.perf_counter() - started
+    many = f'the {len(found.logprobs)} most probable continuations'
+    print(f'{tokenizer.decode(prompt_ids)}\n{many}; {model_name(settings)}')
+    for number, (sequence, logprob) in enumerate(zip(found.sequences.tolist(), found.logprobs.tolist()), 1):
+        ids = sequence[len(prompt_ids) :]
+        ids = ids[: ids.index(eot) + 1] if eot in ids else ids
+        print_continuation(number, ids, logprob, tokenizer)
+    opened = f'{found.opened:,} prefixes opened in {seconds:.1f} s'
+    nothing = f'nothing unseen can exceed p = {probability_text(found.bound)} (logprob {found.bound:.4f})'
+    if found.exact:
+        print(f'exact: {opened}; {nothing}')
+    else:
+        print(f'not proved: {opened}, {found.waiting:,} wait; {why}\n{nothing}')
+
+
+def print_continuation(number, ids, logprob, tokenizer):
+    """Print a continuation that was found and how likely it is."""
+    print(f'{number:3}  {"".join(tokenizer.pieces(ids))}\n     {likelihood_text(logprob, len(ids))}')
+
+
+def read_budget(text):
+    """Return the Budget that --budget means."""
+    limits = {}
+    for part in [] if text == 'None' else text.split(','):
+        found = re.fullmatch(r'(\d+(?:\.\d+)?)(|s|MB|GB)', part.strip())
+        if not found:
+            raise UserError(f'--budget={text}: {part!r} is not seconds (60s), memory (500MB, 2GB) or prefixes (20000)')
+        number, unit = float(found[1]), found[2]
+        name = {'': 'prefixes', 's': 'seconds', 'MB': 'mebibytes', 'GB': 'mebibytes'}[unit]
+        limits[name] = number * (1024 if unit == 'GB' else 1)
+    return search.Budget(**limits)
 
 
 if __name__ == '__main__':

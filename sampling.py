@@ -10,10 +10,8 @@ import torch
 import checkpoint as checkpoints
 import fast
 from common import UserError
-from model import Step, logits_to_logprobs
-from plots import Chart
-
-ALTERNATIVES = 10  # tokens that a chart shows
+from looks import Look, look_at
+from model import Step
 
 
 @dataclass
@@ -28,6 +26,7 @@ class SamplingSettings:
     max_new_tokens: int = 100  # tokens in each sample
     temperature: float = 0.8  # 1 is the model's own distribution, below 1 is bolder, 0 is greedy
     top_k: int | None = 200  # draw from the k likeliest tokens only; None for all
+    top_p: float | None = None  # draw from the likeliest tokens that together have this probability; None for all
     stop_at_eot: bool = False  # end a sample where it says <|endoftext|>
     seed: int = 1337  # decides what is drawn
     show_probs: bool = False  # draw bar charts of what was likeliest at every step
@@ -46,15 +45,13 @@ class Response:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     model_logprobs: list[float] = field(default_factory=list)
-    logits: list[torch.Tensor] = field(default_factory=list)  # (V,) for each of the steps to be drawn as a chart
+    looks: list[Look] = field(default_factory=list)  # at the first steps, as many as were asked for
 
-    def add(self, step: Step, row: int, keep_logits: bool):
+    def add(self, step: Step, row: int):
         """Take over one row of a step."""
         self.ids.append(step.ids[row].item())
         self.logprobs.append(step.logprob[row].item())
         self.model_logprobs.append(step.model_logprob[row].item())
-        if keep_logits:
-            self.logits.append(step.logits[row].float().cpu())
 
 
 def load_model(settings):
@@ -84,6 +81,8 @@ def checked(settings):
         raise UserError(f'--temperature={settings.temperature}: it is 0 (greedy) or a positive number')
     if settings.top_k is not None and settings.top_k < 1:
         raise UserError(f'--top_k={settings.top_k}: it is at least 1, or None for all tokens')
+    if settings.top_p is not None and not 0 < settings.top_p <= 1:
+        raise UserError(f'--top_p={settings.top_p}: it is a probability above 0, or None for all tokens')
     if settings.quantize and (settings.compile or settings.dtype not in (None, 'float32')):
         other = 'compile' if settings.compile else 'dtype'
         raise UserError(f'--quantize={settings.quantize} is a way of computing of its own; leave out --{other}')
@@ -107,54 +106,33 @@ def read_start(start):
         raise UserError(f'--start={start}: {path} is not UTF-8 text (byte {error.start})') from error
 
 
-def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None):
+def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None, looks=0):
     """Draw num_samples responses in one batch, or score the fixed response_ids.
 
     Yields the list of Response as it grows: empty at first, then after every token. eot: an id that ends a response
-    where it is drawn.
+    where it is drawn. looks: at so many steps it is noted what else could have been said.
     """
+    cut = {} if response_ids is not None else {'top_k': settings.top_k, 'top_p': settings.top_p}
     idx = torch.tensor([prompt_ids] * num_samples, device=model.transformer.wte.weight.device)
     responses = [Response() for _ in range(num_samples)]
     yield responses
-    steps = model.steps(idx, settings.max_new_tokens, settings.temperature, settings.top_k, response_ids, settings.seed)
-    for number, step in enumerate(steps):
+    n, temperature, seed = settings.max_new_tokens, settings.temperature, settings.seed
+    for number, step in enumerate(model.steps(idx, n, temperature, fixed_response=response_ids, seed=seed, **cut)):
         for row, response in enumerate(responses):
             if eot is None or not response.ids or response.ids[-1] != eot:
-                response.add(step, row, keep_logits=settings.show_probs and number < settings.plot_steps)
+                response.add(step, row)
+                if number < looks:
+                    response.looks.append(look_at(step.logits[row], response.ids[-1], temperature, **cut))
         yield responses
         if eot is not None and all(response.ids[-1] == eot for response in responses):
             break
 
 
-def charts(response, prompt_ids, tokenizer, settings, fixed):
-    """Return a Chart of the likeliest tokens for each of a response's kept steps."""
-    made = []
-    top_k = None if fixed else settings.top_k
-    for number, (logits, chosen) in enumerate(zip(response.logits, response.ids)):
-        order = logits.argsort(descending=True, stable=True)  # equals: the lower id first, as the sampler has them
-        rank = (order == chosen).nonzero().item() + 1
-        shown = order[: min(ALTERNATIVES, tokenizer.vocab_size)].tolist()
-        if rank > len(shown):
-            shown.append(chosen)
-        context = tokenizer.decode(prompt_ids + response.ids[:number])
-        made.append(
-            Chart(
-                pieces=tokenizer.pieces(shown),
-                sampler=logits_to_logprobs(logits, settings.temperature, top_k)[shown].exp().tolist(),
-                model=logits_to_logprobs(logits)[shown].exp().tolist(),
-                chosen=shown.index(chosen),
-                rank=rank,
-                context=context,
-                sampler_name=sampler_name(settings, fixed),
-            )
-        )
-    return made
-
-
 def sampler_name(settings, fixed):
     """Say what makes the sampler's probabilities differ from the model's."""
-    top_k = '' if fixed or settings.top_k is None else f', top_k {settings.top_k}'
-    return f'temperature {settings.temperature:g}{top_k}{precision(settings.dtype, settings.quantize)}'
+    cuts = [] if fixed else [(name, getattr(settings, name)) for name in ('top_k', 'top_p')]
+    cuts = ''.join(f', {name} {value:g}' for name, value in cuts if value is not None)
+    return f'temperature {settings.temperature:g}{cuts}{precision(settings.dtype, settings.quantize)}'
 
 
 def precision(dtype, quantize=None):
@@ -165,17 +143,24 @@ def precision(dtype, quantize=None):
 
 def describe(response, settings, fixed):
     """Return two lines: how likely the response was under the sampler and under the model."""
-    n = len(response.ids)
-    of_model = f'model (temperature 1, every token{precision(settings.dtype, settings.quantize)})'
-    rows = [
-        (f'sampler ({sampler_name(settings, fixed)})', math.fsum(response.logprobs)),
-        (of_model, math.fsum(response.model_logprobs)),
-    ]
-    width = max(len(name) for name, _ in rows)
+    names = f'sampler ({sampler_name(settings, fixed)})', model_name(settings)
+    width = max(map(len, names))
+    logprobs = response.logprobs, response.model_logprobs
     return '\n'.join(
-        f'{name:{width}}  logprob {logprob:.4f}, probability {probability_text(logprob)}, '
+        f'{name:{width}}  {likelihood_text(math.fsum(of), len(response.ids))}' for name, of in zip(names, logprobs)
+    )
+
+
+def model_name(settings):
+    """Say what the model's own probabilities are."""
+    return f'model (temperature 1, every token{precision(settings.dtype, settings.quantize)})'
+
+
+def likelihood_text(logprob, n):
+    """Write how likely a response of n tokens is, in the three ways that people know."""
+    return (
+        f'logprob {logprob:.4f}, probability {probability_text(logprob)}, '
         f'perplexity per token {perplexity_text(logprob, n)} ({n} tokens)'
-        for name, logprob in rows
     )
 
 

@@ -14,7 +14,8 @@ SETTINGS_OF_THE_NUMBERS = (
     *('dtype', 'quantize'),
 )
 
-FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md')  # what an evaluation's folder is known by
+# What an evaluation's folder is known by.
+FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md', 'page.html')
 
 
 def folder_of(settings):

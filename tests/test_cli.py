@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, assert_friendly_error, run_script
+from matplotlib.image import imread
 
 import checkpoint
 import configurator
@@ -29,6 +31,7 @@ import sample
 import train
 from common import UserError
 from sampling import SamplingSettings
+from search import beam_search, most_probable, search_steps
 
 STORIES = '\n\n\n'.join(
     f'Once upon a time {name} had {number} red apples.\n{name} gave one to the fox, and the fox said: thank you!'
@@ -309,9 +312,10 @@ def test_eval_prints_what_transformers_computes_and_totals_that_add_up(here):
     assert number_after('perplexity per token +│', out) == pytest.approx(math.exp(-total / n), rel=1e-3)
 
 
-def test_eval_takes_every_setting_of_sample(here):
+def test_eval_takes_every_setting_of_sample_but_those_of_its_searches_and_its_page(here):
     values = {field.name: field.default for field in dataclasses.fields(SamplingSettings)}
-    assert values.items() == {field.name: field.default for field in dataclasses.fields(sample.Settings)}.items()
+    own = {'html', 'beam_width', 'length_penalty', 'show_beams', 'most_probable', 'budget'}
+    assert values.keys() == {field.name for field in dataclasses.fields(sample.Settings)} - own
     values |= {'init_from': 'resume', 'device': 'cpu', 'max_new_tokens': 3, 'show_probs': True, 'plot_steps': 1}
     arguments = [f'--{name}={value}' for name, value in values.items()]
     out = run_well('eval.py', *arguments, '--eval_data=pairs.json', cwd=here)
@@ -780,3 +784,111 @@ def test_a_reduced_precision_is_named_beside_every_number(here):
     assert all('computed in bfloat16' in line for line in numbers)
     process = run_script('eval.py', *RESUME, '--eval_data=pairs.json', '--dtype=bfloat16', cwd=here)
     assert process.stdout.count('computed in bfloat16') == 2  # over the table and over the totals
+
+
+# Looking ahead ------------------------------------------------------------------------------------------------------
+
+
+def test_beams_are_printed_best_first_and_drawn_as_a_tree(here):
+    settings = ('--start=Ann gave', '--beam_width=4', '--max_new_tokens=6', '--show_beams=True', '--plot_steps=4')
+    printed = run_well('sample.py', *FOLDER, *settings, cwd=here)
+    assert 'model (temperature 1, every token)' in printed
+    model, tokenizer, _ = checkpoint.load('folder', device='cpu')
+    prompt = tokenizer.encode_prompt('Ann gave')
+    sequences, logprobs = beam_search(model, torch.tensor([prompt]), 6, 4)
+    pieces = [''.join(tokenizer.pieces(row[len(prompt) :])) for row in sequences.tolist()]
+    assert re.findall(r'^ +\d  (.*)$', printed, re.MULTILINE) == pieces
+    found = re.findall(r'logprob (\S+), probability (\S+), perplexity per token \S+ \(6 tokens\)', printed)
+    assert [float(logprob) for logprob, _ in found] == pytest.approx(logprobs.tolist(), abs=1e-3)
+    assert [float(prob) for _, prob in found] == pytest.approx(logprobs.exp().tolist(), rel=1e-3)
+    (picture,) = (here / 'results').glob('folder-beams-ann-gave-*/beams.png')
+    assert 'the first 4 steps' in printed
+    assert imread(picture).shape[1] > 500
+
+
+def test_the_most_probable_continuations_are_printed_with_their_proof(here):
+    settings = ('--start=The fox', '--most_probable=3', '--max_new_tokens=3', '--budget=None')
+    printed = run_well('sample.py', *FOLDER, *settings, cwd=here)
+    model, tokenizer, _ = checkpoint.load('folder', device='cpu')
+    prompt = tokenizer.encode_prompt('The fox')
+    sequences, logprobs, bound = most_probable(model, torch.tensor([prompt]), 3, 3)
+    pieces = [''.join(tokenizer.pieces(row[len(prompt) :])) for row in sequences.tolist()]
+    assert re.findall(r'^ +\d  (.*)$', printed, re.MULTILINE) == pieces
+    found = [float(logprob) for logprob in re.findall(r'logprob (\S+), probability', printed)]
+    assert found == pytest.approx(logprobs.tolist(), abs=1e-3)
+    assert re.search(r'exact: [\d,]+ prefixes opened', printed)
+    assert float(re.search(r'nothing unseen can exceed p = (\S+) ', printed)[1]) == pytest.approx(
+        math.exp(bound), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize('budget', ['1', '0s', '0MB', '1,100s'])
+def test_a_spent_budget_is_told_of_with_the_gap_that_is_left(here, budget):
+    settings = ('--start=The fox', '--most_probable=2', '--max_new_tokens=30', f'--budget={budget}')
+    printed = run_well('sample.py', *FOLDER, *settings, cwd=here)
+    assert 'not proved: 1 prefixes opened' in printed
+    assert f'the budget ({budget}) is spent' in printed
+    found = [float(prob) for prob in re.findall(r', probability (\S+),', printed)]
+    assert found[0] <= float(re.search(r'nothing unseen can exceed p = (\S+) ', printed)[1]) <= 1
+
+
+def test_ctrl_c_ends_a_search_with_what_it_has_found(here, monkeypatch, capsys):
+    def interrupted(*arguments):
+        yield from itertools.islice(search_steps(*arguments), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('search.search_steps', interrupted)
+    call('sample.py', *FOLDER, '--start=The fox', '--most_probable=2', '--max_new_tokens=30', '--budget=None')
+    printed = capsys.readouterr().out
+    assert 'not proved: 65 prefixes opened' in printed
+    assert 'wait; interrupted' in printed
+    assert 'nothing unseen can exceed' in printed
+
+
+def test_with_stop_at_eot_continuations_of_all_lengths_compete(here):
+    settings = ('--start=The fox', '--most_probable=200', '--max_new_tokens=3', '--stop_at_eot=True')
+    printed = run_well('sample.py', *FOLDER, *settings, cwd=here)
+    assert set(re.findall(r'\((\d) tokens\)', printed)) > {'3'}
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (('--beam_width=0',), ['--beam_width=0']),
+        (('--most_probable=0',), ['--most_probable=0']),
+        (('--beam_width=2', '--max_new_tokens=0'), ['--max_new_tokens=0']),
+        (('--beam_width=2', '--most_probable=2'), ['--beam_width', '--most_probable']),
+        (('--beam_width=2', '--fixed_response=x'), ['--beam_width', '--fixed_response']),
+        (('--most_probable=2', '--show_probs=True'), ['--most_probable', '--show_probs']),
+        (('--show_beams=True',), ['--beam_width']),
+        (('--most_probable=2', '--budget=soon'), ["'soon'", '60s']),
+        (('--top_p=0',), ['--top_p=0']),
+        (('--top_p=1.5',), ['--top_p=1.5']),
+    ],
+)
+def test_searches_that_cannot_be_meant_are_refused(here, settings, words):
+    assert_runs_into_error('sample.py', *FOLDER, *settings, words=words, cwd=here)
+
+
+# A page -------------------------------------------------------------------------------------------------------------
+
+
+def embedded(path):
+    """Return the numbers that a page holds."""
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', path.read_text(), re.DOTALL)[1])
+
+
+def test_a_page_has_all_steps_of_all_samples(here):
+    settings = ('--start=Ann gave', '--num_samples=2', '--max_new_tokens=25', '--show_probs=True', '--html=True')
+    printed = run_well('sample.py', *FOLDER, *settings, cwd=here)
+    (path,) = (here / 'results').glob('folder-ann-gave-*/page.html')
+    assert str(path.relative_to(here)) in printed
+    assert list(path.parent.iterdir()) == [path]  # instead of forty PNGs
+    sides = [text['sides'][0] for text in embedded(path)['texts']]
+    assert [len(side['pieces']) for side in sides] == [25, 25]
+    found = {
+        name: [float(logprob) for logprob in re.findall(rf'^{name} .*logprob (\S+),', printed, re.MULTILINE)]
+        for name in ('model', 'sampler')
+    }
+    assert [side['logprob'] for side in sides] == pytest.approx(found['model'], abs=1e-4)
+    assert [side['sampler_logprob'] for side in sides] == pytest.approx(found['sampler'], abs=1e-4)

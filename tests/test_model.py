@@ -10,7 +10,13 @@ import scipy.stats
 import torch
 from conftest import random_gpt
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 import model as model_module
 import scoring
@@ -167,6 +173,30 @@ def test_equals_at_the_edge_of_top_k_all_stay():
     assert (probs > 0).tolist() == [True, True, True, False]
 
 
+@pytest.mark.parametrize('temperature', [0.3, 1.0, 2.5])
+@pytest.mark.parametrize('top_k', [None, 7])
+@pytest.mark.parametrize('top_p', [1e-9, 0.3, 0.9, 0.999, 1.0])
+def test_top_p_keeps_the_fewest_likeliest_that_reach_it_as_transformers_does(temperature, top_k, top_p):
+    logits = torch.tensor(np.random.default_rng(0).normal(0, 2, (6, 40)), dtype=torch.float32)
+    found = logits_to_logprobs(logits, temperature, top_k, top_p).exp()
+    before = logits_to_logprobs(logits, temperature, top_k).exp()
+    for row, all_of_them in zip(found, before):
+        kept = row > 0
+        inside = all_of_them[kept].sum()
+        assert inside >= top_p - 1e-6
+        assert kept.sum() == 1 or inside - all_of_them[kept].min() < top_p or top_p == 1
+        assert kept.all() or all_of_them[kept].min() > all_of_them[~kept].max()
+        torch.testing.assert_close(row[kept], all_of_them[kept] / inside, rtol=1e-5, atol=0)
+    theirs = TemperatureLogitsWarper(temperature)(None, logits)
+    theirs = theirs if top_k is None else TopKLogitsWarper(top_k)(None, theirs)
+    torch.testing.assert_close(found, TopPLogitsWarper(top_p)(None, theirs).softmax(-1), rtol=1e-5, atol=1e-8)
+
+
+def test_equals_at_the_edge_of_top_p_all_stay():
+    probs = logits_to_logprobs(torch.tensor([0.5, 0.2, 0.2, 0.1]).log(), top_p=0.6).exp()
+    assert probs.tolist() == pytest.approx([5 / 9, 2 / 9, 2 / 9, 0])
+
+
 def test_temperature_zero_and_the_smallest_ones_are_greedy_and_the_lowest_id_wins_among_equals():
     logits = torch.tensor([[0.0, 80.0, 80.0], [5.0, -90.0, -math.inf]])
     assert logits_to_logprobs(logits, 0).exp().tolist() == [[0, 1, 0], [1, 0, 0]]
@@ -188,10 +218,10 @@ def test_greedy_fixed_response_has_probability_one_or_zero(model):
     assert model.generate(prompt, temperature=0, fixed_response=greedy)[1] == 0.0
 
 
-def test_a_fixed_response_is_not_cut_off_by_top_k_and_its_length_wins(model):
+def test_a_fixed_response_is_not_cut_off_by_top_k_or_top_p_and_its_length_wins(model):
     prompt = ids_for(model, 1, 4)
     unlikely = model(prompt)[0][0, -1].argmin().item()
-    text, prob = model.generate(prompt, 50, top_k=1, fixed_response=[unlikely, 2])
+    text, prob = model.generate(prompt, 50, top_k=1, fixed_response=[unlikely, 2], top_p=0.01)
     assert text[0, 4:].tolist() == [unlikely, 2]
     assert 0 < prob == model.generate(prompt, fixed_response=[unlikely, 2])[1]
 
@@ -215,7 +245,7 @@ def test_a_long_response_underflows_but_its_logprob_does_not():
 
 def test_generate_is_the_sum_of_its_steps_under_sampler_and_model(model):
     prompt = ids_for(model, 2, 4)
-    settings = {'temperature': 0.7, 'top_k': 5, 'seed': 9}
+    settings = {'temperature': 0.7, 'top_k': 5, 'seed': 9, 'top_p': 0.8}
     steps = list(model.steps(prompt, 8, **settings))
     text, prob = model.generate(prompt, 8, **settings)
     assert torch.equal(torch.stack([step.ids for step in steps], 1), text[:, 4:])
@@ -225,7 +255,7 @@ def test_generate_is_the_sum_of_its_steps_under_sampler_and_model(model):
         of_model = model.score([prompt[row].tolist()], [text[row, 4:].tolist()])[0]
         assert torch.allclose(torch.stack([step.model_logprob[row] for step in steps]), of_model, atol=1e-5)
         for step in steps:
-            sampler = logits_to_logprobs(step.logits[row], 0.7, 5)[step.ids[row]]
+            sampler = logits_to_logprobs(step.logits[row], 0.7, 5, 0.8)[step.ids[row]]
             assert step.logprob[row].item() == pytest.approx(sampler.item())
 
 
@@ -271,7 +301,7 @@ def test_padding_ids_have_no_probability_anywhere():
     assert logits.shape == (2, 8, 64)
     assert (logits[..., 50:] == -math.inf).all()
     assert loss.item() == pytest.approx(F.cross_entropy(logits[..., :50].flatten(0, 1), idx.flatten()).item())
-    for settings in ({'temperature': 0}, {'temperature': 9.0}, {'top_k': 60}):
+    for settings in ({'temperature': 0}, {'temperature': 9.0}, {'top_k': 60}, {'top_p': 0.99}):
         assert model.generate(idx, 30, **settings)[0].max() < 50
     with pytest.raises(ValueError, match=r'\[50\]'):
         model.generate(idx, fixed_response=[3, 50])
@@ -289,6 +319,8 @@ def test_padding_ids_have_no_probability_anywhere():
         ({'max_new_tokens': 1, 'temperature': math.nan}, 'temperature'),
         ({'max_new_tokens': 1, 'temperature': math.inf}, 'temperature'),
         ({'max_new_tokens': 1, 'top_k': 0}, 'top_k'),
+        ({'max_new_tokens': 1, 'top_p': 0.0}, 'top_p'),
+        ({'max_new_tokens': 1, 'top_p': 1.1}, 'top_p'),
         ({'fixed_response': [61]}, r'\[61\]'),
         ({'fixed_response': [-1]}, r'\[-1\]'),
     ],

@@ -8,9 +8,6 @@ import types
 import matplotlib
 import numpy as np
 import pytest
-import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -20,8 +17,6 @@ from matplotlib.image import imread
 import plots
 from common import UserError
 from plots import Chart, draw_chart, new_folder, save_charts
-from sampling import Response, SamplingSettings, charts
-from tokenizer import CharTokenizer
 
 matplotlib.use('Agg')
 
@@ -293,97 +288,6 @@ def test_a_file_where_the_folder_should_be_is_an_error(tmp_path, parent):
     with pytest.raises(UserError, match='results'):
         new_folder(tmp_path / parent, 'gpt2')
     assert (tmp_path / 'results').read_text() == 'mine'
-
-
-# From logits to charts ------------------------------------------------------------------------------------------------
-
-TOKENIZER = CharTokenizer('abcdefghijklmnopqrstuvwxyz \n\t')
-V = TOKENIZER.vocab_size
-
-
-def softmax(logits):
-    exps = np.exp(logits - logits.max())
-    return exps / exps.sum()
-
-
-def sampler_by_hand(logits, temperature, top_k):
-    """Those at least as likely as the k-th stay; then softmax(logits / temperature), or 1 for the first best."""
-    logits = np.array(logits, dtype=np.float64)
-    if temperature == 0:
-        return np.eye(len(logits))[logits.argmax()]
-    if top_k is not None:
-        kth = np.sort(logits)[::-1][min(top_k, len(logits)) - 1]
-        logits = np.where(logits < kth, -np.inf, logits)
-    return softmax(logits / temperature)
-
-
-def one_chart(logits, chosen, fixed=False, **changes):
-    response = Response(ids=[chosen], logits=[torch.tensor(logits, dtype=torch.float32)])
-    (chart,) = charts(response, TOKENIZER.encode('ab'), TOKENIZER, SamplingSettings(**changes), fixed)
-    return chart
-
-
-a_few_values = st.integers(-3, 3).map(float)  # so that there are many ties
-logits_lists = st.lists(st.one_of(a_few_values, st.floats(-20, 20, width=32)), min_size=V, max_size=V) | st.lists(
-    a_few_values, min_size=V, max_size=V
-)
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    logits=logits_lists,
-    chosen=st.integers(0, V - 1),
-    temperature=st.sampled_from([0, 0.1, 0.8, 1, 2.5]),
-    top_k=st.sampled_from([None, 1, 3, 10, 11, V, 1000]),
-    fixed=st.booleans(),
-)
-@example(logits=[0.0] * V, chosen=V - 1, temperature=1, top_k=1, fixed=False)
-@example(logits=[5.0] * 12 + [0.0] * (V - 12), chosen=11, temperature=0.8, top_k=3, fixed=True)
-def test_charts_have_the_ten_likeliest_with_both_probabilities(logits, chosen, temperature, top_k, fixed):
-    chart = one_chart(logits, chosen, fixed, temperature=temperature, top_k=top_k)
-    order = sorted(range(V), key=lambda id: (-logits[id], id))  # among equals the lower id first
-    rank = order.index(chosen) + 1
-    shown = order[:10] if rank <= 10 else [*order[:10], chosen]
-    sampler = sampler_by_hand(logits, temperature, None if fixed else top_k)
-    assert chart.pieces == TOKENIZER.pieces(shown)
-    assert shown[chart.chosen] == chosen
-    assert chart.rank == rank
-    assert chart.sampler == pytest.approx(sampler[shown].tolist(), rel=1e-4, abs=1e-7)
-    assert chart.model == pytest.approx(softmax(np.array(logits))[shown].tolist(), rel=1e-4, abs=1e-7)
-
-
-def test_rank_among_equals_is_by_id():
-    logits = [0.0] * 5 + [1.0] * 3 + [0.0] * (V - 8)
-    assert [one_chart(logits, chosen).rank for chosen in (5, 6, 7, 0, 4, 8)] == [1, 2, 3, 4, 8, 9]
-
-
-def test_top_k_is_not_applied_to_a_fixed_response():
-    logits = np.linspace(3, -3, V).tolist()
-    free = one_chart(logits, 20, temperature=1, top_k=2)
-    fixed = one_chart(logits, 20, fixed=True, temperature=1, top_k=2)
-    assert free.sampler[2:] == [0] * 9 and sum(free.sampler) == pytest.approx(1)
-    assert fixed.sampler == pytest.approx(fixed.model) and fixed.sampler[-1] > 0
-    assert 'top_k 2' in free.sampler_name and 'top_k' not in fixed.sampler_name
-    assert 'temperature 1' in free.sampler_name and 'temperature 1' in fixed.sampler_name
-
-
-def test_padding_ids_are_never_shown():
-    """Ids that the tokenizer does not have come with logits of minus infinity."""
-    tokenizer = CharTokenizer('abc')
-    response = Response(ids=[1], logits=[torch.tensor([0.5, 0.1, 2.0] + [-torch.inf] * 61)])
-    (chart,) = charts(response, [0], tokenizer, SamplingSettings(temperature=1, top_k=None), fixed=False)
-    assert chart.pieces == ['c', 'a', 'b']
-    assert (chart.chosen, chart.rank) == (2, 3)
-    assert chart.model == pytest.approx(softmax(np.array([2.0, 0.5, 0.1])).tolist(), rel=1e-5)
-    assert chart.sampler == pytest.approx(chart.model)
-
-
-def test_contexts_grow_by_what_was_said_and_only_kept_steps_are_drawn():
-    ids = TOKENIZER.encode('once\n')
-    response = Response(ids=ids, logits=[torch.zeros(V)] * 3)
-    made = charts(response, TOKENIZER.encode('ab '), TOKENIZER, SamplingSettings(), fixed=False)
-    assert [chart.context for chart in made] == ['ab ', 'ab o', 'ab on']
-    assert [chart.pieces[chart.chosen] for chart in made] == ['o', 'n', 'c']
 
 
 # Pictures of evaluations --------------------------------------------------------------------------------------------
