@@ -37,6 +37,8 @@ from scoring import WINDOW, score_window
 from store import Store, folder_of
 from tokenizer import Tokenizer
 
+PAGE_TOKENS = 500  # of a response that page.html shows
+
 
 @dataclass
 class Settings(SamplingSettings):
@@ -314,7 +316,10 @@ def shown_items(source, subject, settings):
 
 
 def save_page(path, source, subjects, settings, results, summary):
-    """Write the rows that the report shows as one page, with what each model nearly said at every token."""
+    """Write the rows that the report shows as one page, with what each model nearly said at every token.
+
+    Of a response, the first PAGE_TOKENS tokens.
+    """
     rows = {row['index']: row for row in report.rows_of_page(results, summary)}
     has_sampler = settings.temperature != 1
     texts = []
@@ -325,13 +330,15 @@ def save_page(path, source, subjects, settings, results, summary):
         item = source.encode(unit, [subject.tokenizer for subject in subjects], settings.boundary, settings.separator)
         sides = []
         for (_, model, tokenizer), (pair, *_), side in zip(subjects, item.pairs, (row, row.get('before'))):
-            looks = looks_at_response(model, *pair, settings.temperature)
-            for look, logprob, rank in zip(looks, side['token_logprobs'], side['token_ranks'], strict=True):
+            looks = looks_at_response(model, pair[0], pair[1][:PAGE_TOKENS], settings.temperature)
+            for look, logprob, rank in zip(looks, side['token_logprobs'], side['token_ranks']):
                 # What pairs.jsonl has: it was computed in other batches, which round otherwise.
                 look.logprobs[look.chosen], look.rank = logprob, rank
             sides.append(page_side(looks, tokenizer, has_sampler))
         prompt_ids = item.pairs[0][0][0]
         label = str(row.get('id', f'{results.unit} {index}'))
+        if row['tokens'] > PAGE_TOKENS:
+            label += f' (the first {PAGE_TOKENS} of {row["tokens"]:,} tokens)'
         texts.append(page.Text(label, subjects[0].tokenizer.decode(prompt_ids), sides))
     page.write(
         page.Page(

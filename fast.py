@@ -141,7 +141,7 @@ class Int8Matrix(nn.Module):
             warnings.simplefilter('ignore')  # torch means to replace quantized tensors; the pinned one has them
             zeros = torch.zeros(len(weight), dtype=torch.long)
             quantized = torch.quantize_per_channel(weight, scale.double(), zeros, 0, torch.qint8)
-        self.bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach()
+        self.bias = None if linear.bias is None else linear.bias.detach()
         self.packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
         self.sums = scale * quantized.int_repr().sum(1)  # what an x of ones gives
 
@@ -154,7 +154,9 @@ class Int8Matrix(nn.Module):
             low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # several times as fast as aminmax
             size = (high - low).clamp_(min=1e-30)
             y = torch.ops.quantized.linear_dynamic((x - low).div_(size), self.packed, self.seven_bits)
-            y = y.mul_(size).addcmul_(1 - size, self.bias).addcmul_(low, self.sums)
+            y = y.mul_(size).addcmul_(low, self.sums)
+            if self.bias is not None:
+                y.addcmul_(1 - size, self.bias)
         if gelu:
             y = F.gelu(y, approximate=gelu)
         return y if add_to is None else y.add_(add_to)

@@ -28,9 +28,11 @@ class Look:
 def look_at(logits, chosen, temperature, top_k=None, top_p=None):
     """Return a Look at one step: logits (V,), and the id that was said."""
     logits = logits.float().cpu()
-    order = logits.argsort(descending=True, stable=True)  # equals: the lower id first, as the sampler has them
-    rank = (order == chosen).nonzero().item() + 1
-    ids = [id for id in order[:ALTERNATIVES].tolist() if logits[id] > -math.inf]  # padding ids are no tokens
+    least = logits.topk(min(ALTERNATIVES, len(logits))).values[-1]
+    likeliest = ((logits >= least) & (logits > -math.inf)).nonzero()[:, 0]  # padding ids are no tokens
+    # Of equals the lower id comes first, as the sampler has them.
+    ids = likeliest[logits[likeliest].argsort(descending=True, stable=True)][:ALTERNATIVES].tolist()
+    rank = 1 + (logits > logits[chosen]).sum().item() + (logits[:chosen] == logits[chosen]).sum().item()
     if chosen not in ids:
         ids.append(chosen)
     logprobs = logits_to_logprobs(logits).double()

@@ -301,7 +301,7 @@ def test_save_leaves_a_folder_that_tells_it_all(here, capsys):
     rows, summary = evaluate(init_from='two', compare_to='one', eval_data='pairs.jsonl', save='named', show=3)
     folder = here / 'results' / 'named'
     assert {path.name for path in folder.iterdir()} == {
-        'pairs.jsonl', 'summary.json', 'report.md', 'before_after.png', 'tokens.png', 'reliability.png',
+        'pairs.jsonl', 'summary.json', 'report.md', 'page.html', 'before_after.png', 'tokens.png', 'reliability.png',
     }  # fmt: skip
     assert len(rows) == 3
     assert rows_in(folder)[:3] == rows
@@ -596,6 +596,34 @@ def test_very_long_responses_do_not_fill_the_page(here):
     assert 'more' in page
     assert len(page) < 20_000
     assert imread(here / 'long' / 'tokens.png').shape[0] < 2000
+
+
+@pytest.mark.parametrize('compared', [True, False])
+def test_the_page_to_explore_says_what_pairs_jsonl_says(here, compared):
+    settings = {'compare_to': 'other', 'temperature': 1.0} if compared else {'temperature': 0.7}
+    evaluate(init_from='one', eval_data='pairs.jsonl', save='./kept', **settings)
+    page = (here / 'kept' / 'page.html').read_text()
+    numbers = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    assert numbers['models'] == ['one', 'other'][: 1 + compared]
+    for row, text in zip(rows_in(here / 'kept'), numbers['texts'], strict=True):
+        for side, shown in zip((row, row.get('before')), text['sides']):
+            assert [numbers['pieces'][place] for place in shown['pieces']] == side['pieces']
+            assert shown['ranks'] == side['token_ranks']
+            assert shown['logprobs'] == pytest.approx(side['token_logprobs'], rel=1e-6)
+            assert shown['logprob'] == pytest.approx(side['logprob'], rel=1e-9)
+            likeliest = [math.exp(logprob) for logprob in side['token_top_logprobs']]
+            assert [probs[0] for probs in shown['probs']] == pytest.approx(likeliest, rel=1e-4)
+            if compared:
+                assert shown['sampler_logprob'] is None
+            else:
+                assert shown['sampler_logprob'] == pytest.approx(side['sampler_logprob'], rel=1e-5)
+
+
+def test_of_a_very_long_response_the_page_shows_the_beginning(here, monkeypatch):
+    monkeypatch.setattr(eval_script, 'PAGE_TOKENS', 3)
+    (here / 'long.json').write_text(json.dumps([['The', ' fox' * 30]]))
+    evaluate(init_from='one', eval_data='long.json', save='./long')
+    assert 'pair 0 (the first 3 of 60 tokens)' in (here / 'long' / 'page.html').read_text()
 
 
 @pytest.mark.parametrize(

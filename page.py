@@ -1,0 +1,203 @@
+"""Numbers to one HTML page: texts whose tokens are coloured by their probability and tell what else was likely.
+
+In the manner of GLTR (Gehrmann, Strobelt and Rush 2019, https://arxiv.org/abs/1906.04043). Nothing here knows where the
+numbers came from; what the page looks like and does is in page.html. The file that is written stands alone: it has its
+styles, its script and its numbers inside, and its Content-Security-Policy lets nothing else in. Any browser since the
+middle of 2024 shows it (older ones do not know the colours' light-dark()).
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import written_whole
+
+TEMPLATE = Path(__file__).with_name('page.html')
+DIGITS = 7  # significant digits of probabilities and entropies; they were computed in float32
+LOGPROB_DIGITS = 9  # of logprobs: what is left of a float32 and, exponentiated, of a probability
+TOTAL_DIGITS = 12  # of a text's logprob, so that its probability has the six that sample.py prints
+# What would not show, or would turn the text around it: control characters but tab and newline, halves of characters
+# that UTF-16 writes in two, marks that switch the direction of writing.
+INVISIBLE = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2028\u2029\u2066-\u2069]')
+
+
+@dataclass
+class Alternative:
+    """One of the likeliest tokens at a place."""
+
+    piece: str
+    prob: float  # model probability
+    sampler_prob: float | None  # None where there is no sampler besides the model: temperature 1, nothing cut off
+
+
+@dataclass
+class Token:
+    """A token of a text: how likely it was, and what else was."""
+
+    piece: str  # as tokenizer.pieces makes it visible
+    logprob: float  # under the model, natural
+    sampler_logprob: float | None  # under the sampler; -inf where it could not have been drawn
+    rank: int  # among all tokens under the model, from 1
+    entropy: float  # of the model's distribution, in nats
+    alternatives: list[Alternative]  # the ten likeliest under the model, likeliest first
+
+
+@dataclass
+class Side:
+    """What one model says about a text."""
+
+    tokens: list[Token]
+
+
+@dataclass
+class Text:
+    """A prompt, and its response as each model sees it."""
+
+    label: str  # 'sample 1', 'pair 7'
+    prompt: str
+    sides: list[Side]  # one for each of the page's models, in their order
+
+
+@dataclass
+class Page:
+    """All that a page shows."""
+
+    title: str
+    about: list[str]  # lines that say how it was made: the command, the settings
+    models: list[str]  # one name, or two: the model, and the one it is compared to
+    sampler: str | None  # 'temperature 0.8, top_k 200'; None if there are only model probabilities
+    texts: list[Text]
+
+
+def write(page, path):
+    """Write a page as one HTML file, whole or not at all; raises UserError where that cannot be."""
+    document = render(page)  # before the file is touched
+    with written_whole(path) as temporary:
+        temporary.write_text(document, encoding='utf-8')
+
+
+def render(page):
+    """Return the HTML of a page. Raises ValueError for numbers that are nan, or sides that do not fit the models."""
+    template = TEMPLATE.read_text(encoding='utf-8')
+    parts = {
+        'policy': policy(template),
+        'title': escaped(page.title),
+        'about': '\n'.join(f'<li dir="auto">{escaped(line)}</li>' for line in page.about),
+        'plain': '\n'.join(plain(text, page.models) for text in page.texts),
+        'data': embedded(data(page)),
+    }
+    # One pass, so that a text with {{data}} in it stays a text.
+    return re.sub(r'\{\{(\w+)\}\}', lambda place: parts[place[1]], template)
+
+
+def data(page):
+    """Return what is embedded in the page, in types that JSON has.
+
+    A side is written in columns, a list of values for all of its tokens. Pieces are places in one table, `pieces`,
+    which holds each once. Probabilities and entropies are rounded to DIGITS significant digits, logprobs to
+    LOGPROB_DIGITS, each side's sums, `logprob` and `sampler_logprob`, to TOTAL_DIGITS. Infinities are the words
+    'Infinity' and '-Infinity', which JavaScript's Number reads. Where no token has a sampler's value, the columns and
+    the sum are null.
+    """
+    if len(page.models) not in (1, 2):
+        raise ValueError(f'{len(page.models)} models: a page shows one, or compares two')
+    pieces = {}  # piece -> its place in the table
+
+    def place_of(piece):
+        return pieces.setdefault(visible(piece), len(pieces))
+
+    def columns(side):
+        tokens = side.tokens
+        has_sampler = any(token.sampler_logprob is not None for token in tokens)
+        return {
+            'logprob': number(math.fsum(token.logprob for token in tokens), TOTAL_DIGITS),
+            'sampler_logprob': number(math.fsum(token.sampler_logprob for token in tokens), TOTAL_DIGITS)
+            if has_sampler
+            else None,
+            'pieces': [place_of(token.piece) for token in tokens],
+            'logprobs': [number(token.logprob, LOGPROB_DIGITS) for token in tokens],
+            'sampler_logprobs': [number(token.sampler_logprob, LOGPROB_DIGITS) for token in tokens]
+            if has_sampler
+            else None,
+            'ranks': [token.rank for token in tokens],
+            'entropies': [number(token.entropy) for token in tokens],
+            'alternatives': [[place_of(other.piece) for other in token.alternatives] for token in tokens],
+            'probs': [[number(other.prob) for other in token.alternatives] for token in tokens],
+            'sampler_probs': [[number(other.sampler_prob) for other in token.alternatives] for token in tokens]
+            if has_sampler
+            else None,
+        }
+
+    texts = []
+    for text in page.texts:
+        if len(text.sides) != len(page.models):
+            raise ValueError(f'{text.label} has {len(text.sides)} sides, and there are {len(page.models)} models')
+        sides = [columns(side) for side in text.sides]
+        texts.append({'label': visible(text.label), 'prompt': visible(text.prompt), 'sides': sides})
+    return {
+        'title': visible(page.title),
+        'about': [visible(line) for line in page.about],
+        'models': [visible(name) for name in page.models],
+        'sampler': None if page.sampler is None else visible(page.sampler),
+        'texts': texts,
+        'pieces': list(pieces),
+    }
+
+
+def number(value, digits=DIGITS):
+    """Round to significant digits; None stays, infinities become words. Raises ValueError for nan."""
+    if value is None:
+        return None
+    if math.isnan(value):
+        raise ValueError('nan among the numbers of a page')
+    if math.isinf(value):
+        return 'Infinity' if value > 0 else '-Infinity'
+    return float(f'{value:.{digits}g}')
+
+
+def visible(text):
+    """Write characters that would not show as their code points, as tokenizer.pieces does: ‹U+0000›."""
+    return INVISIBLE.sub(lambda char: f'‹U+{ord(char[0]):04X}›', text)
+
+
+def escaped(text):
+    """Return a text as HTML, in an element or an attribute."""
+    return html.escape(visible(text))
+
+
+def embedded(content):
+    """Return JSON that may stand in a <script>: plain ASCII in which nothing can end the element or open another."""
+    text = json.dumps(content, separators=(',', ':'), allow_nan=False)
+    for char in '<>&':
+        text = text.replace(char, f'\\u{ord(char):04x}')  # such a character stands in strings only
+    return text
+
+
+def plain(text, models):
+    """Return what a browser without JavaScript shows of a text: the prompt, the pieces, how likely they were."""
+    lines = [f'<h2>{escaped(text.label)}</h2>', f'<p class="prompt" dir="auto">{escaped(text.prompt)}</p>']
+    for name, side in zip(models, text.sides, strict=True):
+        pieces = ' '.join(token.piece for token in side.tokens)
+        total = math.fsum(token.logprob for token in side.tokens)
+        lines += [
+            f'<p dir="auto">{escaped(pieces)}</p>',
+            f'<p>{escaped(name)}: model logprob {total:.4f}, {len(side.tokens)} tokens</p>',
+        ]
+    return '\n'.join(lines)
+
+
+def policy(template):
+    """Return the Content-Security-Policy of a page: its own style and its own script, known by their hashes."""
+    style, script = (
+        base64.b64encode(hashlib.sha256(re.search(f'<{tag}>(.*?)</{tag}>', template, re.DOTALL)[1].encode()).digest())
+        for tag in ('style', 'script')
+    )
+    return (
+        f"default-src 'none'; style-src 'sha256-{style.decode()}'; script-src 'sha256-{script.decode()}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
