@@ -23,9 +23,8 @@ from model import attend
 ROWS = 512  # matrices are packed for about so many rows; for a single one every packing reads equally fast
 
 
-def can_pack(model):
-    """Say whether this model's matrices can be packed: on a CPU, with oneDNN, in a precision that both compute in."""
-    weight = model.transformer.wte.weight
+def can_pack(weight):
+    """Say whether matrices like this can be packed: on a CPU, with oneDNN, in a precision that both compute in."""
     if weight.device.type != 'cpu' or not torch.backends.mkldnn.is_available():
         return False
     return weight.dtype == torch.float32 or (
@@ -33,9 +32,8 @@ def can_pack(model):
     )
 
 
-def can_quantize(model):
-    """Say whether this model can have int8 matrices: in float32 on an x86 CPU."""
-    weight = model.transformer.wte.weight
+def can_quantize(weight):
+    """Say whether matrices like this can be of int8: in float32 on an x86 CPU."""
     on_x86 = weight.device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
     return on_x86 and weight.dtype == torch.float32
 
@@ -48,9 +46,10 @@ def pack(model, quantize=None):
     """
     if quantize not in (None, 'int8'):
         raise UserError(f'--quantize={quantize}: it is int8, or None')
-    if quantize and not can_quantize(model):
+    weight = model.transformer.wte.weight
+    if quantize and not can_quantize(weight):
         raise UserError(f'--quantize={quantize} needs an x86 CPU and float32; leave it out on other machines')
-    if quantize or can_pack(model):
+    if quantize or can_pack(weight):
         matrix = Int8Matrix if quantize else PackedMatrix
         blocks = model.transformer.h
         for layer in range(len(blocks)):  # one after the other, so that there are never two whole models in memory
