@@ -154,21 +154,17 @@ def score_positions(model, x, targets, temperature):
     """Return the fields of a Score for (N, C) hidden states and the (N, 1) ids that follow them, (N,) each."""
     logits = model.logits(x)  # (N, V)
     logprobs = logits_to_logprobs(logits)
-    of_model = logprobs.gather(-1, targets)[:, 0]
+    of_model, of_top = logprobs.gather(-1, targets)[:, 0], logprobs.amax(-1)
     of_sampler = of_model
     if temperature != 1:
         of_sampler = logits_to_logprobs(logits, temperature).gather(-1, targets)[:, 0]
     of_targets = logits.gather(-1, targets)
-    ranks = 1 + count(logits > of_targets)
-    equals = count(logits == of_targets)
+    # Counted as numbers, in memory that is there: torch adds up truth values far slower.
+    ranks = 1 + torch.gt(logits, of_targets, out=logprobs).sum(-1)
+    equals = torch.eq(logits, of_targets, out=logprobs).sum(-1)
     for row in (equals > 1).nonzero()[:, 0].tolist():  # of equals, the lower id comes first, as argmax has it
         ranks[row] += (logits[row, : targets[row, 0]] == of_targets[row]).sum()
-    return of_model, of_sampler, ranks, logprobs.amax(-1)
-
-
-def count(true):
-    """Return how many of the last dimension are true; in eight bits, which torch adds up faster than truth values."""
-    return true.view(torch.int8).sum(-1, dtype=torch.int32)
+    return of_model, of_sampler, ranks, of_top
 
 
 def text_ends(n, block_size, stride):
