@@ -73,10 +73,7 @@ def quickened(model, settings):
 
 
 def checked(settings):
-    """Return the settings with the model decided on; raise UserError for values that cannot be meant.
-
-    As in nanoGPT, --out_dir=FOLDER is enough to ask for the model that was trained there.
-    """
+    """Return the settings with the model decided on; raise UserError for values that cannot be meant."""
     if not 0 <= settings.temperature < math.inf:
         raise UserError(f'--temperature={settings.temperature}: it is 0 (greedy) or a positive number')
     if settings.top_k is not None and settings.top_k < 1:
@@ -89,6 +86,14 @@ def checked(settings):
     for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
+    return with_model(settings)
+
+
+def with_model(settings):
+    """Return the settings with the model decided on.
+
+    As in nanoGPT, --out_dir=FOLDER is enough to ask for the model that was trained there.
+    """
     init_from = settings.init_from or ('tiny-stories' if settings.out_dir is None else 'resume')
     return replace(settings, init_from=init_from, out_dir=settings.out_dir or 'out')
 

@@ -26,7 +26,7 @@ import inside
 from common import UserError
 from model import GPT, logits_to_logprobs
 from plots import new_folder, save, shortened
-from sampling import load_model, precision, read_start
+from sampling import load_model, precision, read_start, with_model
 from tokenizer import Tokenizer
 
 ALTERNATIVES = 12  # tokens whose bars the temperature picture shows
@@ -112,19 +112,15 @@ class Scene(NamedTuple):
 
 
 def load(settings):
-    """Return (model, tokenizer, name) of the settings; raise UserError for a place that can take no picture.
-
-    As in nanoGPT, --out_dir=FOLDER is enough to ask for the model that was trained there.
-    """
+    """Return (model, tokenizer, name) of the settings; raise UserError for a place that can take no picture."""
     if settings.save is not None:
         if not settings.save.lower().endswith('.png'):
             raise UserError(f'--save={settings.save}: pictures are PNG files, and the name must end in .png')
         if Path(settings.save).is_dir():
             raise UserError(f'--save={settings.save} is a folder; name a file in it')
-    init_from = settings.init_from or ('tiny-stories' if settings.out_dir is None else 'resume')
-    settings = replace(settings, init_from=init_from, out_dir=settings.out_dir or 'out')
+    settings = with_model(settings)
     model, tokenizer = load_model(settings)
-    name = settings.out_dir if init_from == 'resume' else init_from
+    name = settings.out_dir if settings.init_from == 'resume' else settings.init_from
     return model, tokenizer, shortened(name, 40, from_end=True) + precision(settings.dtype)
 
 
