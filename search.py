@@ -68,14 +68,16 @@ def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=N
     text, caches = idx, None
     for size in range(1, max_new_tokens + 1):
         logits, caches = model.next_logits(text, caches, idx.size(1) + max_new_tokens)
-        so_far = torch.tensor([beam.logprob for beam in beams], dtype=torch.float64)
-        totals = so_far[:, None] + logits_to_logprobs(logits).cpu().double()  # (w, V)
         # Twice as many as are kept: even if half of them end here, enough go on.
+        many = min(2 * beam_width, model.n_ids)
+        following = logits_to_logprobs(logits).topk(many)  # of each beam, (w, many)
+        so_far = torch.tensor([beam.logprob for beam in beams], dtype=torch.float64)
+        totals = so_far[:, None] + following.values.cpu().double()
         likeliest = totals.flatten().topk(min(2 * beam_width, totals.numel()))
+        ids = following.indices.flatten()[likeliest.indices.to(idx.device)].tolist()
         candidates = [
-            Beam((*beams[place // totals.size(1)].ids, place % totals.size(1)), logprob, place // totals.size(1))
-            for logprob, place in zip(likeliest.values.tolist(), likeliest.indices.tolist())
-            if logprob > -math.inf
+            Beam((*beams[place // many].ids, id), logprob, place // many)
+            for logprob, place, id in zip(likeliest.values.tolist(), likeliest.indices.tolist(), ids)
         ]
         ended = [size == max_new_tokens or beam.ids[-1] == eos for beam in candidates]
         # One that ends must be among the likeliest beam_width; those behind them only stand in for it.
@@ -153,7 +155,7 @@ def search_steps(model, idx, max_new_tokens, k=5, eos=None):
     if k < 1:
         raise ValueError(f'k={k}: it is at least 1')
     answers = Answers(k)
-    for width in (1, max(k, BEAMS_FIRST)):  # greedy first, so that the search never ends below it
+    for width in (1, min(max(k, BEAMS_FIRST), BATCH)):  # greedy first, so that the search never ends below it
         *_, (_, finished) = beam_steps(model, idx, max_new_tokens, width, eos=eos)
         for beam in finished:
             answers.offer(beam.ids, beam.logprob)
