@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -285,6 +285,9 @@ def side_of(choices, scores, tokenizer, temperature):
         sampler = math.fsum(score.sampler_logprobs.tolist())
         side['sampler_logprob'] = sampler if sampler > -math.inf else None  # JSON has no infinity
         side['sampler_prob'] = math.exp(sampler)
+        side['token_sampler_logprobs'] = [
+            logprob if logprob > -math.inf else None for logprob in score.sampler_logprobs.tolist()
+        ]
     if len(choices) > 1:
         # The space before a choice says nothing about its length: lm-evaluation-harness does not count it either.
         sizes = [len(tokenizer.decode_bytes(ids).lstrip()) for _, ids in choices]
@@ -316,40 +319,58 @@ def shown_items(source, subject, settings):
 
 
 def save_page(path, source, subjects, settings, results, summary):
-    """Write the rows that the report shows as one page, with what each model nearly said at every token.
-
-    Of a response, the first PAGE_TOKENS tokens.
-    """
-    rows = {row['index']: row for row in report.rows_of_page(results, summary)}
+    """Write the rows that the report shows as one page, with what each model nearly said at every token."""
+    rows = report.rows_of_page(results, summary)
+    left = {row['index']: row for row in rows}
+    tokenizers = [subject.tokenizer for subject in subjects]
     has_sampler = settings.temperature != 1
-    texts = []
-    for index, unit in source.units():
-        if index not in rows:
+    texts, units = [], source.units()
+    for index, unit in tqdm(units, unit=f' {results.unit}s looked at', leave=False, disable=None):
+        if index not in left:
             continue
-        row = rows[index]
-        item = source.encode(unit, [subject.tokenizer for subject in subjects], settings.boundary, settings.separator)
+        row = left.pop(index)
+        pairs = [choices[0] for choices in source.encode(unit, tokenizers, settings.boundary, settings.separator).pairs]
+        sizes = shown_sizes([response for _, response in pairs], tokenizers)
         sides = []
-        for (_, model, tokenizer), (pair, *_), side in zip(subjects, item.pairs, (row, row.get('before'))):
-            looks = looks_at_response(model, pair[0], pair[1][:PAGE_TOKENS], settings.temperature)
-            for look, logprob, rank in zip(looks, side['token_logprobs'], side['token_ranks']):
+        for subject, (prompt, response), size, side in zip(subjects, pairs, sizes, (row, row.get('before'))):
+            looks = looks_at_response(subject.model, prompt, response[:size], settings.temperature)
+            for place, look in enumerate(looks):
                 # What pairs.jsonl has: it was computed in other batches, which round otherwise.
-                look.logprobs[look.chosen], look.rank = logprob, rank
-            sides.append(page_side(looks, tokenizer, has_sampler))
-        prompt_ids = item.pairs[0][0][0]
+                look.logprobs[look.chosen], look.rank = side['token_logprobs'][place], side['token_ranks'][place]
+                if has_sampler:
+                    of_sampler = side['token_sampler_logprobs'][place]
+                    look.sampler_logprobs[look.chosen] = -math.inf if of_sampler is None else of_sampler
+            sides.append(page_side(looks, subject.tokenizer, has_sampler))
         label = str(row.get('id', f'{results.unit} {index}'))
-        if row['tokens'] > PAGE_TOKENS:
-            label += f' (the first {PAGE_TOKENS} of {row["tokens"]:,} tokens)'
-        texts.append(page.Text(label, subjects[0].tokenizer.decode(prompt_ids), sides))
+        if any(size < len(response) for size, (_, response) in zip(sizes, pairs)):
+            label += f' (its first {sizes[0]} tokens of {row["tokens"]:,})'
+        texts.append(page.Text(label, tokenizers[0].decode(pairs[0][0]), sides))
+        if not left:
+            break
+    which = f'Shown: {report.which_text(rows, summary)}.'
     page.write(
         page.Page(
             title=report.page_title(summary),
-            about=[*report.answer(summary), report.how_measured(summary), summary['command']],
+            about=[*report.answer(summary), report.how_measured(summary), which, summary['command']],
             models=[subject.name for subject in subjects],
             sampler=summary['sampler'] if has_sampler else None,
             texts=texts,
         ),
         path,
     )
+
+
+def shown_sizes(responses, tokenizers):
+    """Return how many tokens of a response, as each tokenizer cuts it, a page shows: at most PAGE_TOKENS.
+
+    Where one of them has more, all are cut off where the text of its first PAGE_TOKENS ends.
+    """
+    ends = [
+        list(accumulate(len(tokenizer.decode_bytes([id])) for id in response))  # in bytes, of each token
+        for response, tokenizer in zip(responses, tokenizers)
+    ]
+    limit = min((end[PAGE_TOKENS - 1] for end in ends if len(end) > PAGE_TOKENS), default=math.inf)
+    return [sum(place <= limit for place in end) for end in ends]
 
 
 def print_samples(source, subject, settings):

@@ -9,6 +9,7 @@ from model import logits_to_logprobs
 from page import Alternative, Side, Token
 from plots import Chart
 from scoring import OUTPUT_ROWS, rows_of_pair
+from search import likeliest
 
 ALTERNATIVES = 10  # tokens that are shown
 
@@ -28,15 +29,12 @@ class Look:
 def look_at(logits, chosen, temperature, top_k=None, top_p=None):
     """Return a Look at one step: logits (V,), and the id that was said."""
     logits = logits.float().cpu()
-    least = logits.topk(min(ALTERNATIVES, len(logits))).values[-1]
-    likeliest = ((logits >= least) & (logits > -math.inf)).nonzero()[:, 0]  # padding ids are no tokens
-    # Of equals the lower id comes first, as the sampler has them.
-    ids = likeliest[logits[likeliest].argsort(descending=True, stable=True)][:ALTERNATIVES].tolist()
+    ids = [id for _, id in likeliest(logits, ALTERNATIVES)]
     rank = 1 + (logits > logits[chosen]).sum().item() + (logits[:chosen] == logits[chosen]).sum().item()
     if chosen not in ids:
         ids.append(chosen)
     logprobs = logits_to_logprobs(logits).double()
-    entropy = -(logprobs.exp() * logprobs.clamp(min=-1e30)).sum().item()
+    entropy = torch.special.entr(logprobs.exp()).sum().item()
     of_sampler = logits_to_logprobs(logits, temperature, top_k, top_p)
     return Look(ids, logprobs[ids].tolist(), of_sampler[ids].tolist(), ids.index(chosen), rank, entropy)
 

@@ -143,15 +143,15 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
         kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
     if temperature != 1:
-        # Less the largest first, or a tiny temperature would overflow to inf - inf; below 1.2e-38 float32 has 0.
-        logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1.2e-38)
+        # Less the largest first, or a tiny temperature would overflow to inf - inf; float32 ends at these two limits.
+        logits = (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, 1.2e-38), 3e38)
     logprobs = F.log_softmax(logits, dim=-1)
     if top_p is None or top_p == 1:
         return logprobs
     left = (logprobs > -math.inf).sum(-1).max()  # after top-k, few are to be sorted
     likeliest = logprobs.topk(left).values  # likeliest first
     before = likeliest.exp().cumsum(-1) - likeliest.exp()  # what all that are likelier have together
-    last = likeliest.gather(-1, (before < top_p).sum(-1, keepdim=True) - 1)
+    last = likeliest.gather(-1, (before < top_p).sum(-1, keepdim=True).clamp(min=1) - 1)
     return F.log_softmax(logprobs.masked_fill(logprobs < last, -math.inf), dim=-1)
 
 

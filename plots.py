@@ -25,7 +25,7 @@ class Chart:
     chosen: int  # which of them was said
     rank: int  # its rank among all tokens, from 1
     context: str  # the text before it
-    sampler_name: str  # temperature and top-k
+    sampler_name: str  # temperature, top-k and top-p
 
 
 def draw_chart(axes, chart, title_width=50, title_size=10):
@@ -117,8 +117,9 @@ class Branch:
 def draw_beams(path, levels, title):
     """Write a beam search as a tree that grows to the right: a list of Branch for each step, likeliest on top.
 
-    The number at an edge is the model probability of the token that it leads to; the wider the edge, the likelier. What
-    the best beam went through is orange, what another one at the end did is blue, and what was given up is grey.
+    The number at an edge is the model probability of the token that it leads to; the wider the edge, the likelier. The
+    number below a token is the logprob of all so far. What the best beam went through is orange, what another one at
+    the end did is blue, and what was given up is grey. Beams that have ended stand below those that go on.
     """
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
@@ -142,13 +143,15 @@ def draw_beams(path, levels, title):
             box = {'boxstyle': 'round,pad=0.25', 'facecolor': 'white', 'edgecolor': colour, 'linewidth': 1.4}
             text = axes.text(step, y, piece, fontsize=8.5, parse_math=False, bbox=box, zorder=6)
             text.set(ha='center', va='center')
+            total = axes.text(step, y + 0.27, f'{branch.total:.2f}', fontsize=6, color='#777777', zorder=6)
+            total.set(ha='center', va='center')
             before_it = step - 0.07 - 0.021 * len(piece)
             axes.text(before_it, y - 0.08, _short(branch.prob), fontsize=7, ha='right', va='bottom', zorder=5)
     axes.set_xlim(-0.2, len(levels) + 0.5)
     axes.set_ylim(most - 0.4, -0.7)
     axes.set_xticks(range(1, len(levels) + 1))
     axes.set_yticks([])
-    axes.set_xlabel('step (at each edge: model probability of the token it leads to)')
+    axes.set_xlabel('step (at an edge: model probability of its token; below a token: logprob of all so far)')
     for side in ('top', 'right', 'left'):
         axes.spines[side].set_visible(False)
     axes.set_title(shortened(title, 40 + 18 * len(levels)), loc='left', fontsize=9, parse_math=False)

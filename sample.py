@@ -39,23 +39,26 @@ from sampling import (
     sampler_name,
 )
 
+DRAWN_BEAMS, DRAWN_STEPS = 40, 60  # more would not be readable in one picture
+
 
 @dataclass
 class Settings(SamplingSettings):
     """Draw text from a model, and see how likely it was; or look for the likeliest text."""
 
-    html: bool = False  # show_probs writes one page to explore in a browser, of all steps, instead of charts
+    html: bool = False  # write one page to explore in a browser, with all steps, instead of show_probs' charts
     beam_width: int | None = None  # search with so many beams instead of drawing; by the model's own probability
-    length_penalty: float = 0.0  # beams that may end early are ranked by logprob / length ** length_penalty
+    length_penalty: float = 0.0  # beams that end early (stop_at_eot) are ranked by logprob / length ** length_penalty
     show_beams: bool = False  # with beam_width, draw the search as a tree, the first plot_steps steps
-    most_probable: int | None = None  # find exactly so many of the likeliest continuations of max_new_tokens tokens
-    budget: str = '60s,1GB'  # what that may take: seconds, memory, prefixes (a plain number), with commas; or None
+    most_probable: int | None = None  # find the k likeliest continuations of max_new_tokens (6, say), with a proof
+    budget: str = '60s,1GB'  # what that may take: 10s, 500MB of waiting prefixes, 20000 prefixes opened; or None
 
 
 def main(settings):
     """Load, draw (or score, or search), print, and draw charts."""
     settings = checked(settings)
     check_ways(settings)
+    tell_of_unused(settings)
     budget = read_budget(settings.budget)
     start = read_start(settings.start)
     model, tokenizer = load_model(settings)
@@ -83,8 +86,27 @@ def check_ways(settings):
         for other in others:
             if other != name and getattr(settings, other) not in (None, False):
                 raise UserError(f'--{name} and --{other} are two different things to do; give one of them')
+    if not abs(settings.length_penalty) <= 10:
+        raise UserError(f'--length_penalty={settings.length_penalty}: it is between -10 and 10')
     if settings.show_beams and settings.beam_width is None:
         raise UserError('--show_beams draws what --beam_width=5 (say) has searched; give that too')
+    if settings.show_beams and settings.beam_width > DRAWN_BEAMS:
+        raise UserError(f'--show_beams can draw at most {DRAWN_BEAMS} beams; --beam_width={settings.beam_width}')
+    if settings.show_beams and not 1 <= settings.plot_steps <= DRAWN_STEPS:
+        raise UserError(f'--plot_steps={settings.plot_steps}: --show_beams draws 1 to {DRAWN_STEPS} steps')
+
+
+def tell_of_unused(settings):
+    """Say on stderr which settings have no effect beside the others."""
+    searching = settings.beam_width is not None or settings.most_probable is not None
+    unused = {
+        'num_samples': searching and settings.num_samples > 1,
+        'length_penalty': settings.length_penalty and (settings.beam_width is None or not settings.stop_at_eot),
+        'budget': settings.budget != Settings.budget and settings.most_probable is None,
+    }
+    for name, is_unused in unused.items():
+        if is_unused:
+            print(f'note: --{name} has no effect here', file=sys.stderr)
 
 
 # Drawing or scoring -------------------------------------------------------------------------------------------------
@@ -237,14 +259,15 @@ def print_most_probable(model, tokenizer, settings, start, eot, budget):
     """Search for the likeliest continuations, print them, and what is proved of all others."""
     prompt_ids = tokenizer.encode_prompt(start)
     idx = torch.tensor([prompt_ids], device=model.transformer.wte.weight.device)
+    k, n = settings.most_probable, settings.max_new_tokens
     started, found, why = time.perf_counter(), None, ''
     with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
         try:
-            for found in search.search_steps(model, idx, settings.max_new_tokens, settings.most_probable, eot):
+            for found in search.search_steps(model, idx, n, k, eot):
                 progress.set_postfix_str(f'bound {math.exp(found.bound):.3g}, {found.waiting:,} waiting')
                 progress.update(found.opened - progress.n)
                 if not found.exact and budget.is_spent(found, time.perf_counter() - started):
-                    why = f'the budget ({settings.budget}) is spent; --budget gives more'
+                    why = f'the budget ({settings.budget}) is spent; fewer --max_new_tokens need less'
                     break
         except KeyboardInterrupt:
             if found is None:
@@ -252,17 +275,24 @@ def print_most_probable(model, tokenizer, settings, start, eot, budget):
             why = 'interrupted'
     seconds = time.perf_counter() - started
     many = f'the {len(found.logprobs)} most probable continuations'
+    if not found.exact:
+        many = 'the likeliest so far (not proved)'
     print(f'{tokenizer.decode(prompt_ids)}\n{many}; {model_name(settings)}')
     for number, (sequence, logprob) in enumerate(zip(found.sequences.tolist(), found.logprobs.tolist()), 1):
         ids = sequence[len(prompt_ids) :]
         ids = ids[: ids.index(eot) + 1] if eot in ids else ids
         print_continuation(number, ids, logprob, tokenizer)
-    opened = f'{found.opened:,} prefixes opened in {seconds:.1f} s'
-    nothing = f'nothing unseen can exceed p = {probability_text(found.bound)} (logprob {found.bound:.4f})'
-    if found.exact:
-        print(f'exact: {opened}; {nothing}')
+    opened = f'{found.opened:,} {"prefix" if found.opened == 1 else "prefixes"} opened in {seconds:.1f} s'
+    coarse = settings.quantize or (settings.dtype if settings.dtype not in (None, 'float32') else None)
+    rounding = f' (up to the rounding of {coarse})' if coarse else ''
+    if found.bound == -math.inf:
+        nothing = 'there are no others'
     else:
-        print(f'not proved: {opened}, {found.waiting:,} wait; {why}\n{nothing}')
+        nothing = f'nothing unseen can exceed p = {probability_text(found.bound)} (logprob {found.bound:.4f})'
+    if found.exact:
+        print(f'exact{rounding}: {opened}; {nothing}')
+    else:
+        print(f'not proved: {opened}, {found.waiting:,} wait; {why}\n{nothing}{rounding}')
 
 
 def print_continuation(number, ids, logprob, tokenizer):
@@ -273,13 +303,15 @@ def print_continuation(number, ids, logprob, tokenizer):
 def read_budget(text):
     """Return the Budget that --budget means."""
     limits = {}
-    for part in [] if text == 'None' else text.split(','):
+    for part in [] if text.lower() == 'none' else text.split(','):
         found = re.fullmatch(r'(\d+(?:\.\d+)?)(|s|MB|GB)', part.strip())
         if not found:
-            raise UserError(f'--budget={text}: {part!r} is not seconds (60s), memory (500MB, 2GB) or prefixes (20000)')
-        number, unit = float(found[1]), found[2]
-        name = {'': 'prefixes', 's': 'seconds', 'MB': 'mebibytes', 'GB': 'mebibytes'}[unit]
-        limits[name] = number * (1024 if unit == 'GB' else 1)
+            allowed = 'seconds (60s), memory (500MB, 2GB), prefixes (20000), several with commas, or None'
+            raise UserError(f'--budget={text}: {part.strip()!r} is not among {allowed}')
+        name = {'': 'prefixes', 's': 'seconds', 'MB': 'mebibytes', 'GB': 'mebibytes'}[found[2]]
+        if name in limits:
+            raise UserError(f'--budget={text} says twice how many {name}')
+        limits[name] = float(found[1]) * (1024 if found[2] == 'GB' else 1)
     return search.Budget(**limits)
 
 

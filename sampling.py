@@ -21,7 +21,7 @@ class SamplingSettings:
     init_from: str | None = None  # tiny-stories (None), tiny, gpt2 (any size), a name on the hub, a folder, resume
     out_dir: str | None = None  # where resume finds ckpt.pt (None: out); given alone, it means resume
     start: str = 'Once upon a time'  # the prompt, or FILE:path to read it from a file; '' is <|endoftext|>
-    fixed_response: str | None = None  # a response to be scored instead of drawn; top_k does not cut it off
+    fixed_response: str | None = None  # a response to be scored instead of drawn; top_k and top_p do not cut it off
     num_samples: int = 1  # how many samples to draw, all in one batch
     max_new_tokens: int = 100  # tokens in each sample
     temperature: float = 0.8  # 1 is the model's own distribution, below 1 is bolder, 0 is greedy
@@ -136,7 +136,7 @@ def respond(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=N
 def sampler_name(settings, fixed):
     """Say what makes the sampler's probabilities differ from the model's."""
     cuts = [] if fixed else [(name, getattr(settings, name)) for name in ('top_k', 'top_p')]
-    cuts = ''.join(f', {name} {value:g}' for name, value in cuts if value is not None)
+    cuts = ''.join(f', {name} {value}' for name, value in cuts if value is not None)
     return f'temperature {settings.temperature:g}{cuts}{precision(settings.dtype, settings.quantize)}'
 
 

@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from model import logits_to_logprobs
 
 BATCH = 64  # prefixes that the exact search reads at once
+CACHE_BYTES = 2**28  # or fewer, if their caches would take more than this
 BEAMS_FIRST = 8  # it begins with what at least so many beams find: the more is found, the more can be passed over
 
 
@@ -60,6 +61,8 @@ def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=N
     check(model, idx, max_new_tokens)
     if beam_width < 1:
         raise ValueError(f'beam_width={beam_width}: it is at least 1')
+    if not abs(length_penalty) <= 10:
+        raise ValueError(f'length_penalty={length_penalty}: it is between -10 and 10')
 
     def score(beam):
         return beam.logprob / len(beam.ids) ** length_penalty
@@ -69,16 +72,13 @@ def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=N
     for size in range(1, max_new_tokens + 1):
         logits, caches = model.next_logits(text, caches, idx.size(1) + max_new_tokens)
         # Twice as many as are kept: even if half of them end here, enough go on.
-        many = min(2 * beam_width, model.n_ids)
-        following = logits_to_logprobs(logits).topk(many)  # of each beam, (w, many)
-        so_far = torch.tensor([beam.logprob for beam in beams], dtype=torch.float64)
-        totals = so_far[:, None] + following.values.cpu().double()
-        likeliest = totals.flatten().topk(min(2 * beam_width, totals.numel()))
-        ids = following.indices.flatten()[likeliest.indices.to(idx.device)].tolist()
-        candidates = [
-            Beam((*beams[place // many].ids, id), logprob, place // many)
-            for logprob, place, id in zip(likeliest.values.tolist(), likeliest.indices.tolist(), ids)
+        totals = [
+            (beam.logprob + logprob, parent, id)
+            for parent, (beam, row) in enumerate(zip(beams, logits_to_logprobs(logits).cpu()))
+            for logprob, id in likeliest(row, 2 * beam_width)
         ]
+        totals = sorted(totals, key=lambda one: -one[0])[: 2 * beam_width]
+        candidates = [Beam((*beams[parent].ids, id), total, parent) for total, parent, id in totals]
         ended = [size == max_new_tokens or beam.ids[-1] == eos for beam in candidates]
         # One that ends must be among the likeliest beam_width; those behind them only stand in for it.
         finished += [beam for beam, end in zip(candidates[:beam_width], ended) if end]
@@ -108,7 +108,7 @@ class Found(NamedTuple):
     bound: float  # no continuation but these has a higher logprob
     exact: bool  # these are proved to be the likeliest
     opened: int  # prefixes whose next token has been looked at
-    waiting: int  # prefixes that may still hide a likelier one
+    waiting: int  # prefixes that wait for that, also those that have become hopeless since they were met
     mebibytes: float  # that those take
 
 
@@ -132,9 +132,10 @@ def most_probable(model, idx, max_new_tokens, k=5, eos=None, budget=None):
     idx: (1, T) prompt ids. eos: an id that ends a continuation where it comes; then all lengths up to max_new_tokens
     compete. budget: a Budget; None searches to the end.
     Returns (sequences (k, T + n), logprobs (k,), bound), likeliest first: no other continuation has a logprob above
-    the bound. They are the likeliest if it is not above the last of logprobs, as it always is without a budget; the
-    numbers are float32's, so continuations closer than its rounding (1e-6) may change places. After an early eos, eos
-    fills the row. Raises ValueError for what cannot be meant.
+    the bound. They are the likeliest if it is not above the last of logprobs, and without a budget it never is. All
+    this holds up to rounding: continuations that are closer may change places (1e-5 in float32; in bfloat16 and int8 a
+    text's logprob depends on the batch that it is computed in, by some hundredths). After an early eos, eos fills the
+    row. Raises ValueError for what cannot be meant.
     """
     started = time.perf_counter()
     for found in search_steps(model, idx, max_new_tokens, k, eos):
@@ -160,7 +161,9 @@ def search_steps(model, idx, max_new_tokens, k=5, eos=None):
         for beam in finished:
             answers.offer(beam.ids, beam.logprob)
     caches = prompt_caches(model, idx, max_new_tokens)
+    at_once = BATCH if caches is None else min(BATCH, 1 + CACHE_BYTES // sum(cache.kv.nbytes for cache in caches))
     opened, waiting = 0, Waiting()
+    yield Found(*as_tensors(idx, answers.best(), max_new_tokens, eos), 0.0, False, opened, 1, 0.0)
     batch = [((), 0.0)]  # the prefixes to be opened, and their logprobs; at first the empty one
     while batch:
         totals = next_logprobs(model, idx, [prefix for prefix, _ in batch], caches)  # (B, V)
@@ -168,8 +171,7 @@ def search_steps(model, idx, max_new_tokens, k=5, eos=None):
         for (prefix, logprob), row in zip(batch, totals):
             row += logprob
             if len(prefix) == max_new_tokens - 1:
-                best = row.topk(min(k + 1, model.n_ids))  # the first left out is at least as likely as all after it
-                for total, id in zip(best.values.tolist(), best.indices.tolist()):
+                for total, id in likeliest(row, k + 1):  # the first left out is at least as likely as all after it
                     answers.offer((*prefix, id), total)
                 continue
             if eos is not None:
@@ -186,7 +188,7 @@ def search_steps(model, idx, max_new_tokens, k=5, eos=None):
             waiting=waiting.count,
             mebibytes=waiting.bytes / 2**20,
         )
-        batch = [waiting.pop() for _ in range(min(BATCH, waiting.count)) if waiting.best > answers.floor]
+        batch = [waiting.pop() for _ in range(min(at_once, waiting.count)) if waiting.best > answers.floor]
 
 
 class Answers:
@@ -194,20 +196,27 @@ class Answers:
 
     def __init__(self, k):
         self._k = k
-        self._logprobs = {}  # ids -> logprob
-        self.floor = -math.inf  # what a continuation must exceed to come in
+        self._heap = []  # (logprob, ids), the least likely on top
+        self._known = set()
+        self.floor = -math.inf  # what a continuation must exceed to come in, once there are k
         self.passed_over = -math.inf
 
     def offer(self, ids, logprob):
         """Take a continuation in, if it is new and likely enough."""
-        if ids in self._logprobs:  # computed in another batch, and rounded otherwise
+        if ids in self._known:  # computed in another batch, and rounded otherwise
             return
-        self._logprobs[ids] = logprob
-        if len(self._logprobs) > self._k:
-            least = min(self._logprobs, key=self._logprobs.get)
-            self.pass_over(self._logprobs.pop(least))
-        if len(self._logprobs) == self._k:
-            self.floor = min(self._logprobs.values())
+        if len(self._heap) < self._k:
+            heapq.heappush(self._heap, (logprob, ids))
+        elif logprob <= self.floor:
+            self.pass_over(logprob)
+            return
+        else:
+            least, dropped = heapq.heapreplace(self._heap, (logprob, ids))
+            self.pass_over(least)
+            self._known.remove(dropped)
+        self._known.add(ids)
+        if len(self._heap) == self._k:
+            self.floor = self._heap[0][0]
 
     def pass_over(self, logprob):
         """Note that something of this logprob is not followed up."""
@@ -215,7 +224,7 @@ class Answers:
 
     def best(self):
         """Return [(ids, logprob)], likeliest first."""
-        return sorted(self._logprobs.items(), key=lambda item: -item[1])
+        return [(ids, logprob) for logprob, ids in sorted(self._heap, key=lambda one: -one[0])]
 
 
 class Waiting:
@@ -302,6 +311,17 @@ def take_rows(caches, rows):
     for cache in taken:
         cache.kv = cache.kv.index_select(1, rows)
     return taken
+
+
+def likeliest(logprobs, k):
+    """Return [(logprob, id)] of the k likeliest ids, (V,), likeliest first; fewer if there are fewer.
+
+    Of equals, the lower id comes first, as greedy decoding has it; topk alone promises no order.
+    """
+    least = logprobs.topk(min(k, len(logprobs))).values[-1]
+    ids = ((logprobs >= least) & (logprobs > -math.inf)).nonzero()[:, 0]
+    ids = ids[logprobs[ids].argsort(descending=True, stable=True)][:k]
+    return list(zip(logprobs[ids].tolist(), ids.tolist()))
 
 
 def as_tensors(idx, continuations, max_new_tokens, eos):

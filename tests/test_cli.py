@@ -26,12 +26,13 @@ from matplotlib.image import imread
 import checkpoint
 import configurator
 import eval as eval_script
+import fast
 import prepare_bin
 import sample
 import train
 from common import UserError
 from sampling import SamplingSettings
-from search import beam_search, most_probable, search_steps
+from search import beam_search, beam_steps, most_probable, search_steps
 
 STORIES = '\n\n\n'.join(
     f'Once upon a time {name} had {number} red apples.\n{name} gave one to the fox, and the fox said: thank you!'
@@ -822,14 +823,61 @@ def test_the_most_probable_continuations_are_printed_with_their_proof(here):
     )
 
 
-@pytest.mark.parametrize('budget', ['1', '0s', '0MB', '1,100s'])
-def test_a_spent_budget_is_told_of_with_the_gap_that_is_left(here, budget):
+@pytest.mark.parametrize(
+    ('budget', 'opened'),
+    [('1', '1 prefix'), ('1,100s', '1 prefix'), ('0s', '0 prefixes'), ('0MB', '0 prefixes')],
+)
+def test_a_spent_budget_is_told_of_with_the_gap_that_is_left(here, budget, opened):
     settings = ('--start=The fox', '--most_probable=2', '--max_new_tokens=30', f'--budget={budget}')
     printed = run_well('sample.py', *FOLDER, *settings, cwd=here)
-    assert 'not proved: 1 prefixes opened' in printed
+    assert 'the likeliest so far (not proved)' in printed
+    assert f'not proved: {opened} opened' in printed
     assert f'the budget ({budget}) is spent' in printed
     found = [float(prob) for prob in re.findall(r', probability (\S+),', printed)]
     assert found[0] <= float(re.search(r'nothing unseen can exceed p = (\S+) ', printed)[1]) <= 1
+
+
+def test_what_was_computed_in_int8_is_exact_up_to_its_rounding(here):
+    settings = ('--start=The fox', '--most_probable=2', '--max_new_tokens=2')
+    if not fast.can_quantize(torch.ones(1)):
+        pytest.skip('int8 needs an x86 CPU')
+    assert 'exact (up to the rounding of int8): ' in run_well(
+        'sample.py', *FOLDER, *settings, '--quantize=int8', cwd=here
+    )
+    assert 'exact (up to the rounding of bfloat16): ' in run_well(
+        'sample.py', *FOLDER, *settings, '--dtype=bfloat16', cwd=here
+    )
+
+
+def test_settings_without_effect_are_told_of(here):
+    for settings, name in (
+        (('--most_probable=2', '--max_new_tokens=2', '--num_samples=3'), 'num_samples'),
+        (('--beam_width=2', '--max_new_tokens=2', '--length_penalty=1.0'), 'length_penalty'),
+        (('--max_new_tokens=2', '--budget=5s'), 'budget'),
+    ):
+        process = run_script('sample.py', *FOLDER, *settings, cwd=here)
+        assert process.returncode == 0
+        assert process.stderr == f'note: --{name} has no effect here\n'
+
+
+def test_branches_are_what_the_search_went_through(here):
+    model, tokenizer, _ = checkpoint.load('folder', device='cpu')
+    idx = torch.tensor([tokenizer.encode_prompt('The fox')])
+    steps = list(beam_steps(model, idx, 6, 4, eos=5))
+    _, finished = steps[-1]
+    levels = sample.branches(steps, finished, tokenizer)
+    assert len(levels) == len(steps)
+    ends = {}  # (level, place) -> probability of all so far, by following the tree
+    for number, level in enumerate(levels):
+        for place, branch in enumerate(level):
+            before = 1.0 if number == 0 else ends[number - 1, branch.parent]
+            ends[number, place] = before * branch.prob
+            assert ends[number, place] == pytest.approx(math.exp(branch.total), rel=1e-6)
+        assert sum(branch.best for branch in level) <= 1
+        assert all(branch.kept for branch in level if branch.best)
+    assert max(ends.values()) >= math.exp(finished[0].logprob) * (1 - 1e-6)
+    found = {round(branch.total, 9) for level in levels for branch in level if branch.kept}
+    assert {round(beam.logprob, 9) for beam in finished} <= found
 
 
 def test_ctrl_c_ends_a_search_with_what_it_has_found(here, monkeypatch, capsys):
@@ -840,7 +888,7 @@ def test_ctrl_c_ends_a_search_with_what_it_has_found(here, monkeypatch, capsys):
     monkeypatch.setattr('search.search_steps', interrupted)
     call('sample.py', *FOLDER, '--start=The fox', '--most_probable=2', '--max_new_tokens=30', '--budget=None')
     printed = capsys.readouterr().out
-    assert 'not proved: 65 prefixes opened' in printed
+    assert 'not proved: 1 prefix opened' in printed
     assert 'wait; interrupted' in printed
     assert 'nothing unseen can exceed' in printed
 
@@ -861,6 +909,11 @@ def test_with_stop_at_eot_continuations_of_all_lengths_compete(here):
         (('--beam_width=2', '--fixed_response=x'), ['--beam_width', '--fixed_response']),
         (('--most_probable=2', '--show_probs=True'), ['--most_probable', '--show_probs']),
         (('--show_beams=True',), ['--beam_width']),
+        (('--show_beams=True', '--beam_width=41'), ['--beam_width=41', '40']),
+        (('--show_beams=True', '--beam_width=2', '--plot_steps=0'), ['--plot_steps=0']),
+        (('--beam_width=2', '--length_penalty=1000.0'), ['--length_penalty=1000']),
+        (('--beam_width=2', '--length_penalty=nan'), ['--length_penalty=nan']),
+        (('--most_probable=2', '--budget=5s,6s'), ['--budget=5s,6s', 'twice']),
         (('--most_probable=2', '--budget=soon'), ["'soon'", '60s']),
         (('--top_p=0',), ['--top_p=0']),
         (('--top_p=1.5',), ['--top_p=1.5']),

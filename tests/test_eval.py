@@ -602,8 +602,7 @@ def test_very_long_responses_do_not_fill_the_page(here):
 def test_the_page_to_explore_says_what_pairs_jsonl_says(here, compared):
     settings = {'compare_to': 'other', 'temperature': 1.0} if compared else {'temperature': 0.7}
     evaluate(init_from='one', eval_data='pairs.jsonl', save='./kept', **settings)
-    page = (here / 'kept' / 'page.html').read_text()
-    numbers = json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+    numbers = page_of(here / 'kept')
     assert numbers['models'] == ['one', 'other'][: 1 + compared]
     for row, text in zip(rows_in(here / 'kept'), numbers['texts'], strict=True):
         for side, shown in zip((row, row.get('before')), text['sides']):
@@ -616,14 +615,37 @@ def test_the_page_to_explore_says_what_pairs_jsonl_says(here, compared):
             if compared:
                 assert shown['sampler_logprob'] is None
             else:
-                assert shown['sampler_logprob'] == pytest.approx(side['sampler_logprob'], rel=1e-5)
+                assert shown['sampler_logprob'] == pytest.approx(side['sampler_logprob'], rel=1e-9)
+                assert shown['sampler_logprobs'] == pytest.approx(side['token_sampler_logprobs'], rel=1e-6)
 
 
-def test_of_a_very_long_response_the_page_shows_the_beginning(here, monkeypatch):
-    monkeypatch.setattr(eval_script, 'PAGE_TOKENS', 3)
-    (here / 'long.json').write_text(json.dumps([['The', ' fox' * 30]]))
-    evaluate(init_from='one', eval_data='long.json', save='./long')
-    assert 'pair 0 (the first 3 of 60 tokens)' in (here / 'long' / 'page.html').read_text()
+def page_of(folder):
+    page = (folder / 'page.html').read_text()
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_of_a_very_long_response_the_page_shows_the_same_beginning_under_both_models(here, monkeypatch):
+    monkeypatch.setattr(eval_script, 'PAGE_TOKENS', 7)
+    text = ' The little old king went to the forest and said nothing at all.'
+    (here / 'long.json').write_text(json.dumps([['The', text], ['The', ' fox']]))
+    evaluate(init_from='one', compare_to='other', eval_data='long.json', save='./long')
+    numbers = page_of(here / 'long')
+    long, short = numbers['texts']
+    shown = [''.join(numbers['pieces'][place] for place in side['pieces']).replace('·', ' ') for side in long['sides']]
+    assert all(text.startswith(beginning) for beginning in shown)
+    assert min(map(len, shown)) > 0
+    assert max(len(side['pieces']) for side in long['sides']) == 7
+    assert max(map(len, shown)) - min(map(len, shown)) < 8  # but for a token that lies across the cut
+    assert re.fullmatch(r'pair 0 \(its first \d tokens of \d+\)', long['label'])
+    assert short['label'] == 'pair 1'
+
+
+def test_of_many_pairs_the_page_says_which_it_shows(here):
+    write_pairs('many.jsonl', 130)
+    evaluate(init_from='one', compare_to='two', eval_data='many.jsonl', save='./many')
+    numbers = page_of(here / 'many')
+    assert len(numbers['texts']) == 100
+    assert any('the 100 that changed most, of 130' in line for line in numbers['about'])
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_equals_at_the_edge_of_top_k_all_stay():
 
 @pytest.mark.parametrize('temperature', [0.3, 1.0, 2.5])
 @pytest.mark.parametrize('top_k', [None, 7])
-@pytest.mark.parametrize('top_p', [1e-9, 0.3, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize('top_p', [1e-50, 1e-9, 0.3, 0.9, 0.999, 1.0])
 def test_top_p_keeps_the_fewest_likeliest_that_reach_it_as_transformers_does(temperature, top_k, top_p):
     logits = torch.tensor(np.random.default_rng(0).normal(0, 2, (6, 40)), dtype=torch.float32)
     found = logits_to_logprobs(logits, temperature, top_k, top_p).exp()
@@ -200,6 +200,8 @@ def test_equals_at_the_edge_of_top_p_all_stay():
 def test_temperature_zero_and_the_smallest_ones_are_greedy_and_the_lowest_id_wins_among_equals():
     logits = torch.tensor([[0.0, 80.0, 80.0], [5.0, -90.0, -math.inf]])
     assert logits_to_logprobs(logits, 0).exp().tolist() == [[0, 1, 0], [1, 0, 0]]
+    flat = logits_to_logprobs(logits, 1e300, top_k=2).exp()  # beyond float32
+    assert flat.tolist() == [[0, 0.5, 0.5], [0.5, 0.5, 0]]
     tiny = logits_to_logprobs(logits, 1e-38)
     assert tiny.exp().tolist() == [[0, 0.5, 0.5], [1, 0, 0]]
 

@@ -9,6 +9,7 @@ from conftest import random_gpt
 from transformers import GPT2LMHeadModel
 
 import fast
+import search
 from search import Budget, beam_search, beam_steps, most_probable, search_steps
 
 
@@ -121,6 +122,16 @@ def test_a_beams_logprob_is_that_of_its_text_also_where_the_window_slides():
     assert logprobs.tolist() == sorted(logprobs.tolist(), reverse=True)
 
 
+def test_of_equals_the_lower_id_comes_first_as_in_greedy_decoding():
+    model = random_gpt(vocab_size=40)
+    model.transformer.wte.weight.data[20:] = model.transformer.wte.weight.data[:20]  # every logit stands twice
+    idx = torch.tensor([[3, 1]])
+    greedy, _ = model.generate(idx, 12, temperature=0)
+    assert beam_search(model, idx, 12, 1)[0].tolist() == greedy.tolist()
+    assert max(beam_search(model, idx, 4, 3)[0][0, 2:].tolist()) < 20
+    assert most_probable(model, idx, 3, 1)[0].max() < 20
+
+
 def test_padding_ids_are_never_said():
     model = random_gpt(vocab_size=12, n_ids=3)
     sequences, logprobs = beam_search(model, torch.tensor([[1]]), 2, 50)
@@ -222,6 +233,16 @@ def test_only_prefixes_that_might_win_are_opened():
     assert needed <= found.opened <= needed + 64  # a batch may hold some that turn out not to be needed
 
 
+def test_fewer_prefixes_are_read_at_once_where_their_caches_are_large(monkeypatch):
+    model = random_gpt(vocab_size=30)
+    idx = torch.tensor([[2, 5, 7]])
+    expected = most_probable(model, idx, 3, 4)
+    monkeypatch.setattr(search, 'CACHE_BYTES', 0)
+    *_, found = search_steps(model, idx, 3, 4)
+    assert found.sequences.tolist() == expected[0].tolist()
+    assert found.bound == pytest.approx(expected[2], abs=1e-5)
+
+
 def test_a_packed_model_finds_the_same():
     model = random_gpt(vocab_size=50, n_embd=32)
     idx = torch.tensor([[2, 7]])
@@ -246,13 +267,15 @@ def test_a_packed_model_finds_the_same():
 )
 def test_what_cannot_be_meant_is_refused(model, idx, settings, says):
     settings = {'max_new_tokens': 2, **settings}
-    for search in (
-        lambda **rest: beam_search(model, beam_width=2, **rest),
-        lambda **rest: most_probable(model, **rest),
-    ):
-        with pytest.raises(ValueError, match=says):
-            search(idx=torch.tensor(idx, dtype=torch.int64), **settings)
+    idx = torch.tensor(idx, dtype=torch.int64)
+    with pytest.raises(ValueError, match=says):
+        beam_search(model, idx, beam_width=2, **settings)
+    with pytest.raises(ValueError, match=says):
+        most_probable(model, idx, **settings)
     with pytest.raises(ValueError, match='beam_width=0'):
         beam_search(model, torch.tensor([[1]]), 2, 0)
+    for penalty in (11.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match='length_penalty'):
+            beam_search(model, torch.tensor([[1]]), 2, 2, length_penalty=penalty)
     with pytest.raises(ValueError, match='k=0'):
         most_probable(model, torch.tensor([[1]]), 2, 0)
