@@ -21,9 +21,12 @@ TEMPLATE = Path(__file__).with_name('page.html')
 DIGITS = 7  # significant digits of probabilities and entropies; they were computed in float32
 LOGPROB_DIGITS = 9  # of logprobs: what is left of a float32 and, exponentiated, of a probability
 TOTAL_DIGITS = 12  # of a text's logprob, so that its probability has the six that sample.py prints
-# What would not show, or would turn the text around it: control characters but tab and newline, halves of characters
-# that UTF-16 writes in two, marks that switch the direction of writing.
-INVISIBLE = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2028\u2029\u2066-\u2069]')
+# What would not show, or would turn the text around it: control characters but tab and newline, the soft hyphen, the
+# byte order mark, halves of characters that UTF-16 writes in two, marks that set the direction of writing. The joiners
+# U+200C and U+200D stay: letters and emoji are shaped by them.
+INVISIBLE = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
+)
 
 
 @dataclass
