@@ -70,24 +70,28 @@ def attention_weights(qkv, n_head):
 
 
 def attentions(model, idx):
-    """Return the attention weights of every layer, (L, B, nh, T, T), while the model reads (B, T) ids."""
+    """Yield the attention weights of each layer, (B, nh, T, T), while the model reads (B, T) ids.
+
+    One layer at a time: all at once they are 5 GB where GPT-2 XL reads 1,024 tokens.
+    """
     matrices = [block.attn.c_attn for block in model.transformer.h]
     _, seen = watched(model, idx, matrices)
-    return torch.stack([attention_weights(seen[matrix].out, model.config.n_head) for matrix in matrices])
+    for matrix in matrices:
+        yield attention_weights(seen[matrix].out, model.config.n_head)
 
 
-def rollout(weights):
+def rollout(means):
     """Follow attention through the layers, to say from which tokens each got what it holds.
 
-    weights: (L, B, nh, T, T). In each layer a token is taken to hold half of what it had, the residual stream, and half
-    of what it gathered, the mean over heads; what the MLPs do is left out (attention rollout, Abnar & Zuidema 2020,
-    https://arxiv.org/abs/2005.00928). Returns (L, B, T, T): after each layer, the share of every token (last dimension)
-    in every token; each row sums to 1.
+    means: attention weights of each layer, the mean over its heads, L of (B, T, T). In each layer a token is taken to
+    hold half of what it had, the residual stream, and half of what it gathered; what the MLPs do is left out (attention
+    rollout, Abnar & Zuidema 2020, https://arxiv.org/abs/2005.00928). Returns (L, B, T, T): after each layer, the share
+    of every token (last dimension) in every token; each row sums to 1.
     """
-    itself = torch.eye(weights.size(-1), dtype=weights.dtype, device=weights.device)
     shares = []
-    for layer in (weights.mean(2) + itself) / 2:  # (B, T, T)
-        shares.append(layer @ shares[-1] if shares else layer)
+    for mean in means:
+        half = (mean + torch.eye(mean.size(-1), dtype=mean.dtype, device=mean.device)) / 2
+        shares.append(half @ shares[-1] if shares else half)
     return torch.stack(shares)
 
 
@@ -107,8 +111,9 @@ class Lens(NamedTuple):
 def logit_lens(model, idx):
     """Read the stream after every block as if it were the last: ln_f and lm_head, for (B, T) ids.
 
-    The logit lens of nostalgebraist 2020, "interpreting GPT: the logit lens". Returns a Lens, whose last layer is what
-    the model itself predicts.
+    The logit lens of nostalgebraist 2020, "interpreting GPT: the logit lens",
+    https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens. Returns a Lens, whose last layer
+    is what the model itself predicts.
     """
     following = idx[:, 1:, None]  # (B, T - 1, 1)
     layers = []
@@ -152,7 +157,8 @@ def entropy(logprobs):
 
 def tempered(logits, temperature, top_k=None, top_p=None):
     """Return what (V,) logits say at a temperature, as a Tempered; top_k and top_p as in logits_to_logprobs."""
-    probs = logits_to_logprobs(logits, temperature).double().exp()
+    plain, cut = logits_to_logprobs(logits, temperature), logits_to_logprobs(logits, temperature, top_k, top_p)
+    probs = plain.double().exp()
 
     def kept(top_k, top_p):
         stays = logits_to_logprobs(logits, temperature, top_k, top_p) > -math.inf
@@ -161,11 +167,11 @@ def tempered(logits, temperature, top_k=None, top_p=None):
     return Tempered(
         temperature,
         probs,
-        entropy(logits_to_logprobs(logits, temperature)).item(),
+        entropy(plain).item(),
         kept(top_k, None),
         kept(None, top_p),
         kept(top_k, top_p),
-        entropy(logits_to_logprobs(logits, temperature, top_k, top_p)).item(),
+        entropy(cut).item(),
     )
 
 
@@ -198,10 +204,11 @@ class Plane(NamedTuple):
 
 
 def pca(x):
-    """Find the plane along which points, (N, C) with N and C at least 2, vary most: principal component analysis.
+    """Find the plane along which points, (N, C) with N and C at least 2, vary most.
 
-    The directions are the first right singular vectors of the centred points; each turned so that its largest number is
-    positive, or a picture might be mirrored from one machine to the next.
+    Principal component analysis (Pearson 1901, Hotelling 1933). The directions are the first right singular vectors of
+    the centred points; each turned so that its largest number is positive, or a picture might be mirrored from one
+    machine to the next.
     """
     x = x.double().cpu()
     mean = x.mean(0)
@@ -279,11 +286,11 @@ def trace(model, idx):
         for one in block_steps(block, seen, model.config.n_head):
             step(*one, layer=layer)
     step(hidden, 'ln_f(x)', 'ln_f(x)', 'B, T, C', 'the stream, scaled for reading out', seen[of.ln_f].out)
-    logits, probs = model.logits(x), logits_to_logprobs
+    logits, to_logprobs = model.logits(x), logits_to_logprobs
     step(GPT.logits, 'lm_head(x)', 'lm_head(x)', 'B, T, V', 'a score for each id', model.lm_head(x))
     if model.n_ids < model.config.vocab_size:
         step(GPT.logits, '-math.inf', 'logits', 'B, T, V', f'-inf from id {model.n_ids} on: padding', logits)
-    step(probs, 'F.log_softmax(logits', 'logprobs', 'B, T, V', 'their logarithmic softmax', probs(logits))
+    step(to_logprobs, 'F.log_softmax(logits', 'logprobs', 'B, T, V', 'their logarithmic softmax', to_logprobs(logits))
     return steps
 
 
@@ -294,8 +301,9 @@ def block_steps(block, seen, n_head):
     q, k, v = split_heads(qkv, n_head)
     weights = attention_weights(qkv, n_head)
     gathered = weights.to(v.dtype) @ v
+    normal = 'mean 0, variance 1, gain' + ', bias' * (block.ln_1.bias is not None)
     forward, heads, fused = CausalSelfAttention.forward, 'qkv = qkv.view(', 'F.scaled_dot_product_attention'
-    yield Block.forward, 'self.ln_1(x)', 'ln_1(x)', 'B, T, C', 'mean 0, variance 1, gain, bias', seen[block.ln_1].out
+    yield Block.forward, 'self.ln_1(x)', 'ln_1(x)', 'B, T, C', normal, seen[block.ln_1].out
     yield forward, 'self.c_attn(x)', 'c_attn(x)', 'B, T, 3C', 'query, key, value side by side', qkv
     yield attend, heads, 'q = qkv[0]', 'B, nh, T, hs', 'what each token asks, by head', q
     yield attend, heads, 'k = qkv[1]', 'B, nh, T, hs', 'what it answers to', k
@@ -312,7 +320,7 @@ def block_steps(block, seen, n_head):
     )
     yield forward, 'self.c_proj(y)', 'c_proj(y)', 'B, T, C', 'the heads, mixed', seen[attn.c_proj].out
     yield Block.forward, 'x = x + self.attn', 'x', 'B, T, C', 'the stream, attention added', seen[block.ln_2].into
-    yield Block.forward, 'self.ln_2(x)', 'ln_2(x)', 'B, T, C', 'mean 0, variance 1, gain, bias', seen[block.ln_2].out
+    yield Block.forward, 'self.ln_2(x)', 'ln_2(x)', 'B, T, C', normal, seen[block.ln_2].out
     yield MLP.forward, 'self.c_fc(x)', 'c_fc(x)', 'B, T, 4C', 'out to four times the width', seen[mlp.c_fc].out
     yield MLP.forward, 'self.gelu', 'gelu(c_fc(x))', 'B, T, 4C', 'negatives shrunk to nearly 0', seen[mlp.gelu].out
     yield MLP.forward, 'self.c_proj', 'c_proj(gelu(...))', 'B, T, C', 'and back', seen[mlp.c_proj].out

@@ -15,6 +15,23 @@ GIVEN_UP = '#b0b0b0'
 MISSING_GLYPHS = r'Glyph .* missing from (current )?font'  # such a character is drawn as a box, which says enough
 
 
+def allow_missing_glyphs():
+    """Let a character that the font lacks be drawn as a box without a warning."""
+    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+
+
+def bare(axes, *sides):
+    """Take away the lines on some sides of axes."""
+    for side in sides:
+        axes.spines[side].set_visible(False)
+
+
+def ink(colour):
+    """Return white or black, whichever can be read on a colour, (red, green, blue, ...) from 0 to 1."""
+    red, green, blue = colour[:3]
+    return 'white' if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else 'black'
+
+
 @dataclass
 class Chart:
     """The likeliest tokens of one step, likeliest first; a chosen one that is not among them stands last."""
@@ -47,8 +64,7 @@ def draw_chart(axes, chart, title_width=50, title_size=10):
     axes.locator_params(axis='x', nbins=4)
     for place, sampler, model in zip(places, chart.sampler, chart.model):
         axes.text(max(sampler, model) + largest * 0.025, place, _short(sampler), va='center', fontsize='small')
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
+    bare(axes, 'top', 'right')
     context = shortened(chart.context, title_width, from_end=True)
     axes.set_title(f'{context} ▁\n{chart.sampler_name}', loc='left', fontsize=title_size, parse_math=False)
 
@@ -60,7 +76,7 @@ def save_charts(charts, folder, keep_open=False):
     """
     from matplotlib import pyplot  # here: who draws no charts need not wait for it
 
-    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    allow_missing_glyphs()
     paths = []
     figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
     for number, chart in enumerate(charts, 1):
@@ -126,7 +142,7 @@ def draw_beams(path, levels, title):
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
-    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    allow_missing_glyphs()
     most = max(map(len, levels))
     figure = pyplot.figure(figsize=(1.9 * len(levels) + 0.8, max(2.4, 0.62 * most + 1.3)), layout='constrained')
     axes = figure.subplots()
@@ -152,8 +168,7 @@ def draw_beams(path, levels, title):
     axes.set_xticks(range(1, len(levels) + 1))
     axes.set_yticks([])
     axes.set_xlabel('step (at an edge: model probability of its token; below a token: logprob of all so far)')
-    for side in ('top', 'right', 'left'):
-        axes.spines[side].set_visible(False)
+    bare(axes, 'top', 'right', 'left')
     axes.set_title(shortened(title, 40 + 18 * len(levels)), loc='left', fontsize=9, parse_math=False)
     colours = {'best beam': CHOSEN, 'other beams at the end': ROSE, 'given up': GIVEN_UP}
     handles = [Line2D([], [], color=colour, linewidth=2.5, label=label) for label, colour in colours.items()]
@@ -171,7 +186,7 @@ def draw_before_after(path, labels, before, after, names, unit):
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
 
-    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    allow_missing_glyphs()
     before, after = ([logprob / math.log(10) for logprob in logprobs] for logprobs in (before, after))
     order = sorted(range(len(labels)), key=lambda place: after[place] - before[place])  # what rose most is on top
     figure = pyplot.figure(figsize=(11, 1.3 + 0.2 * len(labels)), layout='constrained')
@@ -187,8 +202,7 @@ def draw_before_after(path, labels, before, after, names, unit):
     axes.xaxis.set_major_formatter(lambda exponent, _: f'$10^{{{exponent:g}}}$')
     axes.grid(axis='x', color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ('top', 'right', 'left'):
-        axes.spines[side].set_visible(False)
+    bare(axes, 'top', 'right', 'left')
     axes.tick_params(axis='y', length=0)
     axes.set_xlabel(f'model probability {unit}, log axis')
     handles = [
@@ -212,7 +226,7 @@ def draw_token_sheet(path, lines, meaning, diverging):
     from matplotlib.colors import Normalize
     from matplotlib.patches import Rectangle
 
-    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    allow_missing_glyphs()
     width = 118  # characters in a line
     margin = 44 if any(before for before, _, _ in lines) else 0  # of them for what stands before
     sizes = sorted(abs(value) for _, _, values in lines for value in values)
@@ -242,8 +256,7 @@ def draw_token_sheet(path, lines, meaning, diverging):
         colour, background = '#666666', None
         if value is not None:
             background = colours.to_rgba(value)
-            dark = 0.299 * background[0] + 0.587 * background[1] + 0.114 * background[2] < 0.5
-            colour = 'white' if dark else 'black'
+            colour = ink(background)
             axes.add_patch(
                 Rectangle((x, y - 0.5), len(text), 1, facecolor=background, edgecolor='white', linewidth=0.6)
             )
@@ -279,8 +292,7 @@ def draw_reliability(path, tables):
     counts.set_xlim(0, 1)
     for axes in (curve, counts):
         axes.grid(color='#dddddd', linewidth=0.6)
-        for side in ('top', 'right'):
-            axes.spines[side].set_visible(False)
+        bare(axes, 'top', 'right')
     save(figure, path)
     pyplot.close(figure)
 
@@ -306,8 +318,7 @@ def draw_losses(path, curves):
     axes.grid(color='#dddddd', linewidth=0.6)
     if any(curves.values()):
         axes.legend(frameon=False)
-    for side in ('top', 'right'):
-        axes.spines[side].set_visible(False)
+    bare(axes, 'top', 'right')
     save(figure, path)
     pyplot.close(figure)
 
@@ -329,8 +340,7 @@ def draw_growth(path, decode, score):
         axes.set_ylabel(y_label)
         axes.set_ylim(bottom=0)
         axes.grid(color='#dddddd', linewidth=0.6)
-        for side in ('top', 'right'):
-            axes.spines[side].set_visible(False)
+        bare(axes, 'top', 'right')
     save(figure, path)
     pyplot.close(figure)
 
@@ -362,6 +372,14 @@ def new_folder(parent, name):
             number += 1
         except OSError as error:
             raise UserError(f'cannot make the folder {folder}: {error.strerror}') from error
+
+
+def probability_text(logprob):
+    """Write the probability of a logprob with three digits, also where it is too small for a float."""
+    if logprob > -690:  # a float ends near e^-708
+        return f'{math.exp(logprob):.3g}'
+    exponent = math.floor(logprob / math.log(10))
+    return f'{10 ** (logprob / math.log(10) - exponent):.2f}e{exponent}'
 
 
 def _short(probability):

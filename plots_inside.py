@@ -5,7 +5,7 @@ tokens and its letters keep their size.
 """
 
 import math
-import warnings
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
@@ -14,9 +14,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
-from plots import BAR, CHOSEN, MARK, MISSING_GLYPHS, shortened
+from plots import BAR, CHOSEN, MARK, allow_missing_glyphs, bare, ink, probability_text, shortened
 
 BLUES, HEAT = colormaps['Blues'], colormaps['plasma']
 FUTURE = '#ececec'  # what no token can see
@@ -31,7 +31,7 @@ LONGEST = 60  # inches that a picture's side may grow to
 
 def sheet(width, height, title):
     """Return an empty figure of so many inches with a title in its upper left corner."""
-    warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
+    allow_missing_glyphs()
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     write(figure, 0.2, 0.32, title, fontsize=12, weight='bold', va='center')
@@ -52,7 +52,10 @@ def place(figure, left, top, width, height, **options):
 
 
 def label(axes, side, pieces, inches, fontsize=8):
-    """Put pieces along the x or y side of axes, so many inches long, as many of them as there is room for."""
+    """Put pieces along the x or y side of axes, so many inches long; where room is short, every second only, say.
+
+    Returns what to write beside the axes: which of them are named, '' where all are.
+    """
     every = math.ceil(len(pieces) * fontsize * 1.25 / 72 / inches)
     places = range(0, len(pieces), every)
     texts = [shortened(pieces[place], PIECE) for place in places]
@@ -61,6 +64,8 @@ def label(axes, side, pieces, inches, fontsize=8):
     else:
         axes.set_yticks(places, texts, fontsize=fontsize, parse_math=False)
     axes.tick_params(length=2)
+    ordinals = {1: '', 2: 'every second token is named', 3: 'every third token is named'}
+    return ordinals.get(every, f'every {every}th token is named')
 
 
 def room(pieces, fontsize=8):
@@ -78,53 +83,60 @@ def scale(figure, left, top, height, colours, meaning, **options):
     return bar
 
 
-def ink(colour):
-    """Return white or black, whichever can be read on a colour."""
-    red, green, blue, _ = colour
-    return 'white' if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else 'black'
-
-
-def bare(axes, *sides):
-    """Take away the lines on some sides of axes."""
-    for side in sides:
-        axes.spines[side].set_visible(False)
-
-
 # Temperature ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Panel:
+    """One distribution at one temperature, and where top-k and top-p cut it."""
+
+    temperature: float
+    probs: np.ndarray  # (V,) sampler probabilities before any cut, likeliest first
+    entropy: float  # of them, nats
+    top_k: int | None  # how many tokens top-k alone keeps; None without such a cut
+    top_p: int | None  # and top-p alone
+    left: int  # how many both keep: top-k first, then top-p of what it leaves
+    cuts: list[str]  # lines that say so
 
 
 def temperature_figure(title, pieces, panels, top_k, top_p, curve):
     """Draw one distribution at several temperatures.
 
-    pieces: of the tokens shown, likeliest first. panels: a dict for each temperature with `temperature`, `probs` (V,),
-    likeliest first, `entropy` in nats, how many tokens `top_k` and `top_p` keep (None without such a cut), how many are
-    `left` by both, and lines of text `cuts`. curve: (temperatures, effective numbers of choices).
+    pieces: of the tokens shown, likeliest first. panels: a Panel for each temperature. curve: (temperatures, effective
+    numbers of choices).
     """
     names = [*pieces, 'all others']
     left, gap, high = room(names, 9) + 0.15, 0.22, 0.27 * len(names)
     panel = max(2.1, min(2.9, 12 / len(panels)), (9 - left) / len(panels) - gap)
     width = max(left + len(panels) * (panel + gap), 9) + 0.1
-    figure = sheet(width, high + 6.2, title)
+    figure = sheet(width, high + 6.45, title)
     colours = [HEAT(0.05 + 0.68 * number / max(1, len(panels) - 1)) for number in range(len(panels))]
-    heights = [[*of['probs'][: len(pieces)], max(0.0, 1 - of['probs'][: len(pieces)].sum())] for of in panels]
-    right = max(map(max, heights)) * 1.25
+    heights = [[*of.probs[: len(pieces)], max(0.0, 1 - of.probs[: len(pieces)].sum())] for of in panels]
+    right = max(room_to_name_cuts(bars, of, panel) for bars, of in zip(heights, panels))
     for number, (of, bars, colour) in enumerate(zip(panels, heights, colours)):
         x = left + number * (panel + gap)
-        write(figure, x, 0.82, f'temperature {of["temperature"]:g}', fontsize=12, weight='bold', color=colour)
-        nats, choices = of['entropy'], math.exp(of['entropy'])
+        write(figure, x, 0.82, f'temperature {of.temperature:g}', fontsize=12, weight='bold', color=colour)
+        nats, choices = of.entropy, math.exp(of.entropy)
         write(figure, x, 1.06, f'entropy {nats:.2f} nats = {nats / math.log(2):.2f} bits', fontsize=8.5)
         write(figure, x, 1.26, f'effective number of choices {number_text(choices)}', fontsize=8.5)
         axes = place(figure, x, 1.45, panel, high, xlim=(0, right), ylim=(len(names) - 0.4, -0.6))
         draw_bars(axes, bars, of, colour)
         axes.set_yticks(range(len(names)), names if number == 0 else [''] * len(names), fontsize=9, parse_math=False)
-        for line, text in enumerate(of['cuts']):
-            write(figure, x, 1.95 + high + 0.18 * line, text, fontsize=8, color='#444444')
-    note = 'bars: sampler probability at this temperature, before any cut; pale: what a cut takes away'
-    write(figure, left, 2.69 + high, note, fontsize=8, color=GREY)
+        for line, text in enumerate(of.cuts):
+            write(figure, x, 2.08 + high + 0.18 * line, text, fontsize=8, color='#444444')
+    notes = ['bars: sampler probability at this temperature, before any cut']
+    if top_k is not None and top_p is not None:
+        notes.append(
+            'solid line, pale bars: both cut here, top-k first, then top-p of what it leaves; dashed: one cut alone'
+        )
+    elif top_k is not None or top_p is not None:
+        notes.append('pale: what the cut takes away')
+    for line, note in enumerate(notes):
+        write(figure, left, 2.85 + high + 0.17 * line, note, fontsize=8, color=GREY)
 
     half = width / 2 - 1.1
-    draw_sums(place(figure, 0.75, high + 3.35, half + 0.4, 2.25), panels, colours, top_k, top_p)
-    draw_openness(place(figure, half + 2.5, high + 3.35, half - 1.05, 2.25), panels, colours, curve)
+    draw_sums(place(figure, 0.75, high + 3.6, half + 0.4, 2.25), panels, colours, top_k, top_p)
+    draw_openness(place(figure, half + 2.5, high + 3.6, half - 1.05, 2.25), panels, colours, curve)
     for axes in figure.axes[-2:]:
         axes.grid(color='#e2e2e2', linewidth=0.6)
         axes.tick_params(labelsize=8)
@@ -132,30 +144,54 @@ def temperature_figure(title, pieces, panels, top_k, top_p, curve):
     return figure
 
 
+CUTS = {  # how the lines of some cuts are named; others by their names alone
+    ('top-k',): 'top-k cuts here',
+    ('top-p',): 'top-p cuts here',
+    ('both',): 'both cut here',
+    ('top-k alone', 'top-p alone'): 'each alone',
+    ('both', 'top-k alone', 'top-p alone'): 'both, and each alone',
+}
+
+
+def cut_lines(of, shown):
+    """Return where cuts are drawn, {tokens kept: names}, the cut that counts first; one below the bars has no line."""
+    cuts = [('top-k', of.top_k), ('top-p', of.top_p)]
+    cuts = [(name, tokens) for name, tokens in cuts if tokens is not None]
+    if len(cuts) == 2:
+        cuts = [('both', of.left), *((f'{name} alone', tokens) for name, tokens in cuts)]
+    lines = {}
+    for name, tokens in cuts:
+        if tokens <= shown:
+            lines.setdefault(tokens, []).append(name)
+    return lines
+
+
+def room_to_name_cuts(bars, of, inches):
+    """Return where the axis of the bars must end, so many inches from 0, for their numbers and the names of cuts."""
+    name = 1.25 + 0.45  # inches of the longest name, and of the number before it
+    lines = cut_lines(of, len(bars) - 1)
+    return max([max(bars) * 1.25, *(bars[tokens] * inches / max(inches - name, 0.4) for tokens in lines)])
+
+
 def draw_bars(axes, bars, of, colour):
-    """Draw the bars of one temperature, the last for all other tokens, and where top-k and top-p cut."""
+    """Draw the bars of one temperature, the last for all other tokens, and where top-k and top-p cut.
+
+    What counts is a solid line; where either cut would be without the other, a thin one.
+    """
     shown, right = len(bars) - 1, axes.get_xlim()[1]
-    fates = [1.0 if y < of['left'] else 0.35 for y in range(shown)]  # what a cut takes away is pale
+    fates = [1.0 if y < of.left else 0.35 for y in range(shown)]  # what is cut away is pale
     axes.barh(range(len(bars)), bars, color=[*((colour, fate) for fate in fates), '#c4c4c4'], height=0.78)
     for y, value in enumerate(bars):
         axes.text(value + right * 0.016, y, percent(value), va='center', fontsize=8)
-    cuts = [('top-k cuts', of['top_k'], '--'), ('top-p cuts', of['top_p'], ':')]
-    if of['top_k'] == of['top_p']:
-        cuts = [('top-k and top-p cut', of['top_k'], '--')]
-    for name, tokens, style in cuts:
-        if tokens is None:
-            continue
-        above = name == 'top-k cuts' and tokens > 1  # so that the texts of two cuts that are near keep apart
-        if tokens <= shown:
-            axes.axhline(tokens - 0.5, color=MARK, linestyle=style, linewidth=1.2)
-            text = f'{name} here'
-            y, side = (tokens - 0.54, 'bottom') if above else (tokens - 0.44, 'top')
-        else:
-            text = f'{name} after {tokens:,} ↓'
-            y, side = shown - (1.15 if above else 0.45), 'bottom'
-        axes.text(right, y, text, ha='right', va=side, fontsize=8, color=MARK)
+    for tokens, names in cut_lines(of, shown).items():
+        counts = tokens == of.left
+        style = {'linestyle': '-', 'linewidth': 1.5} if counts else {'linestyle': '--', 'linewidth': 0.7}
+        axes.axhline(tokens - 0.5, color=MARK, **style)
+        text = CUTS.get(tuple(names), ' = '.join(names))
+        axes.text(right, tokens - 0.44, text, ha='right', va='top', fontsize=8, color=MARK if counts else '#555555')
     axes.tick_params(axis='y', length=0)
     axes.tick_params(axis='x', labelsize=8)
+    axes.set_xlabel('sampler probability', fontsize=8, labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_formatter(lambda value, _: f'{value:.0%}')
     bare(axes, 'top', 'right')
@@ -163,13 +199,14 @@ def draw_bars(axes, bars, of, colour):
 
 def draw_sums(axes, panels, colours, top_k, top_p):
     """Draw how much probability the likeliest tokens have together, and where the cuts meet it."""
-    V = len(panels[0]['probs'])
+    V = len(panels[0].probs)
     axes.set_title('the likeliest tokens, taken together', fontsize=9, loc='left')
     for of, colour in zip(panels, colours):
-        sums = of['probs'].cumsum()
-        axes.plot(range(1, V + 1), sums, color=colour, linewidth=1.8, label=f'{of["temperature"]:g}')
-        if of['top_p'] is not None:
-            axes.plot(of['top_p'], sums[of['top_p'] - 1], 'o', color=colour, markeredgecolor='white', markersize=8)
+        sums = of.probs.cumsum()
+        axes.plot(range(1, V + 1), sums, color=colour, linewidth=1.8, label=f'{of.temperature:g}')
+        if of.top_p is not None:
+            dot = {'color': colour, 'markeredgecolor': 'white', 'markersize': 8, 'clip_on': False, 'zorder': 3}
+            axes.plot(of.top_p, sums[of.top_p - 1], 'o', **dot)
     if top_p is not None:
         axes.axhline(top_p, color=MARK, linestyle=':', linewidth=1)
         axes.text(V, top_p, f' top-p {top_p:g}', va='center', fontsize=8)
@@ -181,9 +218,9 @@ def draw_sums(axes, panels, colours, top_k, top_p):
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:.0%}')
-    axes.set_xlabel('so many of the likeliest tokens (log axis; dot: where top-p cuts)', fontsize=8)
+    axes.set_xlabel('so many of the likeliest tokens (log axis; dot: where top-p alone cuts)', fontsize=8)
     axes.set_ylabel('sampler probability together', fontsize=8)
-    axes.legend(title='temperature', title_fontsize=8, fontsize=8, frameon=False, loc='lower right')
+    axes.legend(title='temperature', title_fontsize=8, fontsize=8, framealpha=0.85, edgecolor='none', loc='lower right')
 
 
 def draw_openness(axes, panels, colours, curve):
@@ -191,12 +228,20 @@ def draw_openness(axes, panels, colours, curve):
     axes.set_title('how open the choice is', fontsize=9, loc='left')
     axes.plot(*curve, color=GREY, linewidth=1.5)
     for of, colour in zip(panels, colours):
-        axes.plot(of['temperature'], math.exp(of['entropy']), 'o', color=colour, markersize=8)
+        axes.plot(of.temperature, math.exp(of.entropy), 'o', color=colour, markersize=8, clip_on=False, zorder=3)
     axes.set_yscale('log')
     axes.yaxis.set_major_locator(LogLocator(10))
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
-    axes.set_xlim(left=0)
     axes.set_xlabel('temperature', fontsize=8)
+    if curve[0][-1] > 10:
+        axes.set_xscale('symlog', linthresh=1)
+        powers = int(math.log10(curve[0][-1]))
+        near = [0, 1] if powers < 10 else [0]
+        axes.set_xticks([*near, *(10.0**power for power in range(0, powers + 1, math.ceil(powers / 4)) if power)])
+        axes.minorticks_off()
+        axes.xaxis.set_major_formatter(lambda value, _: f'{value:g}')
+        axes.set_xlabel('temperature (log axis from 1 on)', fontsize=8)
+    axes.set_xlim(left=-0.02 * curve[0][-1] if curve[0][-1] <= 10 else -0.05)
     axes.set_ylabel('effective choices, exp(entropy)', fontsize=8)
 
 
@@ -213,13 +258,17 @@ def number_text(number):
 # Attention ------------------------------------------------------------------------------------------------------------
 
 
+WEIGHT = 'attention weight, each row sums to 1 (root scale)'
+ROOT = 0.5  # the exponent of all attention colours: small weights, of which there are most, stay apart
+
+
 def attention_figure(title, weights, layers, heads, pieces):
     """Draw attention matrices: rows of layers and columns of heads; those of one layer larger; one with its numbers.
 
     weights: (layers, heads, T, T), rows take from columns. layers, heads: their numbers. pieces: of the tokens.
     """
     if weights.shape[:2] == (1, 1):
-        return matrix_figure(title, weights[0, 0], pieces, 'attention weight (each row sums to 1)')
+        return matrix_figure(title, weights[0, 0], pieces, WEIGHT)
     is_grid, T = len(layers) > 1 < len(heads), len(pieces)
     if is_grid:
         side, columns, fontsize = min(max(1.7, 0.122 * T), 3.6), len(heads), 7
@@ -235,8 +284,7 @@ def attention_figure(title, weights, layers, heads, pieces):
     left, below = room(pieces, fontsize) + (0.65 if is_grid else 0.2), room(pieces, fontsize)
     width = max(left + columns * (side + across) + 0.95, BOLD * len(title) + 0.4)
     figure = sheet(width, 1.05 + rows * (side + above) + below + 0.15, title)
-    write(figure, 0.2, 0.6, 'rows: the token that looks; columns: what it looks at', fontsize=8.5, color=GREY)
-    colours = ScalarMappable(PowerNorm(0.5, 0, 1), BLUES)
+    colours = ScalarMappable(PowerNorm(ROOT, 0, 1), BLUES)
     for number, (matrix, name) in enumerate(zip(matrices, titles, strict=True)):
         row, column = divmod(number, columns)
         y = 1.05 + row * (side + above)
@@ -248,14 +296,16 @@ def attention_figure(title, weights, layers, heads, pieces):
         axes.set_xticks([])
         axes.set_yticks([])
         if column == 0:
-            label(axes, 'y', pieces, side, fontsize)
+            which = label(axes, 'y', pieces, side, fontsize)
         if number + columns >= len(matrices):  # nothing stands below it
             label(axes, 'x', pieces, side, fontsize)
         if is_grid and column == 0:
             style = {'rotation': 90, 'ha': 'center', 'va': 'center'}
             write(figure, 0.32, y + side / 2, f'layer {layers[row]}', fontsize=10, **style)
     x = left + columns * (side + across)
-    scale(figure, x + 0.02, 1.05, min(3.2, rows * side), colours, 'attention weight (each row sums to 1)')
+    scale(figure, x + 0.02, 1.05, min(3.2, rows * side), colours, WEIGHT)
+    note = 'rows: the token that looks; columns: what it looks at' + (which and f'; {which}')
+    write(figure, 0.2, 0.6, note, fontsize=8.5, color=GREY)
     return figure
 
 
@@ -282,7 +332,7 @@ def matrix_figure(title, matrix, pieces, meaning, strip=None):
     width = max(left + side + 1.1, BOLD * len(title) + 0.4)
     figure = sheet(width, 0.75 + strip_high + side + room(pieces) + 0.4, title)
     top = max(abs(matrix).max(), 0 if strip is None else strip[1].max())
-    colours = ScalarMappable(PowerNorm(0.6 if T <= 30 else 0.4, 0, max(1e-6, top)), BLUES)
+    colours = ScalarMappable(PowerNorm(ROOT, 0, max(1e-6, top)), BLUES)
     if strip is not None:
         name, rows, names = strip
         axes = place(figure, left, 0.95, side, strip_high - 0.65)
@@ -319,7 +369,7 @@ def rollout_figure(title, shares, pieces):
     """Draw attention rollout: (L, T, T) shares; the last token's layer by layer, and every token's after all."""
     names = [f'after layer {layer}' for layer in range(len(shares))]
     strip = (f'the last token, {shortened(pieces[-1], PIECE)}, layer by layer', shares[::-1, -1], names[::-1])
-    figure = matrix_figure(title, shares[-1], pieces, 'share of what it holds', strip)
+    figure = matrix_figure(title, shares[-1], pieces, 'share of what it holds (root scale)', strip)
     axes = figure.axes[1]
     axes.set_ylabel('the token that holds it')
     axes.set_xlabel('where it comes from')
@@ -370,7 +420,7 @@ def put_label(axes, dot, text, taken, optional, **style):
     width, height, off = box.width, box.height, 6
     inside = axes.get_window_extent()
     best = None
-    for reach in (off, off + 9, off + 20):
+    for reach in (off, off + 9, off + 20, off + 30):
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
             x = dot[0] + dx * reach - (width if dx < 0 else width / 2 if dx == 0 else 0)
             y = dot[1] + dy * reach - (height if dy < 0 else height / 2 if dy == 0 else 0)
@@ -379,11 +429,11 @@ def put_label(axes, dot, text, taken, optional, **style):
                 for left, bottom, right, top in taken
             )
             outside = x < inside.x0 or x + width > inside.x1 or y < inside.y0 or y + height > inside.y1
-            cost = covers + 1e4 * outside + reach
+            cost = 20 * covers + 1e5 * outside + reach  # rather a little further off than on anything
             if best is None or cost < best[0]:
-                best = (cost, x, y)
-    cost, x, y = best
-    if optional and cost > 200:
+                best = (cost, x, y, covers, outside)
+    cost, x, y, covers, outside = best
+    if optional and (covers > 0 or outside):
         written.remove()
         return
     written.set_position((x, y))
@@ -397,11 +447,11 @@ def put_label(axes, dot, text, taken, optional, **style):
 COLUMNS, POSITIONS = 16, 192  # positions side by side, the next ones below; of a longer text the last so many
 
 
-def layers_figure(title, pieces, tops, probs, ranks, next_probs):
+def layers_figure(title, pieces, tops, probs, ranks, next_logprobs):
     """Draw the logit lens: rows are layers, the last on top, columns are positions.
 
     pieces: of the T tokens; of very many, the last POSITIONS are drawn. tops: a list of T pieces for each layer, its
-    likeliest next tokens; probs: their probabilities, (L + 1, T). ranks, next_probs: rank and probability of the token
+    likeliest next tokens; probs: their probabilities, (L + 1, T). ranks, next_logprobs: rank and logprob of the token
     that really came, (L + 1, T - 1).
     """
     L, T = len(tops), len(pieces)
@@ -411,12 +461,12 @@ def layers_figure(title, pieces, tops, probs, ranks, next_probs):
     wide, high, left = 0.86, 0.36, 1.2
     block = L * high + 0.95
     chart = 2.6 if T > 1 else 0
-    width = max(left + per_row * wide + 1.15, BOLD * len(title) + 0.4, 8)
+    width = max(left + per_row * wide + 1.15, BOLD * len(title) + 0.4, 10)
     figure = sheet(width, 0.95 + lines * block + chart + 0.1, title)
     colours = ScalarMappable(Normalize(0, 1), BLUES)
     note = (
-        'in each cell: the likeliest next token, framed if it came next, and below it the rank of the one that did; '
-        'the top row is the model itself (model probability)'
+        'in each cell: likeliest next token, framed if it came next; below it: rank of the one that did; '
+        'colour: probability read out at this layer, in the top row the model probability'
     )
     write(figure, 0.2, 0.66, note, fontsize=8, color=GREY)
     for line in range(lines):
@@ -457,9 +507,9 @@ def layers_figure(title, pieces, tops, probs, ranks, next_probs):
         )
         bare(axes, 'top', 'right', 'left', 'bottom')
         axes.tick_params(length=0)
-    scale(figure, left + per_row * wide + 0.15, 1.2, min(L * high, 2.6), colours, 'its probability')
+    scale(figure, left + per_row * wide + 0.15, 1.2, min(L * high, 2.6), colours, 'probability read out')
     if chart:
-        summary_of_layers(figure, left, 0.95 + lines * block, ranks, next_probs)
+        summary_of_layers(figure, left, 0.95 + lines * block, ranks, next_logprobs)
     return figure
 
 
@@ -485,38 +535,36 @@ def lens_cell(axes, position, layer, piece, colour, came):
     )
 
 
-def summary_of_layers(figure, left, top, ranks, next_probs):
+def summary_of_layers(figure, left, top, ranks, next_logprobs):
     """Draw how rank and probability of the token that really came change from layer to layer, over all positions."""
     L = len(ranks)
-    width = (figure.get_size_inches()[0] - left - 0.6 - 1.0) / 2
+    gap = 0.95
+    width = (figure.get_size_inches()[0] - left - 0.5 - gap) / 2
     names = ['emb.', *map(str, range(L - 1))]
-    panels = (
-        (np.exp(np.log(np.maximum(next_probs, 1e-30)).mean(1)), 'its probability, geometric mean', colours_of(L)),
-        (np.median(ranks, 1), 'its rank, median', colours_of(L)),
+    logprobs, medians = next_logprobs.mean(1), np.median(ranks, 1)
+    panels = (  # powers of ten are drawn, since a probability itself may be too small for a float
+        ('probability, geometric mean', logprobs / math.log(10), [probability_text(logprob) for logprob in logprobs]),
+        ('rank, median', np.log10(medians), [f'{median:,g}' for median in medians]),
     )
-    for number, (values, name, colours) in enumerate(panels):
-        axes = place(figure, left + number * (width + 1.0), top + 0.45, width, 1.6)
+    for number, (name, values, texts) in enumerate(panels):
+        axes = place(figure, left + number * (width + gap), top + 0.45, width, 1.6)
         axes.plot(range(L), values, color=GREY, linewidth=1.2, zorder=1)
-        axes.scatter(range(L), values, color=colours, s=36, zorder=2)
+        axes.scatter(range(L), values, color=[BAR] * (L - 1) + [CHOSEN], s=36, zorder=2)  # the model's own in full
         least, most = min(values), max(values)
-        spread = max(most / least, 1.5)
-        axes.set_ylim(least / spread**0.3, most * spread**0.3)
-        axes.set_yscale('log')
-        axes.yaxis.set_minor_locator(NullLocator())
-        for x, value in enumerate(values):
-            text = f'{value:,.0f}' if number else f'{value:.2g}' if value >= 0.001 else f'{value:.0e}'
+        spread = max(most - least, 0.2)
+        axes.set_ylim(least - spread * 0.3, most + spread * 0.3)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(lambda exponent, _: f'$10^{{{exponent:g}}}$')
+        for x, (value, text) in enumerate(zip(values, texts)):
             off = -13 if x == 0 and values[1] > value else 6  # where the line does not cross it
             axes.annotate(text, (x, value), (0, off), textcoords='offset points', ha='center', fontsize=7.5)
+        axes.set_xlim(-0.6, L - 0.5)
         axes.set_xticks(range(L), names, fontsize=8)
         axes.set_xlabel('layer', fontsize=8)
+        axes.set_ylabel(name, fontsize=8)
         axes.tick_params(labelsize=8)
-        axes.set_title(f'the token that really came: {name}', fontsize=9, loc='left')
+        axes.set_title('the token that really came', fontsize=9, loc='left')
         bare(axes, 'top', 'right')
-
-
-def colours_of(L):
-    """Return a colour for each layer: what is only on the way is pale, the model's own is full."""
-    return [BAR] * (L - 1) + [CHOSEN]
 
 
 # Trace ----------------------------------------------------------------------------------------------------------------
@@ -530,10 +578,11 @@ TITLES = {
 READS, ADDS = '#e8eef5', '#f6d9c8'  # boxes that read the stream, and boxes that add to it
 
 
-def trace_figure(title, boxes, layers, stops, norms, pieces, answer):
+def trace_figure(title, boxes, block, layers, stops, norms, pieces, answer):
     """Draw how data flows through the model, with shapes, and how long the stream's vectors grow on the way.
 
-    boxes: {name: (shape, line of model.py)} of what is computed, by inside.trace's names. layers: how many blocks.
+    boxes: {name: (shape, line of model.py)} of what is computed, by inside.trace's names. block: the one that is shown,
+    layers: how many there are.
     stops: names of the places along the stream, norms: (stops, T) lengths of its vectors there. pieces: of the tokens.
     answer: lines of text.
     """
@@ -546,22 +595,17 @@ def trace_figure(title, boxes, layers, stops, norms, pieces, answer):
     figure = sheet(width, flow_high + 1.15 + heat_high + room(pieces) + 0.35, title)
     flow = place(figure, 0, 0.5, wide, flow_high, xlim=(0, wide), ylim=(flow_high, 0))
     flow.set_axis_off()
-    draw_flow(flow, boxes, layers, answer)
+    draw_flow(flow, boxes, block, layers, answer)
 
     top = flow_high + 1.1
-    write(
-        figure,
-        names,
-        top - 0.12,
-        'how long the vector of each token is on its way down the stream (L2 norm)',
-        fontsize=9,
-    )
     axes = place(figure, names, top, heat_wide, heat_high)
     colours = ScalarMappable(LogNorm(max(norms.min(), 1e-6), max(norms.max(), 2e-6)), colormaps['viridis'])
     axes.imshow(norms, cmap=colours.cmap, norm=colours.norm, aspect='auto', interpolation='nearest')
     every = math.ceil(len(stops) * 0.14 / heat_high)
     axes.set_yticks(range(0, len(stops), every), stops[::every], fontsize=8)
-    label(axes, 'x', pieces, heat_wide)
+    which = label(axes, 'x', pieces, heat_wide)
+    note = 'how long the vector of each token is on its way down the stream (L2 norm)' + (which and f'; {which}')
+    write(figure, names, top - 0.12, note, fontsize=9)
     if cell >= 0.34:
         for (row, column), value in np.ndenumerate(norms):
             text = f'{value:.1f}' if value < 100 else f'{value:,.0f}'
@@ -575,7 +619,7 @@ def trace_figure(title, boxes, layers, stops, norms, pieces, answer):
     return figure
 
 
-def draw_flow(axes, boxes, layers, answer):
+def draw_flow(axes, boxes, block, layers, answer):
     """Draw the boxes of one forward pass along the residual stream, which runs down the left."""
     stream, first, step, tall = 0.75, 1.75, 1.72, 0.72
     attention = ['ln_1(x)', 'c_attn(x)', 'q = qkv[0]', 'softmax(q kᵀ / √hs)', 'y', 'c_proj(y)']
@@ -603,7 +647,14 @@ def draw_flow(axes, boxes, layers, answer):
             linestyle='--',
         )
     )
-    axes.text(first - 0.15, rows['attn'] - 0.52, 'Block 0: transformer.h[0]', fontsize=9, color='#555555', va='center')
+    axes.text(
+        first - 0.15,
+        rows['attn'] - 0.52,
+        f'Block {block}: transformer.h[{block}]',
+        fontsize=9,
+        color='#555555',
+        va='center',
+    )
 
     for column, name in enumerate(['idx', 'wte(idx)', 'wpe(positions)']):
         flow_box(axes, first + column * step, rows['embed'], tall, name, boxes[name], READS)
@@ -620,16 +671,8 @@ def draw_flow(axes, boxes, layers, answer):
                 arrow(axes, (x - step + 1.46, y), (x, y))
         back(axes, first + (len(names) - 1) * step, y, stream, tall, '+')
     if layers > 1:
-        which = 'h[1] does' if layers == 2 else f'h[1] to h[{layers - 1}] do'
-        axes.text(
-            first,
-            rows['rest'],
-            f'{which} the same with weights of {"its" if layers == 2 else "their"} own',
-            fontsize=10,
-            style='italic',
-            color='#555555',
-            va='center',
-        )
+        text = other_blocks(block, layers)
+        axes.text(first, rows['rest'], text, fontsize=10, style='italic', color='#555555', va='center')
         axes.plot([stream, first - 0.1], [rows['rest']] * 2, color='#9a9a9a', linestyle=':', linewidth=1.2)
     arrow(axes, (stream, rows['head']), (first, rows['head']))
     for column, name in enumerate(['ln_f(x)', 'lm_head(x)', 'logprobs']):
@@ -639,6 +682,17 @@ def draw_flow(axes, boxes, layers, answer):
             arrow(axes, (x - step + 1.46, rows['head']), (x, rows['head']))
     arrow(axes, (first + 2 * step + 1.46, rows['head']), (first + 3 * step, rows['head']))
     axes.text(first + 3 * step + 0.08, rows['head'], '\n'.join(answer), fontsize=9, va='center', parse_math=False)
+
+
+def other_blocks(block, layers):
+    """Say which blocks, before and after the one that is shown, do the same."""
+    spans = []
+    for begin, end, where in ((0, block - 1, 'before it'), (block + 1, layers - 1, 'after it')):
+        if begin <= end:
+            between = {0: f'h[{begin}]', 1: f'h[{begin}] and h[{end}]'}.get(end - begin, f'h[{begin}] to h[{end}]')
+            spans.append(f'{between} {where}')
+    do, whose = ('does', 'its') if layers == 2 else ('do', 'their')
+    return f'{", and ".join(spans)} {do} the same with weights of {whose} own'
 
 
 def flow_box(axes, x, y, tall, name, lines, colour):

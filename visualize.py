@@ -25,12 +25,14 @@ import configurator
 import inside
 from common import UserError
 from model import GPT, logits_to_logprobs
-from plots import new_folder, save, shortened
+from plots import new_folder, probability_text, save, shortened
 from sampling import load_model, precision, read_start, with_model
 from tokenizer import Tokenizer
 
 ALTERNATIVES = 12  # tokens whose bars the temperature picture shows
-UNIT = 'model probability (softmax of the raw logits)'
+MODEL_PROBABILITY = 'model probability (softmax of the raw logits)'
+HOTTEST = 1e30  # temperatures above it, hardly less than the largest float32, are refused
+MOST_GREY = 20  # neighbours of each word that still find room in the embeddings picture
 WORDS = (
     'king,queen,prince,princess,son,daughter,brother,sister,father,mother,man,woman,boy,girl,dog,cat,horse,bird,wolf,'
     'bear,fish,tree,forest,garden,house,castle,city,gold,silver,money,good,bad,happy,sad,said,cried,asked,answered,'
@@ -63,7 +65,9 @@ class TemperatureSettings(PromptSettings):
 
     temperatures: str = '0.2,0.7,1.0,1.5'  # to compare, with commas between; 0 is greedy
     top_k: int | None = 10  # show where this many of the likeliest tokens end; None for no such cut
-    top_p: float | None = 0.9  # show where the likeliest tokens reach this probability; None for no such cut
+    top_p: float | None = (
+        0.9  # show where the likeliest reach this probability; with both, top-k cuts first, then top-p
+    )
 
 
 @dataclass
@@ -72,6 +76,7 @@ class AttentionSettings(PromptSettings):
 
     layer: int | None = None  # this layer only, the first is 0; None for all
     head: int | None = None  # this head only, the first is 0; None for all
+    save: str | None = None  # the PNG to write, X.png, and a second one beside it, X-rollout.png; None as in plot_dir
 
 
 @dataclass
@@ -81,8 +86,8 @@ class EmbeddingsSettings(ModelSettings):
     words: str = WORDS  # at least three words of one token each, with commas between
     method: str = 'pca'  # pca, or tsne (needs scikit-learn) or umap (needs umap-learn)
     neighbours: int = 5  # how many nearest tokens are listed for each word
-    grey: int = 2  # so many of them are drawn in grey
-    seed: int = 1337  # tsne and umap begin with random numbers
+    grey: int = 2  # so many of them are drawn in grey, at most 20
+    seed: int = 1337  # tsne and umap begin with random numbers; at least 0 and below 2^32
 
 
 @dataclass
@@ -114,8 +119,8 @@ class Scene(NamedTuple):
 def load(settings):
     """Return (model, tokenizer, name) of the settings; raise UserError for a place that can take no picture."""
     if settings.save is not None:
-        if not settings.save.lower().endswith('.png'):
-            raise UserError(f'--save={settings.save}: pictures are PNG files, and the name must end in .png')
+        if Path(settings.save).suffix.lower() != '.png':  # nor does .png, a name without an ending, get through
+            raise UserError(f'--save={settings.save}: pictures are PNG files: give a name that ends in .png')
         if Path(settings.save).is_dir():
             raise UserError(f'--save={settings.save} is a folder; name a file in it')
     settings = with_model(settings)
@@ -221,43 +226,55 @@ def temperature(settings):
         'likeliest',
         '>top-k keeps',
         '>top-p keeps',
-        '>both keep',
+        '>both, k then p',
         '>entropy then',
     )
-    panels = []
     for of in all_of:
-        likeliest = f'{pieces[0]} {of.probs[order[0]]:.3f}'
-        cuts = [of.by_top_k if settings.top_k else None, of.by_top_p if settings.top_p else None, of.by_both]
-        kept = ['—' if cut is None else f'{cut.tokens:,} ({cut.share:.1%})' for cut in cuts]
-        rows.add_row(
-            f'{of.temperature:g}',
-            f'{of.entropy:.3f}',
-            f'{of.entropy / math.log(2):.3f}',
-            f'{math.exp(of.entropy):,.1f}',
-            Text(likeliest),
-            *kept,
-            f'{of.entropy_of_both:.3f}',
-        )
-        panels.append(
-            {
-                'temperature': of.temperature,
-                'probs': numpy(of.probs[order]),
-                'entropy': of.entropy,
-                'top_k': cuts[0] and cuts[0].tokens,
-                'top_p': cuts[1] and cuts[1].tokens,
-                'left': of.by_both.tokens,
-                'cuts': cut_texts(settings, of),
-            }
-        )
+        rows.add_row(*temperature_row(of, settings, f'{pieces[0]} {of.probs[order[0]]:.3f}'))
     show(rows)
-    from plots_inside import temperature_figure
+    from plots_inside import Panel, temperature_figure
 
-    highest = max(2.0, *temperatures)
-    points = [highest * (number + 1) / 60 for number in range(60)]
-    curve = points, [math.exp(inside.entropy(logits_to_logprobs(logits, point)).item()) for point in points]
+    panels = [
+        Panel(
+            of.temperature,
+            numpy(of.probs[order]),
+            of.entropy,
+            None if settings.top_k is None else of.by_top_k.tokens,
+            None if settings.top_p is None else of.by_top_p.tokens,
+            of.by_both.tokens,
+            cut_texts(settings, of),
+        )
+        for of in all_of
+    ]
+    curve = openness(logits, temperatures)
     title = f'{scene.name}: what comes after “{about}”'
     figure = temperature_figure(title, pieces, panels, settings.top_k, settings.top_p, curve)
     keep({'temperature': figure}, settings, 'temperature', f'{scene.name}-{scene.text}')
+
+
+def temperature_row(of, settings, likeliest):
+    """Return the cells of one row of the table: what an inside.Tempered says, — for a cut that was not asked for."""
+    asked = [settings.top_k is not None, settings.top_p is not None, True]
+    cuts = [of.by_top_k, of.by_top_p, of.by_both]
+    return [
+        f'{of.temperature:g}',
+        f'{of.entropy:.3f}',
+        f'{of.entropy / math.log(2):.3f}',
+        f'{math.exp(of.entropy):,.1f}',
+        Text(likeliest),
+        *(f'{cut.tokens:,} ({cut.share:.1%})' if is_asked else '—' for is_asked, cut in zip(asked, cuts)),
+        f'{of.entropy_of_both:.3f}',
+    ]
+
+
+def openness(logits, temperatures):
+    """Return temperatures from 0 on, those asked for among them, and the effective number of choices at each."""
+    highest = max(2.0, *temperatures)
+    steps = [highest / 60 * (number + 1) for number in range(60)]
+    if highest > 10:  # drawn on a logarithmic axis
+        steps = [number / 20 for number in range(20)] + [highest ** (number / 60) for number in range(61)]
+    points = sorted({0.0, *temperatures, *steps})
+    return points, [math.exp(inside.entropy(logits_to_logprobs(logits, point)).item()) for point in points]
 
 
 def read_temperatures(text):
@@ -270,6 +287,8 @@ def read_temperatures(text):
             raise UserError(f'--temperatures={text}: {part.strip()!r} is no number; write 0.5,1,2') from None
         if not 0 <= number < math.inf:
             raise UserError(f'--temperatures={text}: {part.strip()} is neither 0 (greedy) nor a positive number')
+        if number > HOTTEST:
+            raise UserError(f'--temperatures={text}: {part.strip()} is too hot; the highest is {HOTTEST:g}')
         numbers.append(number)
     if len(numbers) > 8:
         raise UserError(f'--temperatures={text}: {len(numbers)} are too many for one picture; give at most 8')
@@ -278,15 +297,23 @@ def read_temperatures(text):
 
 def cut_texts(settings, of):
     """Say what top-k, top-p and both would leave, a line each."""
+    both = settings.top_k is not None and settings.top_p is not None
+    alone = ' alone' if both else ''
     texts = []
-    for name, cut in ((f'top-k {settings.top_k}', of.by_top_k), (f'top-p {settings.top_p}', of.by_top_p)):
-        if not name.endswith('None'):
-            texts.append(f'{name} keeps {cut.tokens:,} token{"s" * (cut.tokens > 1)}: {cut.share:.1%}')
-    if len(texts) == 2:
-        texts.append(f'both keep {of.by_both.tokens:,} token{"s" * (of.by_both.tokens > 1)}: {of.by_both.share:.1%}')
+    if settings.top_k is not None:
+        texts.append(f'top-k {settings.top_k:,}{alone}: {kept_text(of.by_top_k)}')
+    if settings.top_p is not None:
+        texts.append(f'top-p {settings.top_p:g}{alone}: {kept_text(of.by_top_p)}')
+    if both:
+        texts.append(f'both, k then p: {kept_text(of.by_both)}')
     if texts:
         texts.append(f'entropy of what is left: {of.entropy_of_both:.2f} nats')
     return texts
+
+
+def kept_text(cut):
+    """Write what a cut leaves: '12 tokens, 90.3%'."""
+    return f'{cut.tokens:,} token{"s" * (cut.tokens > 1)}, {cut.share:.1%}'
 
 
 # Attention ------------------------------------------------------------------------------------------------------------
@@ -298,11 +325,15 @@ def attention(settings):
     config, pieces = scene.model.config, scene.pieces
     check_place('layer', settings.layer, config.n_layer, scene.name)
     check_place('head', settings.head, config.n_head, scene.name)
-    weights = inside.attentions(scene.model, scene.idx)[:, 0]  # (L, nh, T, T)
-    shares = inside.rollout(weights[:, None])[:, 0]  # (L, T, T)
     layers = range(config.n_layer) if settings.layer is None else [settings.layer]
     heads = range(config.n_head) if settings.head is None else [settings.head]
-    shown = weights[list(layers)][:, list(heads)]
+    drawn, means = [], []
+    for layer, weights in enumerate(inside.attentions(scene.model, scene.idx)):  # (1, nh, T, T)
+        means.append(weights.mean(1))
+        if layer in layers:
+            drawn.append(weights[0, list(heads)])
+    shown = torch.stack(drawn)  # (layers, heads, T, T)
+    shares = inside.rollout(means)[:, 0]  # (L, T, T)
 
     show(attention_table(scene, shown, layers, heads))
     last = shares[-1, -1].tolist()
@@ -362,8 +393,12 @@ def embeddings(settings):
     """Draw token embeddings in two dimensions, and list nearest neighbours."""
     if settings.method not in ('pca', 'tsne', 'umap'):
         raise UserError(f'--method={settings.method}: it is pca, tsne or umap')
-    if settings.neighbours < 1 or settings.grey < 0:
-        raise UserError('--neighbours is at least 1 and --grey cannot be negative')
+    if settings.neighbours < 1:
+        raise UserError(f'--neighbours={settings.neighbours}: it must be at least 1')
+    if not 0 <= settings.grey <= MOST_GREY:
+        raise UserError(f'--grey={settings.grey}: it is a number from 0 to {MOST_GREY}')
+    if settings.method != 'pca' and not 0 <= settings.seed < 2**32:
+        raise UserError(f'--seed={settings.seed}: {settings.method} takes one from 0 to {2**32 - 1}')
     model, tokenizer, name = load(settings)
     ids = read_words(settings.words, tokenizer)
     table_of_tokens = model.transformer.wte.weight.detach()[: model.n_ids]  # (V, C)
@@ -453,7 +488,8 @@ def layers(settings):
     ranks, next_logprobs = lens.next_ranks[:, 0], lens.next_logprobs[:, 0].double()  # (L + 1, T - 1)
 
     rows = table(
-        f'{scene.name}: what each layer would have said; the last one’s is the {UNIT}',
+        f'{scene.name}: what each layer would have said after “{shortened(scene.text, 50, from_end=True)}”; '
+        'probability read out at this layer; of the last it is the model probability',
         'after',
         'likeliest next',
         '>probability',
@@ -468,8 +504,8 @@ def layers(settings):
             guessed = (ranks[layer] == 1).sum().item()
             median = ranks[layer].double().quantile(0.5).item()
             came = [
-                f'{median:,.0f}',
-                f'{next_logprobs[layer].mean().exp().item():.3g}',
+                f'{median:,g}',
+                probability_text(next_logprobs[layer].mean().item()),
                 f'{guessed} of {ranks.size(1)}',
             ]
         rows.add_row(name, Text(tops[layer][-1]), f'{probs[layer, -1]:.3f}', *came)
@@ -479,7 +515,7 @@ def layers(settings):
     T = len(scene.pieces)
     end = f', the last {POSITIONS} of {T:,} tokens' if T > POSITIONS else ''
     title = f'{scene.name}: what each layer would say next (logit lens){end}'
-    figure = layers_figure(title, scene.pieces, tops, numpy(probs), ranks.cpu().numpy(), numpy(next_logprobs.exp()))
+    figure = layers_figure(title, scene.pieces, tops, numpy(probs), ranks.cpu().numpy(), next_logprobs.cpu().numpy())
     keep({'layers': figure}, settings, 'layers', f'{scene.name}-{scene.text}')
 
 
@@ -499,17 +535,24 @@ def trace(settings):
     pieces = named(scene.tokenizer, best.indices.tolist())
     probs = best.values.exp().tolist()
     answer = [f'{prob:.3f}  {piece}' for piece, prob in zip(pieces, probs)]
-    show(Text(f'\nnext: {", ".join(answer)}   {UNIT}'))
+    show(Text(f'\nnext: {", ".join(answer)}   {MODEL_PROBABILITY}'))
     from plots_inside import trace_figure
 
-    first = [one for one in steps if one.layer in (None, 0)]
-    boxes = {one.name: (shape_text(one.value), f'line {one.line}') for one in first}
+    in_boxes = [one for one in steps if one.layer in (None, settings.layer)]
+    boxes = {one.name: (shape_text(one.value), f'line {one.line}') for one in in_boxes}
     stream = [one for one in steps if one.name == 'x']
     stops = ['wte + wpe', *(f'h[{layer}] + {what}' for layer in range(config.n_layer) for what in ('attn', 'mlp'))]
     norms = torch.stack([one.value[0].float().norm(dim=-1) for one in stream])  # (2 L + 1, T)
     title = f'{scene.name}: one forward pass over {len(scene.pieces)} token{"s" * (len(scene.pieces) > 1)}'
     figure = trace_figure(
-        title, boxes, config.n_layer, stops, numpy(norms), scene.pieces, ['next, model probability:', *answer]
+        title,
+        boxes,
+        settings.layer,
+        config.n_layer,
+        stops,
+        numpy(norms),
+        scene.pieces,
+        ['next, model probability:', *answer],
     )
     keep({'trace': figure}, settings, 'trace', f'{scene.name}-{scene.text}')
 
@@ -528,7 +571,7 @@ def trace_lines(scene, steps, unfolded):
     head = Text(f'{scene.name} reads ')
     head.append(' │ '.join(pieces), style='bold')
     head.append(f'\n{", ".join(f"{letter} = {size:,}" for letter, size in sizes.items())}; ')
-    head.append(f'values: the first few of the last token, {pieces[-1]}, in head 0')
+    head.append(f'values: the last six ids, and the first four numbers of the last token, {pieces[-1]}, in head 0')
     parts, layer, function, line = [head], None, None, None
     for step in steps:
         if step.layer not in (None, unfolded) and step.name != 'x':
@@ -586,7 +629,7 @@ def chosen(argv):
 
     Where it names none, what is returned prints the help or raises UserError.
     """
-    name = argv[1] if len(argv) > 1 else ''
+    name = argv[1].lower() if len(argv) > 1 else ''
     if name in PICTURES:
         argv[:2] = [f'{argv[0]} {name}']  # one word, so that --help shows how it is called
         return PICTURES[name]

@@ -76,7 +76,7 @@ def test_the_stream_is_what_transformers_calls_hidden_states(model, tmp_path):
 def test_attention_weights_are_those_of_transformers(model, tmp_path):
     idx = some_ids(model, B=2)
     theirs = torch.stack(by_transformers(model, tmp_path, idx).attentions)
-    torch.testing.assert_close(inside.attentions(model, idx), theirs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(list(inside.attentions(model, idx))), theirs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize('T', [1, 2, 9])
@@ -91,7 +91,7 @@ def test_the_weights_give_what_the_fused_attention_gives(T, n_head):
 
 def test_a_row_of_weights_sums_to_one_and_knows_no_future():
     model = random_gpt()
-    weights = inside.attentions(model, some_ids(model, B=2))
+    weights = torch.stack(list(inside.attentions(model, some_ids(model, B=2))))
     assert weights.shape == (2, 2, 2, 9, 9)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 2, 9))
     assert (weights.triu(1) == 0).all() and (weights >= 0).all()
@@ -109,7 +109,7 @@ def test_rollout_is_the_sum_over_all_paths_through_the_layers():
     weights = torch.rand(L, 1, 2, T, T, generator=torch.Generator().manual_seed(1)).double().tril()
     weights /= weights.sum(-1, keepdim=True)
     step = weights[:, 0].mean(1) / 2 + torch.eye(T) / 2
-    shares = inside.rollout(weights)
+    shares = inside.rollout(weights.mean(2))
     for depth, (end, begin) in itertools.product(range(1, L + 1), itertools.product(range(T), range(T))):
         paths = itertools.product(range(T), repeat=depth - 1)  # the tokens that information passed through on its way
         total = 0.0
@@ -121,7 +121,7 @@ def test_rollout_is_the_sum_over_all_paths_through_the_layers():
 
 
 def test_rollout_shares_sum_to_one_and_come_from_the_past(model):
-    shares = inside.rollout(inside.attentions(model, some_ids(model, B=2)))
+    shares = inside.rollout(weights.mean(1) for weights in inside.attentions(model, some_ids(model, B=2)))
     assert shares.shape == (model.config.n_layer, 2, 9, 9)
     torch.testing.assert_close(shares.sum(-1), torch.ones(model.config.n_layer, 2, 9))
     assert (shares.triu(1) == 0).all()
@@ -320,6 +320,14 @@ def test_each_step_of_a_block_follows_from_those_before_it(model):
     close(gelu, F.gelu(out, approximate=model.gelu))
     close(back, F.linear(gelu, block.mlp.c_proj.weight, block.mlp.c_proj.bias))
     close(after, after_attention + back)
+
+
+def test_a_layer_norm_without_bias_is_not_said_to_add_one():
+    for bias in (True, False):
+        model = random_gpt(bias=bias)
+        said = {step.meaning for step in inside.trace(model, some_ids(model)) if step.name.startswith('ln_')}
+        assert ('mean 0, variance 1, gain, bias' in said) == bias
+        assert ('mean 0, variance 1, gain' in said) != bias
 
 
 def test_a_line_that_is_no_more_is_replaced_by_the_functions_first():

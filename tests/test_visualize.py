@@ -1,6 +1,7 @@
 """visualize.py as a person meets it: every picture run, looked at by a program, and every mistake answered."""
 
 import contextlib
+import itertools
 import math
 import re
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import assert_friendly_error, random_gpt, run_script
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 import checkpoint
 import configurator
@@ -18,6 +20,7 @@ import plots_inside
 import visualize
 from common import UserError
 from model import logits_to_logprobs
+from plots import probability_text
 from tokenizer import CharTokenizer
 
 TEN = 'The old king had a daughter who was so'
@@ -133,18 +136,24 @@ def test_a_mistake_is_one_line_on_stderr(arguments, words, tmp_path):
         (['layers', '--start=' + 'king ' * 2000], ['2,00', 'at most 256']),
         (['layers', '--start=FILE:missing.txt'], ['missing.txt']),
         (['layers', '--save=picture.jpg'], ['picture.jpg', '.png']),
+        (['layers', '--save=.png'], ['--save=.png', 'name that ends in .png']),
         (['temperature', '--temperatures=0.5,hot'], ["'hot'"]),
         (['temperature', '--temperatures='], ["''"]),
         (['temperature', '--temperatures=1,-2'], ['-2']),
         (['temperature', '--temperatures=1,nan'], ['nan']),
         (['temperature', '--temperatures=1,2,3,4,5,6,7,8,9'], ['at most 8']),
+        (['temperature', '--temperatures=1,2e30'], ['2e30', '1e+30']),
         (['temperature', '--top_k=0'], ['--top_k=0']),
         (['temperature', '--top_p=1.5'], ['--top_p=1.5']),
         (['embeddings', '--words=king,unicorn,dog,zyzzyva'], ['unicorn (', 'zyzzyva (', '·']),
         (['embeddings', '--words=king,king, king'], ['three']),
         (['embeddings', '--words='], ['three']),
         (['embeddings', '--method=lda'], ['lda', 'pca, tsne or umap']),
-        (['embeddings', '--neighbours=0'], ['--neighbours']),
+        (['embeddings', '--neighbours=0'], ['--neighbours=0']),
+        (['embeddings', '--grey=21'], ['--grey=21', '0 to 20']),
+        (['embeddings', '--grey=-1'], ['--grey=-1', '0 to 20']),
+        (['embeddings', '--method=tsne', '--seed=-1'], ['--seed=-1', '4294967295']),
+        (['embeddings', '--method=umap', '--seed=4294967296'], ['--seed=4294967296', '4294967295']),
         (['embeddings', '--init_from=no-such-folder/at/all'], ['no-such-folder']),
     ],
     ids=lambda value: ' '.join(value)[:40],
@@ -195,8 +204,8 @@ def test_a_model_of_one_layer_and_one_head(picture, start, odd, here, capsys):
 def test_any_text(picture, start, here, capsys):
     call(picture, f'--start={start}', '--save=picture.png')
     assert_picture(here / 'picture.png')
-    if not start and picture in ('layers', 'trace', 'attention'):
-        assert '<|endoftext|>' in capsys.readouterr().out or picture == 'layers'
+    if not start:
+        assert '<|endoftext|>' in capsys.readouterr().out
 
 
 def test_a_text_without_tokens_needs_an_end_of_text(odd, here):
@@ -249,12 +258,55 @@ def test_trace_prints_model_py_line_by_line(here, capsys):
     assert '(B, nh, T, T) = (1, 4,' in out
 
 
+@pytest.mark.parametrize(
+    ('layer', 'others'),
+    [
+        (0, 'h[1] to h[5] after it do'),
+        (3, 'h[0] to h[2] before it, and h[4] and h[5] after it do'),
+        (5, 'before it do'),
+    ],
+)
+def test_trace_draws_the_block_that_it_unfolds(layer, others, here, monkeypatch, capsys):
+    ((_, figure),) = figures_of(monkeypatch, 'trace', f'--start={TEN}', f'--layer={layer}').items()
+    said = texts(figure)
+    assert f'Block {layer}: transformer.h[{layer}]' in said
+    assert [text for text in said if others in text]
+
+
+def test_layers_say_the_same_numbers_in_the_table_and_in_the_picture(here, monkeypatch, capsys):
+    ((_, figure),) = figures_of(monkeypatch, 'layers', f'--start={TEN}').items()
+    out = capsys.readouterr().out
+    model, tokenizer, _ = checkpoint.load('tiny-stories', device='cpu')
+    lens = inside.logit_lens(model, torch.tensor([tokenizer.encode(TEN)]))
+    probs, ranks = ([text.get_text() for text in axes.texts] for axes in figure.axes[-2:])
+    for layer in range(7):
+        mean = math.exp(lens.next_logprobs[layer, 0].double().mean())
+        assert float(probs[layer]) == pytest.approx(mean, rel=0.006)
+        assert float(ranks[layer].replace(',', '')) == np.median(lens.next_ranks[layer, 0])
+        assert f' {probs[layer]} │' in out and f' {ranks[layer]} │' in out
+
+
+def test_a_probability_too_small_for_a_float_is_written_and_drawn():
+    assert probability_text(math.log(0.00125)) == '0.00125'
+    assert re.fullmatch(r'\d\.\d\de-435', probability_text(-1000.0))
+    ranks, logprobs = np.full((2, 3), 1.5), np.array([[-2000.0, -1000, 0], [-1, -2, -3]])
+    figure = plots_inside.layers_figure('a title', list('abcd'), [list('abcd')] * 2, np.ones((2, 4)), ranks, logprobs)
+    probs, of_ranks = figure.axes[-2:]
+    np.testing.assert_allclose(probs.lines[0].get_ydata(), np.array([-1000, -2]) / math.log(10))
+    assert [text.get_text() for text in of_ranks.texts] == ['1.5', '1.5']
+
+
+def test_a_picture_is_named_in_any_case(here, capsys):
+    call('LAYERS', f'--start={TEN}', '--save=layers.PNG')
+    assert_picture(here / 'layers.PNG')
+
+
 def test_attention_of_one_head_says_where_each_token_looks(here, capsys):
     call('attention', f'--start={TEN}', '--layer=2', '--head=1', '--save=head.png')
     out = capsys.readouterr().out
     model, tokenizer, _ = checkpoint.load('tiny-stories', device='cpu')
     ids = tokenizer.encode(TEN)
-    weights = inside.attentions(model, torch.tensor([ids]))[2, 0, 1]
+    weights = list(inside.attentions(model, torch.tensor([ids])))[2][0, 1]
     for place, piece in enumerate(tokenizer.pieces(ids)):
         best = weights[place].argmax().item()
         assert f'{piece}' in out and f'{tokenizer.pieces([ids[best]])[0]} {weights[place, best].item():.2f}' in out
@@ -262,6 +314,116 @@ def test_attention_of_one_head_says_where_each_token_looks(here, capsys):
 
 
 # What is drawn --------------------------------------------------------------------------------------------------------
+
+
+def figures_of(monkeypatch, *arguments):
+    """Return the figures, {name: figure}, that visualize.py would save."""
+    kept = {}
+    with monkeypatch.context() as patched:
+        patched.setattr(visualize, 'keep', lambda figures, *_: kept.update(figures))
+        call(*arguments)
+    return kept
+
+
+def drawn_texts(figure, monkeypatch):
+    """Draw a figure; return [(Text, its extent in pixels)] of all that was really drawn: ticks out of range are not."""
+    drawn, plain = [], Text.draw
+
+    def noting(self, renderer, *rest, **more):
+        if self.get_visible() and self.get_text():
+            drawn.append(self)
+        return plain(self, renderer, *rest, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Text, 'draw', noting)
+        figure.canvas.draw()
+    return [(text, Text.get_window_extent(text)) for text in dict.fromkeys(drawn)]
+
+
+def assert_readable(figure, monkeypatch, strictly=False):
+    """All texts of a figure lie on it, and titles, notes and names of axes (strictly: all) lie on no other text."""
+    drawn = drawn_texts(figure, monkeypatch)
+    width, height = figure.bbox.size
+    for text, box in drawn:
+        inside_it = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside_it, f'{text.get_text()!r} is cut off: {box} of {width} x {height}'
+    heads = set(figure.texts)
+    for axes in figure.axes:
+        heads |= {axes.title, axes._left_title, axes._right_title, axes.xaxis.label, axes.yaxis.label}
+    for (text, box), (other, other_box) in itertools.product(
+        [one for one in drawn if strictly or one[0] in heads], drawn
+    ):
+        assert text is other or not box.overlaps(other_box), f'{text.get_text()!r} lies on {other.get_text()!r}'
+
+
+WAYS = {
+    'temperature': ['temperature'],
+    'greedy': ['temperature', '--temperatures=0', '--top_k=1'],
+    'eight temperatures': ['temperature', '--temperatures=0,0.2,0.5,0.9,1,1.5,3,1e30', '--top_k=3', '--top_p=0.5'],
+    'flat': ['temperature', '--temperatures=1e30', '--top_k=7', '--top_p=0.8'],
+    'grid': ['attention'],
+    'layer': ['attention', '--layer=1'],
+    'one head of every layer': ['attention', '--head=2'],
+    'head': ['attention', '--layer=1', '--head=2'],
+    'layers': ['layers'],
+    'trace': ['trace', '--layer=2'],
+}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'T'),
+    [
+        pytest.param(arguments, T, id=f'{name}, {T}')
+        for name, arguments in WAYS.items()
+        for T in ((1, 60) if arguments[0] == 'temperature' else (1, 5, 10, 30, 60))
+    ],
+)
+def test_no_text_is_cut_off_and_no_title_covered(arguments, T, here, monkeypatch, capsys):
+    _, tokenizer, _ = checkpoint.load('tiny-stories', device='cpu')
+    start = tokenizer.decode(tokenizer.encode(SIXTY)[:T])
+    assert len(tokenizer.encode(start)) == T
+    for figure in figures_of(monkeypatch, *arguments, f'--start={start}').values():
+        assert_readable(figure, monkeypatch, strictly=arguments[0] in ('temperature', 'layers', 'trace'))
+
+
+@pytest.mark.parametrize('arguments', [[], ['--grey=20'], ['--grey=0', '--words=king,queen,dog']], ids=str)
+def test_no_word_of_the_plane_is_cut_off(arguments, here, monkeypatch, capsys):
+    for figure in figures_of(monkeypatch, 'embeddings', *arguments).values():
+        assert_readable(figure, monkeypatch, strictly=not arguments)
+
+
+@pytest.mark.parametrize(
+    ('left', 'top_k', 'top_p', 'lines'),
+    [
+        (3, None, 3, {3: ['top-p']}),
+        (3, 4, 5, {3: ['both'], 4: ['top-k alone'], 5: ['top-p alone']}),
+        (4, 4, 19, {4: ['both', 'top-k alone']}),
+        (1, 1, 1, {1: ['both', 'top-k alone', 'top-p alone']}),
+        (9, None, None, {}),
+    ],
+)
+def test_one_solid_line_stands_where_the_cuts_together_end(left, top_k, top_p, lines):
+    probs = np.full(20, 0.05)
+    panel = plots_inside.Panel(1.0, probs, math.log(20), top_k, top_p, left, [])
+    assert plots_inside.cut_lines(panel, 12) == lines
+    figure = plots_inside.temperature_figure('a title', list('abcdefghijkl'), [panel], top_k, top_p, ([0, 1], [1, 20]))
+    axes = figure.axes[0]
+    solid = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == '-']
+    assert solid == ([left - 0.5] if lines else [])
+    assert sorted(line.get_ydata()[0] for line in axes.lines) == [tokens - 0.5 for tokens in sorted(lines)]
+    if lines:
+        pale = [bar.get_facecolor()[3] < 1 for bar in axes.patches[:12]]
+        assert pale == [place >= left for place in range(12)]
+
+
+@pytest.mark.parametrize('temperatures', [[0.0], [0.3, 1.5], [0.0, 1e30], [1e-30, 40.0]])
+def test_every_temperature_lies_on_the_curve(temperatures):
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 3
+    points, choices = visualize.openness(logits, temperatures)
+    assert set(temperatures) <= set(points) and points == sorted(points)
+    assert all(map(math.isfinite, [*points, *choices]))
+    for one in temperatures:
+        assert choices[points.index(one)] == pytest.approx(math.exp(inside.tempered(logits, one).entropy))
 
 
 def texts(figure):
@@ -303,7 +465,7 @@ def test_the_lens_frames_what_really_came():
         tops,
         np.full((2, 3), 0.4),
         np.array([[5, 7], [1, 2]]),
-        np.full((2, 2), 0.1),
+        np.log(np.full((2, 2), 0.1)),
     )
     axes = figure.axes[0]
     framed = [bool(np.allclose(patch.get_edgecolor()[:3], (0.91, 0.455, 0.231), atol=0.01)) for patch in axes.patches]
@@ -319,21 +481,22 @@ def test_of_a_very_long_text_the_lens_draws_the_end_and_counts_all():
     ranks = np.full((2, T - 1), 3)
     ranks[1, :9] = 5  # in the part that is not drawn
     figure = plots_inside.layers_figure(
-        'a title', pieces, [pieces] * 2, np.full((2, T), 0.4), ranks, np.full((2, T - 1), 0.1)
+        'a title', pieces, [pieces] * 2, np.full((2, T), 0.4), ranks, np.full((2, T - 1), -2.3)
     )
     *blocks, _, _, of_ranks = figure.axes
     drawn = [label.get_text() for axes in blocks for label in axes.get_xticklabels()]
     assert drawn == pieces[9:]
-    assert list(of_ranks.lines[0].get_ydata()) == [3, 3]
+    assert of_ranks.lines[0].get_ydata() == pytest.approx([math.log10(3)] * 2)
 
 
-def test_no_two_words_lie_on_each_other():
-    points = np.random.default_rng(0).normal(size=(30, 2))
-    labels = [f'·word{number}' for number in range(30)]
-    none = np.zeros((0, 2))
-    figure = plots_inside.embeddings_figure('a title', points, labels, none, [], ('first', 'second'))
-    figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
-    assert len(boxes) == 30
-    overlaps = sum(a.overlaps(b) for number, a in enumerate(boxes) for b in boxes[:number])
-    assert overlaps <= 1
+def test_no_two_words_lie_on_each_other(monkeypatch):
+    points = np.random.default_rng(0).normal(size=(230, 2))
+    points[30:] = 4 + points[30:] / 20  # the grey ones in a crowd
+    labels, others = ([f'{name}{number}' for number in range(count)] for name, count in (('·word', 30), ('·grey', 200)))
+    axis_labels = ('first', 'second')
+    figure = plots_inside.embeddings_figure('a title', points[:30], labels, points[30:], others, axis_labels)
+    drawn = [(text, box) for text, box in drawn_texts(figure, monkeypatch) if text.get_text()[0] == '·']
+    said = [text.get_text() for text, _ in drawn]
+    assert set(labels) <= set(said) and 30 < len(said) < 230  # a grey one without room is left out
+    for (text, box), (other, other_box) in itertools.combinations(drawn, 2):
+        assert not box.overlaps(other_box), (text.get_text(), other.get_text())
