@@ -8,8 +8,8 @@ import torch
 from conftest import random_gpt
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from looks import charts, look_at, looks_at_response, page_side
 
+from looks import charts, look_at, looks_at_response, page_side
 from model import logits_to_logprobs
 from sampling import SamplingSettings, sampler_name
 from tokenizer import CharTokenizer
