@@ -374,8 +374,8 @@ def new_folder(parent, name):
             raise UserError(f'cannot make the folder {folder}: {error.strerror}') from error
 
 
-def probability_text(logprob):
-    """Write the probability of a logprob with three digits, also where it is too small for a float."""
+def in_three_digits(logprob):
+    """Write the probability of a logprob, also where it is too small for a float."""
     if logprob > -690:  # a float ends near e^-708
         return f'{math.exp(logprob):.3g}'
     exponent = math.floor(logprob / math.log(10))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from plots import BAR, CHOSEN, MARK, allow_missing_glyphs, bare, ink, probability_text, shortened
+from plots import BAR, CHOSEN, MARK, allow_missing_glyphs, bare, in_three_digits, ink, shortened
 
 BLUES, HEAT = colormaps['Blues'], colormaps['plasma']
 FUTURE = '#ececec'  # what no token can see
@@ -543,7 +543,7 @@ def summary_of_layers(figure, left, top, ranks, next_logprobs):
     names = ['emb.', *map(str, range(L - 1))]
     logprobs, medians = next_logprobs.mean(1), np.median(ranks, 1)
     panels = (  # powers of ten are drawn, since a probability itself may be too small for a float
-        ('probability, geometric mean', logprobs / math.log(10), [probability_text(logprob) for logprob in logprobs]),
+        ('probability, geometric mean', logprobs / math.log(10), [in_three_digits(logprob) for logprob in logprobs]),
         ('rank, median', np.log10(medians), [f'{median:,g}' for median in medians]),
     )
     for number, (name, values, texts) in enumerate(panels):

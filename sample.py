@@ -32,6 +32,7 @@ from sampling import (
     likelihood_text,
     load_model,
     model_name,
+    precision,
     probability_text,
     quickened,
     read_start,
@@ -283,8 +284,8 @@ def print_most_probable(model, tokenizer, settings, start, eot, budget):
         ids = ids[: ids.index(eot) + 1] if eot in ids else ids
         print_continuation(number, ids, logprob, tokenizer)
     opened = f'{found.opened:,} {"prefix" if found.opened == 1 else "prefixes"} opened in {seconds:.1f} s'
-    coarse = settings.quantize or (settings.dtype if settings.dtype not in (None, 'float32') else None)
-    rounding = f' (up to the rounding of {coarse})' if coarse else ''
+    computed = precision(settings.dtype, settings.quantize)  # in what, unless it is float32
+    rounding = f' (up to rounding{computed})' if computed else ''
     if found.bound == -math.inf:
         nothing = 'there are no others'
     else:

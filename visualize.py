@@ -25,7 +25,7 @@ import configurator
 import inside
 from common import UserError
 from model import GPT, logits_to_logprobs
-from plots import new_folder, probability_text, save, shortened
+from plots import in_three_digits, new_folder, save, shortened
 from sampling import load_model, precision, read_start, with_model
 from tokenizer import Tokenizer
 
@@ -505,7 +505,7 @@ def layers(settings):
             median = ranks[layer].double().quantile(0.5).item()
             came = [
                 f'{median:,g}',
-                probability_text(next_logprobs[layer].mean().item()),
+                in_three_digits(next_logprobs[layer].mean().item()),
                 f'{guessed} of {ranks.size(1)}',
             ]
         rows.add_row(name, Text(tops[layer][-1]), f'{probs[layer, -1]:.3f}', *came)

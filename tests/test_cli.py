@@ -841,10 +841,10 @@ def test_what_was_computed_in_int8_is_exact_up_to_its_rounding(here):
     settings = ('--start=The fox', '--most_probable=2', '--max_new_tokens=2')
     if not fast.can_quantize(torch.ones(1)):
         pytest.skip('int8 needs an x86 CPU')
-    assert 'exact (up to the rounding of int8): ' in run_well(
+    assert 'exact (up to rounding, computed in int8): ' in run_well(
         'sample.py', *FOLDER, *settings, '--quantize=int8', cwd=here
     )
-    assert 'exact (up to the rounding of bfloat16): ' in run_well(
+    assert 'exact (up to rounding, computed in bfloat16): ' in run_well(
         'sample.py', *FOLDER, *settings, '--dtype=bfloat16', cwd=here
     )
 

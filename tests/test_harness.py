@@ -80,6 +80,17 @@ def test_generated_text_is_the_harnesss(ours, theirs, settings):
     assert ours.generate_until(requests('generate_until', *contexts), disable_tqdm=True) == expected
 
 
+def test_what_cuts_the_sampler_off_reaches_it(ours):
+    def said(**settings):
+        asked = ('The king', {'until': [], 'max_gen_toks': 12, **settings})
+        return ours.generate_until(requests('generate_until', asked), disable_tqdm=True)
+
+    drawn = said(do_sample=True, temperature=1.0)
+    assert drawn != said()
+    assert said(do_sample=True, temperature=1.0, top_k=1) == said()
+    assert said(do_sample=True, temperature=1.0, top_p=1e-9) == said()
+
+
 def test_a_task_runs_from_the_command_line(tmp_path):
     with open(tmp_path / 'kings.jsonl', 'w') as file:
         for pair in json.loads((PROJECT / 'eval_data.json').read_text()):

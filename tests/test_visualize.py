@@ -20,7 +20,7 @@ import plots_inside
 import visualize
 from common import UserError
 from model import logits_to_logprobs
-from plots import probability_text
+from plots import in_three_digits
 from tokenizer import CharTokenizer
 
 TEN = 'The old king had a daughter who was so'
@@ -287,8 +287,8 @@ def test_layers_say_the_same_numbers_in_the_table_and_in_the_picture(here, monke
 
 
 def test_a_probability_too_small_for_a_float_is_written_and_drawn():
-    assert probability_text(math.log(0.00125)) == '0.00125'
-    assert re.fullmatch(r'\d\.\d\de-435', probability_text(-1000.0))
+    assert in_three_digits(math.log(0.00125)) == '0.00125'
+    assert re.fullmatch(r'\d\.\d\de-435', in_three_digits(-1000.0))
     ranks, logprobs = np.full((2, 3), 1.5), np.array([[-2000.0, -1000, 0], [-1, -2, -3]])
     figure = plots_inside.layers_figure('a title', list('abcd'), [list('abcd')] * 2, np.ones((2, 4)), ranks, logprobs)
     probs, of_ranks = figure.axes[-2:]
