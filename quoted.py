@@ -5,8 +5,9 @@ After a paragraph or a table, a comment, which readers of the page do not see, s
     51 of 64 responses became likelier, by +4.79 on average.
     <!-- fine_tuning/pairs/summary.json: 51 = comparison/rose; 64 = rows; +4.79 = comparison/mean_log_ratio/value -->
 
-A path leads from the page's folder to the file, and then through its keys and places. Numbers that were chosen rather
-than measured are `given`: <!-- given: 0.8; 200 -->. `check` tells what does not agree, `refreshed` puts it right.
+A path leads from the page's folder to the file, and then through its keys and places. The numbers stand in the order of
+the paragraph. What was chosen rather than measured is `given`: <!-- given: 0.8; 200 -->. `check` tells what does not
+agree, `refreshed` puts it right.
 """
 
 import json
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-COMMENT = re.compile(r'<!-- (?P<source>[\w./-]+\.json|given): (?P<entries>.*?) -->', re.DOTALL)
+COMMENT = re.compile(r'<!-- (?P<source>[\w./-]+\.json|given):\s(?P<entries>.*?) -->', re.DOTALL)
 ENTRY = re.compile(r'\s*(?P<shown>.+?)\s+=\s+(?P<path>\S+)\s*')
 # Where numbers need no source: code, headings and links to them, the targets of other links, tags.
 EXEMPT = re.compile(
@@ -73,7 +74,7 @@ def like(value, shown):
 def quotations(page):
     """Yield (paragraph, the text from its first letter to the end of the comments below, Quotations) of a page."""
     text = page.read_text(encoding='utf-8')
-    for part in re.finditer(r'(?:[^\n]+\n)+(?:\s*<!-- (?:[\w./-]+\.json|given): .*?-->)+', text, re.DOTALL):
+    for part in re.finditer(r'(?:[^\n]+\n)+(?:\s*<!-- (?:[\w./-]+\.json|given):\s.*?-->)+', text, re.DOTALL):
         found = []
         for comment in COMMENT.finditer(part[0]):
             line = text.count('\n', 0, part.start() + comment.start()) + 1
@@ -85,7 +86,7 @@ def quotations(page):
                     raise ValueError(f'{page}:{line}: {entry.strip()!r} is not NUMBER = PATH')
                 else:
                     found.append(Quotation(page, line, match['shown'], source, match['path']))
-        yield COMMENT.sub('', part[0]).rstrip(), part[0], found
+        yield part[0][: COMMENT.search(part[0]).start()].rstrip(), part[0], found
 
 
 def check(page, all_sourced=True):
@@ -93,10 +94,10 @@ def check(page, all_sourced=True):
     complaints, sourced = [], {}
     for paragraph, _, found in quotations(page):
         sourced.setdefault(paragraph, []).extend(quotation.shown for quotation in found)
-        for quotation in found:
+        for quotation, place in zip(found, places(paragraph, found)):
             where = f'{page}:{quotation.line}: {quotation.shown}'
-            if quotation.shown not in paragraph:
-                complaints.append(f'{where} is not in the paragraph above')
+            if place is None:
+                complaints.append(f'{where} is not in the paragraph above, or not in this order')
             if quotation.source is not None:
                 try:
                     right = like(quotation.value, quotation.shown)
@@ -117,20 +118,32 @@ def check(page, all_sourced=True):
 
 
 def refreshed(page):
-    """Return the page's text with every sourced number as its file has it now.
-
-    Raises ValueError where one number, as it is written, would become two.
-    """
+    """Return the page's text with every sourced number as its file has it now."""
     text = page.read_text(encoding='utf-8')
-    for _, part, found in quotations(page):
-        new = {}
-        for quotation in found:
-            right = like(quotation.value, quotation.shown) if quotation.source else quotation.shown
-            if new.setdefault(quotation.shown, right) != right:
-                raise ValueError(
-                    f'{page}:{quotation.line}: {quotation.shown} is now {new[quotation.shown]} and {right}'
-                )
-        any_of = '|'.join(re.escape(shown) for shown in sorted(new, key=len, reverse=True))
-        right = re.sub(rf'(?<![\w.,/])(?:{any_of})(?![\d,.]*\d)', lambda match, new=new: new[match[0]], part)
+    for paragraph, part, found in quotations(page):
+        changes = []  # (start, end, new) in the paragraph, and in its comments, where they come in the same order
+        for where, offset in ((paragraph, 0), (part[len(paragraph) :], len(paragraph))):
+            for quotation, place in zip(found, places(where, found)):
+                if place is not None and quotation.source is not None:
+                    changes.append((offset + place[0], offset + place[1], like(quotation.value, quotation.shown)))
+        right = part
+        for start, end, new in sorted(changes, reverse=True):
+            right = right[:start] + new + right[end:]
         text = text.replace(part, right, 1)
     return text
+
+
+def places(text, found):
+    """Return where each quotation of a paragraph stands in a text, (start, end), or None where it does not.
+
+    The entries of a comment stand in the order of the numbers, so that one number can be quoted twice; each comment
+    begins anew at the text's beginning.
+    """
+    ends, spans = {}, []
+    for quotation in found:
+        number = re.compile(rf'(?<![\w.,/]){re.escape(quotation.shown)}(?![\d,.]*\d)')
+        match = number.search(text, ends.get(quotation.line, 0))
+        if match is not None:
+            ends[quotation.line] = match.end()
+        spans.append(match and match.span())
+    return spans

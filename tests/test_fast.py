@@ -1,6 +1,7 @@
 """Every fast path against the plain one: packed matrices, eight bits."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from conftest import random_gpt, run_script
 import checkpoint
 import fast
 from common import PROJECT, UserError
-from model import LayerCache
+from model import LayerCache, logits_to_logprobs
 from scoring import score_pairs
 
 TEXT = (PROJECT / 'data/childrens_stories/childrens_stories.txt').read_text(encoding='utf-8')
@@ -66,13 +67,23 @@ def test_packed_decoding_goes_on_from_a_cache_as_the_plain_one_does():
 @pytest.mark.parametrize('rows', [1, 3, 10])
 @pytest.mark.parametrize('settings', [{}, {'temperature': 0.8, 'top_k': 20}, {'temperature': 0}])
 def test_a_seed_gives_the_same_text_packed_or_plain(rows, settings):
+    """The same but where a random number falls on the line between two tokens, to within the rounding of float32."""
     plain, _, _ = checkpoint.load('tiny-stories', device='cpu')
     packed, tokenizer, _ = checkpoint.load('tiny-stories', device='cpu')
     fast.pack(packed)
     idx = torch.tensor([tokenizer.encode_prompt('Once upon a time')] * rows)
     (text, prob), (expected, expected_prob) = (model.generate(idx, 40, seed=3, **settings) for model in (packed, plain))
-    assert torch.equal(text, expected)
-    assert torch.allclose(torch.as_tensor(prob).log(), torch.as_tensor(expected_prob).log(), atol=1e-3)
+    same = (text == expected).all(1)  # (rows,)
+    assert torch.allclose(torch.as_tensor(prob).log()[same], torch.as_tensor(expected_prob).log()[same], atol=1e-3)
+    assert same.sum() >= rows - 1
+    for row in (~same).nonzero().flatten().tolist():
+        place = (text[row] != expected[row]).nonzero()[0].item()  # where they part
+        logits = plain(expected[row : row + 1, :place])[0][0, -1]
+        cumulative = logits_to_logprobs(logits, **settings).double().exp().cumsum(0)
+        numbers = random.Random(f'3 {row}')  # as model.steps draws them
+        number = [numbers.random() for _ in range(place - idx.shape[1] + 1)][-1]
+        line = cumulative[min(text[row, place], expected[row, place])].item()
+        assert number == pytest.approx(line, abs=1e-6)
 
 
 @needs_packing

@@ -70,6 +70,12 @@ def test_what_has_changed_is_told_and_put_right(page):
     assert 'Of 64 responses 63 rose, by +4.79 on average (31.4 % of' in page.read_text(encoding='utf-8')
 
 
+def test_one_number_may_be_quoted_twice_and_become_two(page):
+    page.write_text('| 7 | 7 | 7 |\n<!-- numbers/a.json: 7 = one; 7 = rose -->\n<!-- given: 7 -->\n')
+    assert len(check(page)) == 2
+    assert refreshed(page) == '| 1 | 51 | 7 |\n<!-- numbers/a.json: 1 = one; 51 = rose -->\n<!-- given: 7 -->\n'
+
+
 def test_what_cannot_be_checked_is_told(page):
     page.write_text('It is 1.5 and 2.5, or 3.5.\n<!-- numbers/a.json: 1.5 = nothing; 4.5 = one; 2.5 = one -->\n')
     complaints = '\n'.join(check(page))

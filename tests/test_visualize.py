@@ -114,7 +114,7 @@ def test_help_of_one_picture_lists_its_settings(tmp_path):
     ('arguments', 'words'),
     [
         ([], ['name a picture', *PICTURES]),
-        (['attention', '--layer=6'], ['--layer=6', 'layers 0 to 5']),
+        (['attention', '--layer=4'], ['--layer=4', 'layers 0 to 3']),
     ],
     ids=str,
 )
@@ -129,10 +129,10 @@ def test_a_mistake_is_one_line_on_stderr(arguments, words, tmp_path):
         (['zzzzzz'], ['zzzzzz', *PICTURES]),
         (['atention'], ["'atention'", 'did you mean attention']),
         (['--start=The king'], ['name a picture', *PICTURES]),
-        (['attention', '--layer=-1'], ['--layer=-1', '0 to 5']),
+        (['attention', '--layer=-1'], ['--layer=-1', '0 to 3']),
         (['attention', '--head=4'], ['--head=4', 'heads 0 to 3']),
         (['attention', '--haed=4'], ['--haed', 'did you mean head']),
-        (['trace', '--layer=99'], ['--layer=99', '0 to 5']),
+        (['trace', '--layer=99'], ['--layer=99', '0 to 3']),
         (['layers', '--start=' + 'king ' * 2000], ['2,00', 'at most 256']),
         (['layers', '--start=FILE:missing.txt'], ['missing.txt']),
         (['layers', '--save=picture.jpg'], ['picture.jpg', '.png']),
@@ -261,9 +261,9 @@ def test_trace_prints_model_py_line_by_line(here, capsys):
 @pytest.mark.parametrize(
     ('layer', 'others'),
     [
-        (0, 'h[1] to h[5] after it do'),
-        (3, 'h[0] to h[2] before it, and h[4] and h[5] after it do'),
-        (5, 'before it do'),
+        (0, 'h[1] to h[3] after it do'),
+        (1, 'h[0] before it, and h[2] and h[3] after it do'),
+        (3, 'before it do'),
     ],
 )
 def test_trace_draws_the_block_that_it_unfolds(layer, others, here, monkeypatch, capsys):
@@ -279,7 +279,7 @@ def test_layers_say_the_same_numbers_in_the_table_and_in_the_picture(here, monke
     model, tokenizer, _ = checkpoint.load('tiny-stories', device='cpu')
     lens = inside.logit_lens(model, torch.tensor([tokenizer.encode(TEN)]))
     probs, ranks = ([text.get_text() for text in axes.texts] for axes in figure.axes[-2:])
-    for layer in range(7):
+    for layer in range(model.config.n_layer + 1):
         mean = math.exp(lens.next_logprobs[layer, 0].double().mean())
         assert float(probs[layer]) == pytest.approx(mean, rel=0.006)
         assert float(ranks[layer].replace(',', '')) == np.median(lens.next_ranks[layer, 0])
