@@ -349,6 +349,7 @@ def measured(text, out_dir=None):
 
 # The report ---------------------------------------------------------------------------------------------------------
 
+UNCUT = ('--top_k=None', '--top_p=None')
 DRAWS, CACHED = 1000, 200  # texts drawn beside the searches; tokens with the cache and without
 
 
@@ -372,6 +373,8 @@ def report(corpora):
         ),
     }
     write_json('report/report.json', numbers)
+    picture = RESULTS / 'report/temperature.png'
+    run('visualize.py', 'temperature', '--start=The old king had a', *UNCUT, f'--save={picture}', quiet=True)
     plots_experiment.draw_length(RESULTS / 'report/length.png', points)
     plots_experiment.draw_keywords(RESULTS / 'report/keywords.png', numbers['language']['keywords'])
     for page in (RESULTS / 'REPORT.md', *Path('models').glob('*/README.md'), Path('README.md')):

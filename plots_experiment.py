@@ -93,7 +93,7 @@ def draw_keywords(path, keywords):
             axes.text(row['z'], place, text, va='center', fontsize=7, color='#444444')
         axes.set_xlim(right=1.4 * max(row['z'] for row in rows))
         axes.set_title(title, loc='left', fontsize=10)
-        labelled(axes, 'log-odds ratio, in standard deviations; beside it, in a million words', '')
+        labelled(axes, 'log-odds ratio, standard deviations (beside: in a million words)', '')
         axes.grid(visible=False)
     write_and_close(figure, path)
 

@@ -104,7 +104,7 @@ def test_models_are_shipped_with_their_numbers(done):
         assert of['data']['texts']['novels.txt']['bytes'] == (folder / 'texts/novels.txt').stat().st_size
         assert all(run['varied'] for run in of['alternatives'].values())
     page = (folder / 'results/models/README.md').read_text()
-    assert page.count('| (as above) |') == 3
+    assert page.count('| (the settings as they are) |') == 3
     assert '| `n_embd=8` |' in page
 
 
