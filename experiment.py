@@ -73,12 +73,12 @@ def main(settings):
 # Commands -----------------------------------------------------------------------------------------------------------
 
 
-def run(script, *arguments, quiet=False):
-    """Run one of the project's scripts as a person would; return what it printed, which is shown unless `quiet`."""
+def run(script, *arguments, quiet=False, cwd=None):
+    """Run one of the project's scripts as a person would; if `quiet`, return what it printed instead of showing it."""
     command = shlex.join(['python', script, *arguments])
     print(f'$ {command}', flush=True)
     program = [sys.executable, str(PROJECT / script), *arguments]
-    process = subprocess.run(program, stdout=subprocess.PIPE if quiet else None, encoding='utf-8')
+    process = subprocess.run(program, stdout=subprocess.PIPE if quiet else None, encoding='utf-8', cwd=cwd)
     if process.returncode:
         raise UserError(f'`{command}` ended with exit code {process.returncode}')
     return process.stdout
@@ -206,9 +206,7 @@ def ship(corpora, name, config):
         label: {'varied': varied, **train(f'{name}-{label}', config, **varied)}
         for label, varied in ALTERNATIVES[name].items()
     }
-    model, tokenizer, _ = checkpoint.load(
-        'resume', OUT / name, device='cpu'
-    )  # ckpt.pt: the best on the validation part
+    model, tokenizer, _ = checkpoint.load('resume', OUT / name, device='cpu')  # best on the validation part
     folder = Path('models') / name
     checkpoint.save_pretrained(model, folder, tokenizer, torch.float16)
     plots_experiment.draw_training(folder / 'training.png', name, of['curve'], of['iterations_an_epoch'])
@@ -328,7 +326,9 @@ def by_kind():
 
 
 def measured(text, out_dir=None):
-    """Score a running text; return {'before': ..., 'after': ...}: bits per byte and perplexity, each with its interval.
+    """Score a running text with both shipped models, or with the one trained in out_dir.
+
+    Returns its tokens and bytes, and for `model` (and `compare_to`) bits per byte and perplexity with their intervals.
 
     The rows that eval.py keeps hold the text itself, which is not ours to pass on: only sums leave the folder.
     """
@@ -384,10 +384,8 @@ def report(corpora):
 def run_again(session):
     """Return a session of a page, a command and what it printed, as it goes now."""
     with tempfile.TemporaryDirectory() as folder:  # what the command writes is not wanted
-        script, *arguments = shlex.split(session['command'])
-        program = [sys.executable, str(PROJECT / script), *arguments]
-        process = subprocess.run(program, stdout=subprocess.PIPE, encoding='utf-8', cwd=folder, check=True)
-    return f'```text\n$ python {session["command"]}\n{process.stdout.strip()}\n```'
+        printed = run(*shlex.split(session['command']), quiet=True, cwd=folder)
+    return f'```text\n$ python {session["command"]}\n{printed.strip()}\n```'
 
 
 PARTS = {

@@ -81,7 +81,10 @@ def draw_length(path, responses):
 
 
 def draw_keywords(path, keywords):
-    """Write the words that set texts apart. keywords: title -> [(word, z, per million here, per million there)]."""
+    """Write the words that set texts apart. keywords: title -> rows of word, z, here, there.
+
+    z: the log-odds ratio in standard deviations. here, there: occurrences in a million words.
+    """
     figure, panels = sheet(len(keywords), 10, 5.6)
     for axes, ((title, rows), colour) in zip(panels, zip(keywords.items(), (ROSE, FELL))):
         places = range(len(rows))

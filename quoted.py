@@ -110,11 +110,16 @@ def check(page, all_sourced=True):
         text = EXEMPT.sub(' ', COMMENT.sub('', page.read_text(encoding='utf-8')))
         known = {EXEMPT.sub(' ', paragraph).strip(): shown for paragraph, shown in sourced.items()}
         for paragraph in re.split(r'\n\n+', text):
-            shown = ' '.join(known.get(paragraph.strip(), []))
+            shown = {bare(number) for entry in known.get(paragraph.strip(), []) for number in NUMBER.findall(entry)}
             for number in NUMBER.findall(paragraph):
-                if re.search('[.,e%]', number) and number.rstrip(' %') not in shown:
+                if re.search('[.,e%]', number) and bare(number) not in shown:
                     complaints.append(f'{page}: {number} has no source: {" ".join(paragraph.split())[:80]}')
     return complaints
+
+
+def bare(number):
+    """Return a number without its sign and unit."""
+    return number.strip('+−- %')
 
 
 def refreshed(page):

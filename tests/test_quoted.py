@@ -76,6 +76,11 @@ def test_one_number_may_be_quoted_twice_and_become_two(page):
     assert refreshed(page) == '| 1 | 51 | 7 |\n<!-- numbers/a.json: 1 = one; 51 = rose -->\n<!-- given: 7 -->\n'
 
 
+def test_a_number_is_not_sourced_by_a_longer_one(page):
+    page.write_text('It is 11.5, or 1.5, or 1.50.\n<!-- given: 11.5; 1.50 -->\n')
+    assert check(page) == [f'{page}: 1.5 has no source: It is 11.5, or 1.5, or 1.50.']
+
+
 def test_what_cannot_be_checked_is_told(page):
     page.write_text('It is 1.5 and 2.5, or 3.5.\n<!-- numbers/a.json: 1.5 = nothing; 4.5 = one; 2.5 = one -->\n')
     complaints = '\n'.join(check(page))
