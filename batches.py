@@ -30,8 +30,9 @@ def open_tokens(dataset, split):
     """Return the tokens of one split, a memory map: what is not looked at is not read."""
     path = data_folder(dataset) / f'{split}.bin'
     if not path.exists():
+        more = ' --test_fraction=0.1' if split == 'test' else ''
         raise UserError(
-            f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}'
+            f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}{more}'
         )
     dtype = np.dtype(read_meta(dataset).get('dtype', 'uint16'))
     if path.stat().st_size == 0:

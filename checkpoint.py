@@ -168,7 +168,7 @@ def _download(name):
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt']
+    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt', 'characters.json']
     safetensors = ['model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json']
     for weights in (safetensors, ['pytorch_model.bin']):
         try:

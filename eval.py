@@ -55,7 +55,7 @@ class Settings(SamplingSettings):
     boundary: str = 'joint'  # joint: prompt and response are encoded as one text; separate: each by itself
     separator: str = ' '  # put where prompt and response would run together: no white space, then a letter or digit
     compare_to: str | None = None  # the model before, anything that init_from takes: scored too, with the difference
-    text: str | None = None  # score a text file or the validation split of a dataset in data/ instead of pairs
+    text: str | None = None  # score a text file, or a dataset in data/ (mine: its val part; mine/test), not pairs
     stride: int | None = None  # tokens of text scored at a time; fewer see more before them (None: half a context)
     save: str | None = None  # name of a folder in plot_dir, or a path: for pairs.jsonl, report.md, page.html ...
     resume_eval: bool = False  # go on with an evaluation that was interrupted, from what --save kept of it

@@ -77,19 +77,23 @@ class PairSource:
 class TextSource:
     """A running text, cut into segments at the same places for each tokenizer; every token is scored once.
 
-    A text file is read as one text; a dataset's validation split keeps the <|endoftext|> between its documents.
+    A text file is read as one text; a split of a dataset, `mine` (val) or `mine/test`, keeps the <|endoftext|> between
+    its documents.
     """
 
     def __init__(self, text, tokenizers, block_sizes, stride=None):
         path, ids, text_tokenizer, written = find(text), None, None, None
+        dataset, split = text, 'val'
+        if text.endswith(('/train', '/val', '/test')):
+            dataset, _, split = text.rpartition('/')
         if path.is_file():
             try:
                 written = without_surrogates(path.read_text(encoding='utf-8'))
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f'--text={text}: {path} cannot be read as UTF-8 text: {error}') from error
-        elif data_folder(text).is_dir():
-            path = data_folder(text) / 'val.bin'
-            ids = open_tokens(text, 'val').tolist()
+        elif data_folder(dataset).is_dir():
+            path = data_folder(dataset) / f'{split}.bin'
+            ids = open_tokens(dataset, split).tolist()
             text_tokenizer = from_folder(path.parent) or GPT2Tokenizer()
         else:
             raise UserError(f'--text={text} is neither a text file nor a dataset in data/')

@@ -229,12 +229,8 @@ class BPETokenizer(Tokenizer):
 
     def save(self, folder):
         """Write tokenizer.json, and the tokenizer_config.json that `transformers` asks for."""
-        with written_whole(Path(folder) / 'tokenizer.json') as path:
-            path.write_text(self._tokenizer.to_str(), encoding='utf-8')
         special = {} if self.eot is None else {'bos_token': EOT, 'eos_token': EOT, 'unk_token': EOT}
-        config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, **special}
-        with written_whole(Path(folder) / 'tokenizer_config.json') as path:
-            path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+        _write_for_transformers(self._tokenizer, folder, special)
 
 
 class CharTokenizer(Tokenizer):
@@ -279,9 +275,16 @@ class CharTokenizer(Tokenizer):
         return {'kind': 'char', 'chars': self._chars}
 
     def save(self, folder):
-        """Write characters.json; `transformers` has no tokenizer of this kind."""
+        """Write characters.json, and the same as a tokenizer.json whose words are characters, for `transformers`."""
+        from tokenizers import Regex, decoders, models, pre_tokenizers
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
         with written_whole(Path(folder) / 'characters.json') as path:
             path.write_text(json.dumps(self.contents) + '\n', encoding='utf-8')
+        words = HuggingFaceTokenizer(models.WordLevel(self._ids))
+        words.pre_tokenizer = pre_tokenizers.Split(Regex(r'[\s\S]'), 'isolated')
+        words.decoder = decoders.Fuse()
+        _write_for_transformers(words, folder)
 
 
 def train_bpe(texts, vocab_size):
@@ -314,12 +317,12 @@ def from_contents(contents):
 def from_folder(folder):
     """Return the tokenizer that lies in a folder, whatever its format, or None where there is none."""
     folder = Path(folder)
+    if (folder / 'characters.json').exists():  # its tokenizer.json is for others
+        return _from_json_file(folder / 'characters.json')
     if (folder / 'tokenizer.json').exists():
         return BPETokenizer.from_file(folder / 'tokenizer.json')
     if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
         return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
-    if (folder / 'characters.json').exists():
-        return _from_json_file(folder / 'characters.json')
     if (folder / 'meta.json').exists():
         return _from_json_file(folder / 'meta.json', 'tokenizer')
     if (folder / 'meta.pkl').exists():
@@ -406,3 +409,12 @@ def _byte_level(vocab=None, merges=None):
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     return bpe
+
+
+def _write_for_transformers(tokenizer, folder, special=()):
+    """Write a `tokenizers` tokenizer with what AutoTokenizer asks for beside it: its class and its special tokens."""
+    with written_whole(Path(folder) / 'tokenizer.json') as path:
+        path.write_text(tokenizer.to_str(), encoding='utf-8')
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, **dict(special)}
+    with written_whole(Path(folder) / 'tokenizer_config.json') as path:
+        path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')

@@ -201,6 +201,7 @@ class Run:
         check_tokens(self.data, self.model, settings)
         self.network = self.model  # what is called in training; several processes put a wrapper around it
         self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0
+        self.begun_from = settings.init_from  # of a run that is taken up again: what it was once begun from
         self.evaluated = self.saved = False  # at iter_num already; a ckpt.pt
 
     def begin(self):
@@ -257,6 +258,7 @@ class Run:
         if self.scaler.is_enabled() and checkpoint.get('scaler'):
             self.scaler.load_state_dict(checkpoint['scaler'])
         self.iter_num, self.best_val_loss = checkpoint['iter_num'], float(checkpoint['best_val_loss'])
+        self.begun_from = checkpoint.get('begun_from', (checkpoint.get('config') or {}).get('init_from'))
         self.evaluations_since_best = checkpoint.get('evaluations_since_best', 0)
         self.evaluated, self.saved = checkpoint.get('evaluated', False), checkpoint.get('saved', True)
 
@@ -360,6 +362,7 @@ class Run:
             evaluated=self.evaluated,
             saved=self.saved,
             config=dataclasses.asdict(self.settings),
+            begun_from=self.begun_from,
             data_sha256=self.data_sha256,
             wandb_id=self.monitor.wandb_id,
             versions={'python': platform.python_version(), 'torch': str(torch.__version__)},

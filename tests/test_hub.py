@@ -1,69 +1,23 @@
 """Downloading from the Hugging Face hub, against a server on this machine that answers as the hub does."""
 
-import hashlib
-import http.server
-import json
 import shutil
-import threading
 
 import pytest
 from conftest import assert_friendly_error, random_gpt, run_script
+from hub import COMMIT, hub_server
 
 from tokenizer import train_bpe
-
-COMMIT = 'a' * 40
 
 
 @pytest.fixture
 def hub(tmp_path):
     """Serve the model someone/fake; yields its folder and the environment that points there, and stops on request."""
-    folder = tmp_path / 'served'
+    folder = tmp_path / 'served' / 'someone' / 'fake'
     tokenizer = train_bpe(['Once upon a time there was a cat.'] * 9, 270)
     random_gpt(vocab_size=tokenizer.vocab_size).save_pretrained(folder, tokenizer)
     (folder / 'README.md').write_text('not wanted')
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def answer(self, status, body=b'', **headers):
-            self.send_response(status)
-            for name, value in {'Content-Length': len(body), **headers}.items():
-                self.send_header(name.replace('_', '-'), str(value))
-            self.end_headers()
-            if self.command == 'GET':
-                self.wfile.write(body)
-
-        def do_GET(self):
-            path = self.path.split('?')[0]
-            files = sorted(folder.iterdir())
-            wanted = folder / path.rsplit('/', 1)[-1]
-            if '/tree/' in path:
-                rows = [
-                    {'type': 'file', 'path': file.name, 'size': file.stat().st_size, 'oid': 'b' * 40} for file in files
-                ]
-                self.answer(200, json.dumps(rows).encode(), Content_Type='application/json')
-            elif path.startswith('/api/models/someone/fake'):
-                about = {
-                    'id': 'someone/fake',
-                    'sha': COMMIT,
-                    'siblings': [{'rfilename': file.name} for file in files],
-                }
-                self.answer(200, json.dumps(about).encode(), Content_Type='application/json')
-            elif '/resolve/' in path and wanted.exists():
-                body = wanted.read_bytes()
-                self.answer(200, body, X_Repo_Commit=COMMIT, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
-            else:
-                self.answer(404, X_Error_Code='RepoNotFound')
-
-        do_HEAD = do_GET
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f'http://127.0.0.1:{server.server_port}'
-    yield folder, {'HF_ENDPOINT': endpoint, 'HF_HOME': str(tmp_path / 'cache')}, server
-    server.shutdown()
-    server.server_close()
+    with hub_server(tmp_path / 'served', tmp_path / 'cache') as (server, env):
+        yield folder, env, server
 
 
 @pytest.mark.parametrize('file', ['model.safetensors', 'pytorch_model.bin'])

@@ -221,6 +221,21 @@ def test_a_dataset_is_taken_as_it_is_and_decoded_for_another_tokenizer(text):
         assert found.count(tokenizer.eot) == ids.count(tiny.eot)
 
 
+def test_each_split_of_a_dataset_has_a_name(text):
+    with open('docs.txt', 'w') as file:
+        file.write('\n\n\n'.join(f'{number} {text}' for number in range(9)))
+    settings = {'input': 'docs.txt', 'dataset': 'docs', 'tokenizer': 'tiny', 'val_fraction': 0.3}
+    prepare_bin.main(prepare_bin.Settings(**settings, test_fraction=0.3))
+    tiny = from_folder(PROJECT / 'models' / 'tiny')
+    for name, split in {'docs': 'val', 'docs/val': 'val', 'docs/train': 'train', 'docs/test': 'test'}.items():
+        source = TextSource(name, [tiny], [16])
+        found = list(chain(*(pair[1] for _, (pair,) in source.units())))
+        assert found == np.fromfile(f'data/docs/{split}.bin', np.uint16).tolist()
+    prepare_bin.main(prepare_bin.Settings(**settings))
+    with pytest.raises(UserError, match=r'test\.bin; make it with: .* --test_fraction=0\.1'):
+        TextSource('docs/test', [tiny], [16])
+
+
 def test_what_is_neither_a_file_nor_a_dataset():
     with pytest.raises(UserError, match='neither a text file nor a dataset'):
         TextSource('nothing', [from_folder(PROJECT / 'models' / 'tiny')], [16])

@@ -1,0 +1,231 @@
+"""export.py: any model as a folder that transformers reads, its card, and the way to the hub."""
+
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, random_gpt, run_script
+from hub import TOKEN, hub_server
+from huggingface_hub import ModelCard
+
+import checkpoint as checkpoints
+from checkpoint import load, save_checkpoint
+from tokenizer import CharTokenizer, GPT2Tokenizer, train_bpe
+
+TEXT = 'Once upon a time there was a cat, and the cat was happy.\n'
+CONFIG = {
+    'init_from': 'scratch',
+    'dataset': 'cats',
+    'batch_size': 4,
+    'gradient_accumulation_steps': 2,
+    'block_size': 16,
+    'learning_rate': 1e-3,
+    'dropout': 0.0,
+}
+
+
+def bpe():
+    return train_bpe([TEXT] * 9, 280)
+
+
+def assert_same_as_transformers(folder, model, tokenizer, text=TEXT, atol=1e-4):
+    """transformers reads the folder, cuts the text as we do, and finds the same logprobs."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = transformers.AutoTokenizer.from_pretrained(folder)(text)['input_ids']
+    assert ids == tokenizer.encode(text)
+    assert transformers.AutoTokenizer.from_pretrained(folder).decode(ids) == text
+    ids = torch.tensor([ids[: model.config.block_size]])
+    with torch.no_grad():
+        expected = theirs(ids).logits.log_softmax(-1)
+        ours = model(ids, ids)[0][..., : model.n_ids].log_softmax(-1)
+    assert expected.shape == ours.shape
+    assert (expected - ours).abs().max() < atol
+
+
+@pytest.mark.parametrize(
+    ('kind', 'bias'), [('bpe', True), ('char', False), pytest.param('gpt2', True, marks=needs_gpt2_vocabulary)]
+)
+def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, bias):
+    tokenizer = {'bpe': bpe, 'char': lambda: CharTokenizer(sorted(set(TEXT))), 'gpt2': GPT2Tokenizer}[kind]()
+    model = random_gpt(vocab_size=tokenizer.vocab_size + 7, n_ids=tokenizer.vocab_size, bias=bias)  # padded
+    more = {'config': CONFIG, 'iter_num': 1500, 'best_val_loss': 1.25, 'begun_from': 'scratch'}
+    save_checkpoint(tmp_path / 'out' / 'ckpt.pt', model, tokenizer, **more)
+    process = run_script('export.py', '--out_dir=out', '--license=mit', cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert 'within 0 of the original' in process.stdout
+    assert_same_as_transformers(tmp_path / 'out-export', model, tokenizer)
+    again, same, _ = load(tmp_path / 'out-export', device='cpu')
+    assert same.fingerprint == tokenizer.fingerprint
+    assert again.n_ids == model.n_ids
+
+    card = ModelCard.load(tmp_path / 'out-export' / 'README.md')
+    assert card.data.license == 'mit'
+    assert card.data.library_name == 'transformers'
+    assert card.data.base_model is None
+    assert 'Trained from random weights.' in card.text
+    assert '| dataset | cats |' in card.text
+    assert '| steps | 1,500 of 128 tokens |' in card.text
+    assert '1.2500 nats per token (perplexity 3.49)' in card.text
+    assert 'dropout' not in card.text
+
+
+def test_half_precision_is_half_the_size_and_nearly_the_same(tmp_path):
+    process = run_script('export.py', '--init_from=tiny', '--dtype=bfloat16', '--folder=half/of/it', cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    difference = float(re.search(r'within ([\d.e-]+) of', process.stdout)[1])
+    assert 0 < difference < 0.5
+    folder, shipped = tmp_path / 'half' / 'of' / 'it', PROJECT / 'models' / 'tiny'
+    sizes = [(place / 'model.safetensors').stat().st_size for place in (folder, shipped)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)  # the shipped one has 16 bits, too
+    assert json.loads((folder / 'config.json').read_text())['dtype'] == 'bfloat16'
+    model, tokenizer, _ = load(folder, device='cpu')
+    assert_same_as_transformers(folder, model, tokenizer)
+    assert 'The weights are those of `tiny`, which comes with' in (folder / 'README.md').read_text()
+
+
+@pytest.mark.parametrize(
+    ('begun_from', 'base', 'sentence'),
+    [
+        ('gpt2', 'openai-community/gpt2', 'Fine-tuned from [openai-community/gpt2](https://huggingface.co/openai'),
+        ('distilgpt2', 'distilbert/distilgpt2', 'Fine-tuned from [distilbert/distilgpt2]'),
+        ('someone/fake', 'someone/fake', 'Fine-tuned from [someone/fake]'),
+        ('tiny-stories', None, 'Fine-tuned from `tiny-stories`, which comes with'),
+        ('/home/me/private', None, ''),
+        (None, None, ''),
+    ],
+)
+def test_the_card_says_what_a_model_stems_from_and_no_path_of_this_machine(tmp_path, begun_from, base, sentence):
+    import export
+
+    settings = export.Settings(init_from='resume', out_dir='/home/me/out')
+    checkpoint = {'begun_from': begun_from, 'config': {**CONFIG, 'init_from': 'resume'}}
+    text = export.card('cats', random_gpt(), CharTokenizer('abc'), checkpoint, settings)
+    assert ModelCard(text).data.base_model == base
+    assert sentence in text
+    assert 'Fine-tuned' in text or not sentence
+    assert '/home' not in text
+
+
+def test_a_run_that_was_taken_up_again_knows_what_it_was_begun_from(tmp_path):
+    settings = ['--dataset=cats', '--out_dir=out', '--block_size=16', '--batch_size=2', '--device=cpu']
+    settings += ['--gradient_accumulation_steps=1', '--eval_iters=1', '--eval_interval=2', '--learning_rate=1e-4']
+    (tmp_path / 'cats.txt').write_text('\n\n\n'.join(TEXT * (n + 2) for n in range(9)))
+    prepare = ['--input=cats.txt', '--dataset=cats', '--tokenizer=tiny', '--val_fraction=0.4']
+    assert run_script('prepare_bin.py', *prepare, cwd=tmp_path).returncode == 0
+    for more in (['--init_from=tiny', '--max_iters=2'], ['--init_from=resume', '--max_iters=4']):
+        process = run_script('train.py', *settings, *more, cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+    checkpoint = load('resume', tmp_path / 'out', device='cpu')[2]
+    assert (checkpoint['iter_num'], checkpoint['begun_from']) == (4, 'tiny')
+    process = run_script('export.py', '--out_dir=out', '--folder=cats', cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert 'Fine-tuned from `tiny`' in (tmp_path / 'cats' / 'README.md').read_text()
+
+
+def test_another_model_in_the_folder_is_replaced_as_a_whole_when_it_may_be(tmp_path):
+    letters = CharTokenizer(sorted(set(TEXT)))
+    save_checkpoint(tmp_path / 'out' / 'ckpt.pt', random_gpt(vocab_size=letters.vocab_size), letters)
+    assert run_script('export.py', '--out_dir=out', cwd=tmp_path).returncode == 0
+    (tmp_path / 'out-export' / 'notes.txt').write_text('mine')
+    before = {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()}
+    assert 'characters.json' in before
+
+    process = run_script('export.py', '--init_from=tiny', cwd=tmp_path)
+    assert_friendly_error(process, 'out-export holds config.json', '--overwrite=True')
+    assert {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()} == before
+    assert run_script('export.py', '--init_from=tiny', '--overwrite', cwd=tmp_path).returncode == 0
+    assert not (tmp_path / 'out-export' / 'characters.json').exists()
+    assert (tmp_path / 'out-export' / 'notes.txt').read_text() == 'mine'
+    tokenizer = load(tmp_path / 'out-export', device='cpu')[1]
+    assert tokenizer.fingerprint == load('tiny', device='cpu')[1].fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out-export']  # and nothing half-written
+
+
+def test_what_cannot_be_exported_is_said_in_a_line(tmp_path):
+    (tmp_path / 'file').write_text('')
+    save_checkpoint(tmp_path / 'none' / 'ckpt.pt', random_gpt(), None)
+    for arguments, words in [
+        (['--init_from=nothing/here/either'], ['nothing/here/either']),
+        (['--out_dir=nowhere'], ['nowhere']),
+        (['--dtype=int8'], ['int8', 'bfloat16']),
+        (['--folder=file'], ['--folder=file is a file']),
+        (['--folder=file/below'], ['file/below']),
+        (['--out_dir=none'], ['no tokenizer']),
+        (['--push_to=no such name'], ['--push_to=no such name']),
+        (['--push_to=a/b/c'], ['--push_to=a/b/c']),
+    ]:
+        process = run_script('export.py', *arguments, cwd=tmp_path, env={'HF_TOKEN': TOKEN, 'HF_HUB_OFFLINE': '1'})
+        assert_friendly_error(process, *words)
+    own = tmp_path / 'own'
+    checkpoints.save_pretrained(random_gpt(vocab_size=280), own, bpe())
+    process = run_script('export.py', '--init_from=own', '--folder=own', '--overwrite', cwd=tmp_path)
+    assert_friendly_error(process, 'is the folder that the model is read from')
+
+
+# The hub ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pushing(tmp_path):
+    """A hub to push to, the folder of what it holds, and the environment of somebody who may."""
+    with hub_server(tmp_path / 'hub', tmp_path / 'cache') as (server, env):
+        yield server, tmp_path / 'hub', {**env, 'HF_TOKEN': TOKEN}
+
+
+def test_what_is_pushed_can_be_asked_by_its_name(tmp_path, pushing):
+    server, held, env = pushing
+    process = run_script('export.py', '--init_from=tiny-stories', '--push_to=stories', cwd=tmp_path, env=env)
+    assert process.returncode == 0, process.stderr
+    assert f'pushed to {server.endpoint}/someone/stories/commit/' in process.stdout
+    assert TOKEN not in process.stdout + process.stderr
+    folder = tmp_path / 'out-export'
+    for path in folder.iterdir():
+        assert (held / 'someone' / 'stories' / path.name).read_bytes() == path.read_bytes()
+        assert TOKEN.encode() not in path.read_bytes()
+    assert "from_pretrained('someone/stories'" in (folder / 'README.md').read_text()
+    assert server.created['someone/stories'].get('visibility') != 'private'
+
+    asking = ['--start=The cat', '--max_new_tokens=5', '--device=cpu']
+    asked = run_script('sample.py', '--init_from=someone/stories', *asking, cwd=tmp_path, env=env)
+    own = run_script('sample.py', '--init_from=tiny-stories', *asking, cwd=tmp_path, env=env)
+    assert (asked.returncode, asked.stdout) == (0, own.stdout), asked.stderr
+
+
+def test_pushing_again_is_another_commit_and_a_private_model_is_private(tmp_path, pushing):
+    server, held, env = pushing
+    for model in ('tiny', 'tiny-stories'):
+        settings = [f'--init_from={model}', '--push_to=club/stories', '--private', '--overwrite', '--dtype=float16']
+        process = run_script('export.py', *settings, cwd=tmp_path, env=env)
+        assert process.returncode == 0, process.stderr
+        asked = server.created['club/stories']
+        assert (asked.get('private') or asked.get('visibility') == 'private') and asked['organization'] == 'club'
+    held = held / 'club' / 'stories' / 'model.safetensors'
+    assert held.read_bytes() == (PROJECT / 'models' / 'tiny-stories' / 'model.safetensors').read_bytes()
+
+
+def test_without_a_token_nothing_is_begun(tmp_path, pushing):
+    server, _, env = pushing
+    env = {**env, 'HF_TOKEN': '', 'HUGGING_FACE_HUB_TOKEN': ''}
+    process = run_script('export.py', '--init_from=tiny', '--push_to=stories', cwd=tmp_path, env=env)
+    assert_friendly_error(process, 'HF_TOKEN', 'write permission')
+    assert not (tmp_path / 'out-export').exists()
+    assert not server.requests
+
+
+def test_a_token_that_may_not_is_not_shown_and_the_folder_stays(tmp_path, pushing):
+    _, _, env = pushing
+    wrong = 'hf_anotherSecretWithoutPermission'
+    settings = ['--init_from=tiny', '--push_to=stories']
+    process = run_script('export.py', *settings, cwd=tmp_path, env={**env, 'HF_TOKEN': wrong})
+    assert_friendly_error(process, 'the model is in out-export', 'could not be pushed to stories', '--overwrite=True')
+    assert wrong not in process.stdout + process.stderr
+    assert load(tmp_path / 'out-export', device='cpu')[0].n_ids == 8192
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path):
+    env = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HF_TOKEN': TOKEN, 'HF_HOME': str(tmp_path / 'cache')}
+    process = run_script('export.py', '--init_from=tiny', '--push_to=stories', cwd=tmp_path, env=env)
+    assert_friendly_error(process, 'the model is in out-export', 'could not be pushed')
+    assert TOKEN not in process.stdout + process.stderr
