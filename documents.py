@@ -79,8 +79,18 @@ def from_files(paths, separator, column=''):
 def from_hub(name, config='', split='train', column=''):
     """Return the documents of a dataset on the hub, an iterator of text, and a dict that says where they are from.
 
-    Rows are streamed as they are needed, always those of the revision that the dict names (None for a local folder,
-    which may stand in for a name). Raises UserError, also while reading, for whatever the hub cannot give.
+    Raises UserError, also while reading, for whatever the hub cannot give.
+    """
+    rows, revision = hub_table(name, config, split)
+    source = {'hf_dataset': name, 'config': config or None, 'split': split, 'revision': revision}
+    return row_documents(rows, column, name), source
+
+
+def hub_table(name, config='', split='train'):
+    """Return the rows of a dataset on the hub, an iterator of dicts by column, and the revision that they are of.
+
+    Rows are streamed as they are needed, always those of that revision (None for a local folder, which may stand in for
+    a name). Raises UserError, also while reading, for whatever the hub cannot give.
     """
     asked = f'--hf_dataset={name}{f" --hf_config={config}" if config else ""} --hf_split={split}'
     with hub_errors(asked):
@@ -94,8 +104,7 @@ def from_hub(name, config='', split='train', column=''):
         rows = datasets.load_dataset(name, config or None, split=split, revision=revision, streaming=True)
         if rows.features:
             rows = rows.decode(False)  # pictures and sounds in other columns stay as they are
-    source = {'hf_dataset': name, 'config': config or None, 'split': split, 'revision': revision}
-    return row_documents(hub_rows(rows, asked), column, name), source
+    return hub_rows(rows, asked), revision
 
 
 def hub_rows(rows, asked):

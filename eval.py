@@ -32,7 +32,7 @@ from model import GPT
 from pairs import Pair, PairSource, TextSource, refuse, tell
 from plots import new_folder, save_charts
 from processes import Processes
-from sampling import SamplingSettings, checked, load_model, quickened, read_start, respond, sampler_name
+from sampling import SamplingSettings, checked, load_model, name_of, quickened, read_start, respond, sampler_name
 from scoring import WINDOW, score_window
 from store import Store, folder_of
 from tokenizer import Tokenizer
@@ -87,9 +87,9 @@ def eval(settings=None):
     settings = replace(settings, device=processes.device)
     source = None if settings.text else pair_source(settings)  # what is wrong with it is told before a model is loaded
     subjects = [
-        Subject(settings.out_dir if name == 'resume' else name, *load_model(replace(settings, init_from=name)))
-        for name in (settings.init_from, settings.compare_to)
-        if name is not None
+        Subject(name_of(named), *load_model(named))
+        for named in (replace(settings, init_from=name) for name in (settings.init_from, settings.compare_to))
+        if named.init_from is not None
     ]
     if source is None:
         block_sizes = [subject.model.config.block_size for subject in subjects]
@@ -387,7 +387,7 @@ def print_samples(source, subject, settings):
 
 def draw_charts(source, subject, settings):
     """Draw the steps of each response into a folder of its own."""
-    folder = new_folder(settings.plot_dir, f'eval-{settings.init_from}')
+    folder = new_folder(settings.plot_dir, f'eval-{name_of(settings)}')
     items = tqdm(shown_items(source, subject, settings), unit=' pairs', leave=False, disable=None)
     for number, (prompt_ids, response_ids) in enumerate(items, 1):
         *_, (response,) = respond(subject.model, prompt_ids, settings, 1, response_ids, looks=settings.plot_steps)

@@ -314,6 +314,7 @@ def draw_losses(path, curves):
         if points:
             axes.plot(*zip(*points), label=name, markersize=4, **style)
     axes.set_xlabel('iteration')
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel('loss, nats per token')
     axes.grid(color='#dddddd', linewidth=0.6)
     if any(curves.values()):

@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Settings:
     tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a model folder, or a tokenizer.json
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
     separator: str = '\\n\\n\\n'  # what stands between documents of a .txt; the default is two empty lines
+    max_documents: int | None = None  # read no more than the first so many; None reads all
     val_fraction: float = 0.1  # share of the text, in whole documents, that is kept for validation
     test_fraction: float = 0.0  # share that is kept for a test after all training; 0 writes no test.bin
     keep_duplicates: bool = False  # keep documents that are the same, character for character, as an earlier one
@@ -72,6 +74,7 @@ def main(settings):
         texts, source = from_files(paths, separator, settings.text_column), None
         workers = min(workers, sum(path.stat().st_size for path in paths) // WORTH_A_PROCESS)
 
+    texts = islice(texts, settings.max_documents)
     folder = Path('data') / settings.dataset
     held_out = [settings.val_fraction, settings.test_fraction]
     shares = [round(1 - sum(held_out), 9), *held_out]  # of train, val and test; 1 - 0.7 - 0.3 is not quite 0
@@ -117,8 +120,10 @@ def check(settings):
             raise UserError(f'--{name}={getattr(settings, name)}: it is a share, from 0 to 1')
     if round(settings.val_fraction + settings.test_fraction, 9) > 1:
         raise UserError(f'--val_fraction={settings.val_fraction} and --test_fraction={settings.test_fraction} exceed 1')
-    if settings.num_workers is not None and settings.num_workers < 1:
-        raise UserError(f'--num_workers={settings.num_workers}: at least 1 process has to do it')
+    for name in ('num_workers', 'max_documents'):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f'--{name}={value}: it is at least 1')
     if settings.seed < 0:
         raise UserError(f'--seed={settings.seed}: it cannot be negative')
     try:

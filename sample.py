@@ -32,6 +32,7 @@ from sampling import (
     likelihood_text,
     load_model,
     model_name,
+    name_of,
     precision,
     probability_text,
     quickened,
@@ -172,7 +173,7 @@ def report(response, settings, fixed):
 
 def save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed):
     """Draw the first steps of every response into a folder of this run."""
-    folder = new_folder(settings.plot_dir, f'{settings.init_from}-{start}')
+    folder = new_folder(settings.plot_dir, f'{name_of(settings)}-{start}')
     for number, response in enumerate(responses, 1):
         target = folder if len(responses) == 1 else folder / f'sample_{number:02d}'
         target.mkdir(exist_ok=True)
@@ -199,8 +200,9 @@ def save_page(responses, prompt_ids, tokenizer, settings, start, fixed):
         f'Model probabilities are softmax of the raw logits: {model_name(settings)}.',
         *([f'Sampler probabilities are those that it was drawn with: {of_sampler}.'] if of_sampler else []),
     ]
-    whole = page.Page(f'What {settings.init_from} nearly said', about, [settings.init_from], of_sampler, texts)
-    path = new_folder(settings.plot_dir, f'{settings.init_from}-{start}') / 'page.html'
+    name = name_of(settings)
+    whole = page.Page(f'What {name} nearly said', about, [name], of_sampler, texts)
+    path = new_folder(settings.plot_dir, f'{name}-{start}') / 'page.html'
     page.write(whole, path)
     print(f'all steps on one page: {path} (open it in a browser)')
 
@@ -226,9 +228,9 @@ def print_beams(model, tokenizer, settings, start, eot):
     for number, beam in enumerate(finished, 1):
         print_continuation(number, beam.ids, beam.logprob, tokenizer)
     if settings.show_beams:
-        folder = new_folder(settings.plot_dir, f'{settings.init_from}-beams-{start}')
+        folder = new_folder(settings.plot_dir, f'{name_of(settings)}-beams-{start}')
         levels = branches(steps[: settings.plot_steps], finished, tokenizer)
-        title = f'{tokenizer.decode(prompt_ids)} ▁  {width} beams, {settings.init_from}, {model_name(settings)}'
+        title = f'{tokenizer.decode(prompt_ids)} ▁  {width} beams, {name_of(settings)}, {model_name(settings)}'
         draw_beams(folder / 'beams.png', levels, title)
         more = f' (the first {settings.plot_steps} steps; --plot_steps draws more)' if len(steps) > len(levels) else ''
         print(f'the search as a tree: {folder / "beams.png"}{more}')

@@ -98,6 +98,11 @@ def with_model(settings):
     return replace(settings, init_from=init_from, out_dir=settings.out_dir or 'out')
 
 
+def name_of(settings):
+    """Return what a person calls the model that the settings mean: a run by its folder."""
+    return settings.out_dir if settings.init_from == 'resume' else settings.init_from
+
+
 def read_start(start):
     """Return the prompt that --start means: itself, or what the file after FILE: holds."""
     if not start.startswith('FILE:'):

@@ -26,7 +26,7 @@ import inside
 from common import UserError
 from model import GPT, logits_to_logprobs
 from plots import in_three_digits, new_folder, save, shortened
-from sampling import load_model, precision, read_start, with_model
+from sampling import load_model, name_of, precision, read_start, with_model
 from tokenizer import Tokenizer
 
 ALTERNATIVES = 12  # tokens whose bars the temperature picture shows
@@ -125,7 +125,7 @@ def load(settings):
             raise UserError(f'--save={settings.save} is a folder; name a file in it')
     settings = with_model(settings)
     model, tokenizer = load_model(settings)
-    name = settings.out_dir if settings.init_from == 'resume' else settings.init_from
+    name = name_of(settings)
     return model, tokenizer, shortened(name, 40, from_end=True) + precision(settings.dtype)
 
 

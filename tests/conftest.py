@@ -1,6 +1,9 @@
 """What several tests need: small random models, GPT-2's vocabulary where it is at hand, scripts run by hand."""
 
+import functools
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,3 +65,37 @@ def assert_friendly_error(process, *words):
     assert lines[0].startswith('error: ')
     for word in words:
         assert word in lines[0], lines[0]
+
+
+# A copy of the project, for whatever writes into its folder ---------------------------------------------------------
+
+
+@functools.cache
+def files_of_project():
+    """Return the paths of the files that belong to the project, those that git ignores left out."""
+    listing = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '-z']
+    try:
+        out = subprocess.run(listing, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        paths = [Path(path) for path in out.split('\0') if path]
+    except (OSError, subprocess.CalledProcessError):  # a copy without git
+        here = [path.relative_to(PROJECT) for path in PROJECT.rglob('*') if path.is_file()]
+        paths = [path for path in here if not re.match(r'\.(?!ci/)|out[^/]*/|venv/|.*__pycache__', str(path))]
+    return [path for path in paths if (PROJECT / path).exists()]
+
+
+@pytest.fixture(scope='session')
+def original(tmp_path_factory):
+    """A copy of the project, compiled as after its first use."""
+    folder = tmp_path_factory.mktemp('original') / 'project'
+    for path in files_of_project():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(PROJECT / path, folder / path)
+    subprocess.run([sys.executable, '-m', 'compileall', '-q', '-l', folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def project(original, tmp_path):
+    """A copy of that for one test, gone after it."""
+    yield shutil.copytree(original, tmp_path / 'project')
+    shutil.rmtree(tmp_path / 'project')

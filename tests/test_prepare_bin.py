@@ -438,9 +438,15 @@ def test_a_process_that_dies_is_an_error_and_leaves_nothing(many_batches, bpe, m
     assert not Path('data').exists()
 
 
-def test_no_process_is_no_number_of_processes():
-    with pytest.raises(UserError, match='--num_workers=0'):
-        prepare(num_workers=0)
+@pytest.mark.parametrize('setting', ['num_workers', 'max_documents'])
+def test_there_is_at_least_one_process_and_one_document(setting):
+    with pytest.raises(UserError, match=f'--{setting}=0'):
+        prepare(**{setting: 0})
+
+
+def test_the_first_documents_of_a_large_text(bpe):
+    folder = prepare(tokenizer=str(bpe), val_fraction=0.0, max_documents=3)
+    assert documents_of(folder, 'train') == STORIES[:3]
 
 
 # What is written down, and what happens when writing fails ------------------------------------------------------------

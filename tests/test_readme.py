@@ -4,12 +4,10 @@ Every command of a page is run, or stands in SET_UP or NOT_RUN with the reason. 
 those that go on with what others made (prepare_bin, then train, then sample) after those, in one copy and one test.
 """
 
-import functools
 import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import PROJECT, needs_gpt2_vocabulary, random_gpt
+from conftest import PROJECT, files_of_project, needs_gpt2_vocabulary, random_gpt
 from pages import Command, anchors, assert_same_output, commands, links, options, python_blocks
 
 import bench
@@ -186,37 +184,6 @@ def all_chains():
 
 
 # Running them -------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def files_of_project():
-    """Return the paths of the files that belong to the project, those that git ignores left out."""
-    listing = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '-z']
-    try:
-        out = subprocess.run(listing, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-        paths = [Path(path) for path in out.split('\0') if path]
-    except (OSError, subprocess.CalledProcessError):  # a copy without git
-        here = [path.relative_to(PROJECT) for path in PROJECT.rglob('*') if path.is_file()]
-        paths = [path for path in here if not re.match(r'\.(?!ci/)|out[^/]*/|venv/|.*__pycache__', str(path))]
-    return [path for path in paths if (PROJECT / path).exists()]
-
-
-@pytest.fixture(scope='session')
-def original(tmp_path_factory):
-    """A copy of the project, compiled as after its first use."""
-    folder = tmp_path_factory.mktemp('original') / 'project'
-    for path in files_of_project():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(PROJECT / path, folder / path)
-    subprocess.run([sys.executable, '-m', 'compileall', '-q', '-l', folder], check=True)
-    return folder
-
-
-@pytest.fixture
-def project(original, tmp_path):
-    """A copy of that for one test, gone after it."""
-    yield shutil.copytree(original, tmp_path / 'project')
-    shutil.rmtree(tmp_path / 'project')
 
 
 @pytest.fixture(scope='session')
