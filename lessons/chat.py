@@ -6,12 +6,18 @@ time: the model remembers nothing. tools.py explains what Calls and Results are 
 """
 
 import importlib
+import json
 import os
+import textwrap
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+from rich.markup import escape
+
+import plots
 from common import UserError
 
 PROVIDERS = {  # the variable that holds the key, a model, the client that this was tested with
@@ -154,6 +160,45 @@ class Scripted(Chat):
     def answer(self, results):
         """Take what came of the calls."""
         self.messages.append(results)
+
+
+def as_json(arguments):
+    """Return the arguments of a Call as text, in which OpenAI sends them."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def print_results(console, results):
+    """Print the calls of one reply, and what came of each."""
+    for (_, name, arguments), text, is_error in results:
+        colour = 'red' if is_error else 'green'
+        console.print(f'  {name} {escape(as_json(arguments))}\n      [{colour}]{escape(text)}[/]')
+
+
+def draw_conversation(path, model, question, turns, answer):
+    """Write a picture of who says what to whom, from top to bottom; turns: the Results of each of the model's replies.
+
+    Blue is what came of a call, orange an error that the model is told of.
+    """
+    from matplotlib import pyplot
+
+    said = [(0, 1, question, 'black')]
+    for results in turns:
+        said += [(1, 2, f'{call.name} {as_json(call.arguments)}', 'black') for call, *_ in results]
+        said += [(2, 1, text, plots.FELL if is_error else plots.ROSE) for _, text, is_error in results]
+    said.append((1, 0, answer, 'black'))
+    lines = [textwrap.wrap(text, 58, max_lines=3, placeholder=' ...') or [''] for *_, text, _ in said]
+    heights = np.cumsum([0.3 + 0.2 * len(each) for each in lines])  # where each arrow is, in inches from above
+    figure, axes = pyplot.subplots(figsize=(9, heights[-1] + 0.8), layout='constrained')
+    for lane, name in enumerate(('you', model, 'your Python functions')):
+        axes.plot((lane, lane), (0, heights[-1] + 0.2), color=plots.GIVEN_UP, linewidth=1, zorder=0)
+        axes.text(lane, -0.1, name, ha='center', va='bottom', weight='bold')
+    for (here, there, _, colour), text, y in zip(said, lines, heights):
+        axes.annotate('', (there, y), (here, y), arrowprops={'arrowstyle': '->', 'color': colour})
+        axes.text((here + there) / 2, y - 0.04, '\n'.join(text), ha='center', va='bottom', color=colour, fontsize=8)
+    axes.set(xlim=(-0.15, 2.15), ylim=(heights[-1] + 0.2, -0.4))
+    axes.axis('off')
+    plots.save(figure, path)
+    pyplot.close(figure)
 
 
 @contextmanager

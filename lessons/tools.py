@@ -19,6 +19,7 @@ import typing
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
@@ -28,7 +29,7 @@ from rich.markup import escape
 
 import configurator
 from common import UserError
-from lessons.chat import Result, Scripted, connected
+from lessons.chat import Result, Scripted, connected, draw_conversation, print_results
 from lessons.problems import calculate
 
 
@@ -178,23 +179,20 @@ def answered(wanted, functions):
         return Result(wanted, f'{type(error).__name__}: {error}', is_error=True)
 
 
-def ask(chat, question, functions, max_turns=8, watch=lambda result: None):
+def ask(chat, question, functions, max_turns=8, watch=lambda results: None):
     """Return the model's answer in words, after whatever calls it makes on the way.
 
-    chat: a Chat; its tools become the functions. max_turns: how many replies the model has. watch: is shown each
-    Result. Raises UserError where the last reply that is allowed is yet another call.
+    chat: a Chat; its tools become the functions. max_turns: how many replies the model has. watch: is shown the Results
+    of each reply's calls. Raises UserError where the last reply that is allowed is yet another call.
     """
     chat.tools = [describe(function) for function in functions]
     chat.write(question)
     replies = 1
     while (reply := chat.reply()).calls:
         if replies == max_turns:  # nobody would read what comes of these calls
-            raise UserError(
-                f'no answer in {max_turns} replies, only calls; --max_turns={2 * max_turns} allows for more'
-            )
+            raise UserError(f'no answer in {max_turns} replies, only calls; try --max_turns={2 * max_turns}')
         results = [answered(wanted, functions) for wanted in reply.calls]  # parallel calls are answered together
-        for result in results:
-            watch(result)
+        watch(results)
         chat.answer(results)
         replies += 1
     return reply.text
@@ -219,20 +217,20 @@ class Settings:
     question: str = 'What is 7 * (3 + 5)? And how long are 300 km?'
     stream: bool = False  # print the answer while it is written
     max_turns: int = 8  # replies that the model has, those with calls and the answer
+    plot_dir: str = 'results/lessons'  # tools.png, a picture of the conversation, goes in here
 
 
 def main(settings):
     """Print the schemas, then the conversation."""
     if settings.max_turns < 1:
         raise UserError(f'--max_turns={settings.max_turns}: the model must have at least 1 reply')
-    if settings.provider is None and settings != replace(Settings(), max_turns=settings.max_turns):
+    if settings.provider is None and replace(settings, max_turns=8, plot_dir='') != Settings(plot_dir=''):
         raise UserError('without --provider a script plays the model, and it knows only its own question; name one')
-    console, functions = Console(highlight=False, soft_wrap=True), [calculate, travel_time]
+    console, functions, turns = Console(highlight=False, soft_wrap=True), [calculate, travel_time], []
 
-    def watch(result):
-        colour, (_, name, arguments) = 'red' if result.is_error else 'green', result.call
-        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        console.print(f'  {name} {escape(arguments)}\n      [{colour}]{escape(result.text)}[/]')
+    def watch(results):
+        turns.append(results)
+        print_results(console, results)
 
     say = (lambda piece: print(piece, end='', flush=True)) if settings.stream else None
     script = nullcontext(partial(Scripted, SCRIPT, 'a script in place of a model'))
@@ -244,6 +242,8 @@ def main(settings):
         console.print(f'\n[bold]{escape(settings.question)}[/] (asked of {chat.model})')
         text = ask(chat, settings.question, functions, settings.max_turns, watch)
         print('' if settings.stream else text)
+    draw_conversation(path := Path(settings.plot_dir) / 'tools.png', chat.model, settings.question, turns, text)
+    print(f'the conversation as a picture: {path}')
 
 
 if __name__ == '__main__':

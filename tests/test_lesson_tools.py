@@ -18,6 +18,7 @@ from conftest import PROJECT, assert_friendly_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from matplotlib.image import imread
 from test_lesson_arithmetic import problems_of
 
 import configurator
@@ -612,7 +613,7 @@ def conversation(server, provider, stream, script, question='How much?', functio
     server.script, said, watched = script, [], []
     with connected(provider, 'm', server.url(provider)) as begin:
         chat = begin(say=said.append if stream else None)
-        return ask(chat, question, list(functions), watch=watched.append, **settings), said, watched
+        return ask(chat, question, list(functions), watch=watched.extend, **settings), said, watched
 
 
 # Loops ----------------------------------------------------------------------------------------------------------------
@@ -820,12 +821,12 @@ def test_without_a_key_the_lesson_still_teaches(tmp_path):
     assert process.returncode == 0 and process.stderr == ''
     for words in ('"$ref": "#/$defs/Leg"', 'a script in place of a model', 'LookupError', 'wrong arguments', '3.75'):
         assert words in process.stdout
-    assert process.stdout.endswith('7 * (3 + 5) is 56, and 300 km take 3.75 hours.\n')
+    assert '\n7 * (3 + 5) is 56, and 300 km take 3.75 hours.\n' in process.stdout
 
 
 @both
 @streaming
-def test_the_lesson_asks_a_model(server, provider, stream, capsys):
+def test_the_lesson_asks_a_model(server, provider, stream, tmp_path, capsys):
     server.script = [
         says('', ('a', 'travel_time', {'legs': [{'kilometres': 90}], 'unit': 'minutes'})),
         says('It takes [bold] 67.5 minutes.'),
@@ -835,11 +836,13 @@ def test_the_lesson_asks_a_model(server, provider, stream, capsys):
         f'--base_url={server.url(provider)}',
         f'--stream={stream}',
         '--question=When?',
+        f'--plot_dir={tmp_path}',
     ]
     tools.main(configurator.read(tools.Settings, arguments))
     out = capsys.readouterr().out
     assert 'travel_time {"legs"' in out and out.count('67.5') == 2
-    assert out.endswith('It takes [bold] 67.5 minutes.\n')
+    assert f'It takes [bold] 67.5 minutes.\nthe conversation as a picture: {tmp_path}' in out
+    assert imread(tmp_path / 'tools.png').std() > 0.01
 
 
 def test_mistakes_are_named():
