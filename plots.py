@@ -215,11 +215,18 @@ def draw_before_after(path, labels, before, after, names, unit):
     pyplot.close(figure)
 
 
-def draw_token_sheet(path, lines, meaning, diverging):
+SCALES = {  # where values lie -> their colours, the lowest and the highest as multiples of the largest, open ends
+    'around 0': ('RdBu', -1, 1, 'both'),  # red below, blue above
+    'below 0': ('YlOrRd_r', -1, 0, 'min'),  # dark red is the lowest
+    'above 0': ('Blues', 0, 1, 'max'),  # dark blue is the highest
+}
+
+
+def draw_token_sheet(path, lines, meaning, scale):
     """Write a sheet of texts in which every token stands on the colour of its value.
 
     lines: (what stands before, pieces, a value for each piece). meaning: what the values are, for the colour bar.
-    diverging: whether values lie around 0 (red below, blue above), or run up to it (dark red is the lowest).
+    scale: one of SCALES.
     """
     from matplotlib import colormaps, pyplot
     from matplotlib.cm import ScalarMappable
@@ -231,9 +238,8 @@ def draw_token_sheet(path, lines, meaning, diverging):
     margin = 44 if any(before for before, _, _ in lines) else 0  # of them for what stands before
     sizes = sorted(abs(value) for _, _, values in lines for value in values)
     largest = max(sizes[int(0.97 * (len(sizes) - 1))] if sizes else 0, 0.1)  # a single extreme would pale all others
-    colours = ScalarMappable(
-        Normalize(-largest, largest if diverging else 0), colormaps['RdBu' if diverging else 'YlOrRd_r']
-    )
+    colour_map, low, high, open_ends = SCALES[scale]
+    colours = ScalarMappable(Normalize(low * largest, high * largest), colormaps[colour_map])
 
     placed, y = [], 0  # (x, y, text, value), in characters and lines
     for before, pieces, values in lines:
@@ -262,7 +268,7 @@ def draw_token_sheet(path, lines, meaning, diverging):
             )
         axes.text(x, y, text, color=colour, fontsize=size, family='monospace', va='center', parse_math=False)
     bar = figure.add_axes((0.5, 1 - 1.3 / (inches[1] * 72 / size), 0.45, 0.6 / (inches[1] * 72 / size)))
-    figure.colorbar(colours, cax=bar, orientation='horizontal', extend='both' if diverging else 'min')
+    figure.colorbar(colours, cax=bar, orientation='horizontal', extend=open_ends)
     bar.tick_params(labelsize=7)
     bar.set_xlabel(meaning, fontsize=8)
     save(figure, path)

@@ -429,8 +429,8 @@ def draw_pictures(folder, rows, which, summary):
             more = len(values) - TOKENS
             pieces = [*row['pieces'][:TOKENS], f' … and {more:,} more'] if more > 0 else row['pieces']
             lines.append((row.get('prompt', ''), pieces, [*values[:TOKENS], 0.0] if more > 0 else values))
-        meaning = 'change of the logprob' if compared else 'logprob'
-        plots.draw_token_sheet(folder / 'tokens.png', lines, f'{meaning} of the token', diverging=compared)
+        meaning, scale = ('change of the logprob', 'around 0') if compared else ('logprob', 'below 0')
+        plots.draw_token_sheet(folder / 'tokens.png', lines, f'{meaning} of the token', scale)
         picture, caption = '![token by token](tokens.png)', f'*The tokens, coloured by {meaning}: {which}.*'
         parts += ['## Token by token', picture, caption]
     tables = {summary[role]['init_from']: of['table'] for role, of in summary['calibration'].items() if of['table']}

@@ -203,12 +203,12 @@ def main(settings):
     lines, rows = [], []
     for name, bpe in tokenizers.items():
         ids = bpe.encode(settings.sentence)
-        lines.append((f'{name}: {len(ids)} tokens', bpe.pieces(ids), [len(bpe.decode_bytes([id])) - 2.5 for id in ids]))
+        lines.append((f'{name}: {len(ids)} tokens', bpe.pieces(ids), [len(bpe.decode_bytes([id])) for id in ids]))
         rows.append((bpe.vocab_size, *(len(part.encode()) / len(bpe.encode(part)) for part in parts)))
         _, learned, rest = rows[-1]
         console.print(f'\n{lines[-1][0]}; bytes a token: {learned:.2f} where ours learned, {rest:.2f} elsewhere')
         console.print(side_by_side(bpe.pieces(ids)))
-    draw_token_sheet(Path(settings.plot_dir) / 'bpe.png', lines, 'bytes of a token, less 2.5 (red: 1 or 2)', True)
+    draw_token_sheet(Path(settings.plot_dir) / 'bpe.png', lines, 'bytes of a token', 'above 0')
     draw_compression(Path(settings.plot_dir) / 'bpe-compression.png', rows[: len(sizes)], rows[len(sizes) :])
     as_text = side_by_side(whole.pieces(whole.encode(EOT, specials=False)))
     console.print(f'\n{EOT} as a special token is id {whole.eot}; as text it is', as_text)

@@ -191,7 +191,7 @@ def main(settings):
         console.print(f'{mostly} have more than half of their activity on one token, always the same.')
     console.print('Some that are active 5 times or more, evenly spaced from rare to frequent; each strongest at «»:')
     folder, lines = Path(settings.plot_dir), examples(tokenizer, codes[0], rest, settings.shown)
-    draw_token_sheet(folder / 'features.png', lines, "activity as a share of the feature's largest, 0 to 1", True)
+    draw_token_sheet(folder / 'features.png', lines, "activity as a share of the feature's largest", 'above 0')
     draw_losses(folder / 'features-loss.png', sizes, losses, n, codes[0])
 
 

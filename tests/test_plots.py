@@ -321,11 +321,13 @@ def test_before_and_after_stand_at_their_powers_of_ten_sorted_by_the_change(tmp_
     assert 'log' in axes.get_xlabel()
 
 
-@pytest.mark.parametrize('diverging', [True, False])
-def test_each_token_stands_on_the_colour_of_its_value(tmp_path, kept, diverging):
-    values = [3.0, -3.0, 0.0] if diverging else [-0.1, -5.0, -2.0]
+@pytest.mark.parametrize(
+    ('scale', 'values'),
+    [('around 0', [3.0, -3.0, 0.0]), ('below 0', [-0.1, -5.0, -2.0]), ('above 0', [0.1, 5.0, 2.0])],
+)
+def test_each_token_stands_on_the_colour_of_its_value(tmp_path, kept, scale, values):
     lines = [('The fox', ['·ran', '·$away$', '⏎'], values), ('x' * 200, ['·word'] * 60, [values[1]] * 60)]
-    plots.draw_token_sheet(tmp_path / 'sheet.png', lines, 'change', diverging)
+    plots.draw_token_sheet(tmp_path / 'sheet.png', lines, 'change', scale)
     axes = kept().axes[0]
     texts = [text.get_text() for text in axes.texts]
     assert texts[:4] == ['The fox', '·ran', '·$away$', '⏎']
@@ -336,19 +338,19 @@ def test_each_token_stands_on_the_colour_of_its_value(tmp_path, kept, diverging)
     assert all(patch.get_x() + patch.get_width() <= width for patch in patches)  # long responses go on below
     assert len({patch.get_y() for patch in patches[3:]}) > 3
     red, _, blue = zip(*(patch.get_facecolor()[:3] for patch in patches[:2]))
-    if diverging:
+    if scale == 'around 0':
         assert blue[0] > red[0]  # likelier
         assert red[1] > blue[1]  # less likely
         assert min(patches[2].get_facecolor()[:3]) > 0.9  # no change is almost white
     else:
-        assert sum(patches[0].get_facecolor()[:3]) > sum(patches[1].get_facecolor()[:3])  # unlikely is dark
+        assert sum(patches[0].get_facecolor()[:3]) > sum(patches[1].get_facecolor()[:3])  # far from 0 is dark
     for text, patch in zip(axes.texts[1:4], patches, strict=False):
         brightness = np.dot([0.299, 0.587, 0.114], patch.get_facecolor()[:3])
         assert text.get_color() == ('white' if brightness < 0.5 else 'black')
 
 
 def test_a_sheet_without_tokens_is_a_sheet(tmp_path):
-    plots.draw_token_sheet(tmp_path / 'sheet.png', [('The fox', [], [])], 'logprob', diverging=False)
+    plots.draw_token_sheet(tmp_path / 'sheet.png', [('The fox', [], [])], 'logprob', 'below 0')
     assert (tmp_path / 'sheet.png').exists()
 
 

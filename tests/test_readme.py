@@ -20,6 +20,7 @@ from pages import Command, anchors, assert_same_output, commands, links, options
 
 import bench
 import eval as eval_script
+import export
 import fast
 import prepare_bin
 import sample
@@ -45,6 +46,7 @@ NOT_RUN = {
     r'ruff (check|format)\b.*': '.ci/run does, on the files as they are committed',
     r'git \w+.*': 'belongs to work on the project, not to what it does',
     r'python experiment\.py .*': 'takes hours; tests/test_experiment.py runs it on texts of a few pages',
+    r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers alike',
     r'python harness\.py .*': "needs the tasks' texts from the hub; tests/test_harness.py asks it without them",
 }
 
@@ -345,7 +347,7 @@ def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_every_setting_that_the_page_names_is_one(page):
-    scripts = [script.Settings for script in (sample, eval_script, train, prepare_bin, bench)]
+    scripts = [script.Settings for script in (sample, eval_script, train, prepare_bin, bench, export)]
     scripts += [settings_class for _, settings_class in visualize.PICTURES.values()]
     known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}
     known |= {'key', 'nproc_per_node', 'model', 'model_args', 'tasks'}  # an example, and those of other programs
@@ -358,7 +360,7 @@ def test_every_setting_that_the_page_names_is_one(page):
 
 def pages_with_links():
     """Return the pages whose links are looked at: those of the project, its models' and its results'."""
-    places = r'(README|CONTRIBUTING)\.md|results/.*\.md|models/[^/]+/README\.md'
+    places = r'(README|CONTRIBUTING)\.md|results/.*\.md|(models/[^/]+|lessons)/README\.md'
     return sorted(str(path) for path in files_of_project() if re.fullmatch(places, path.as_posix()))
 
 
