@@ -40,6 +40,7 @@ class Settings:
     folder: str = 'out-export'  # the model folder to write
     overwrite: bool = False  # write into a folder that holds a model, which is lost
     dtype: str = 'float32'  # of the weights in it: float32, or with half the size float16 or bfloat16
+    about: str = ''  # for the card: which texts it learned from, and what their authors allow
     license: str = ''  # for the card, as the hub names it: mit, apache-2.0, cc-by-4.0 ...; '' says nothing of it
     push_to: str = ''  # publish it on the Hugging Face hub under this name: my-model, or me/my-model
     private: bool = False  # for a new name there: only you can see it
@@ -157,9 +158,13 @@ nanoGPT-probs also shows what it nearly said at every step, and how likely any r
 python sample.py --init_from={name} --show_probs=True
 ```
 
-It writes what resembles the texts that it learned from, with their mistakes and prejudices, and does not know what is
-true. Which texts those were, and what their authors allow, is for whoever publishes the model to add here.
+## Its texts
+
+{about}
+
+It writes what resembles them, with their mistakes and prejudices, and does not know what is true.
 """
+NOT_TOLD = 'Which texts it learned from, and what their authors allow, has not been told.'
 TOKENIZERS = {'gpt2': "GPT-2's byte-level BPE", 'bpe': 'byte-level BPE', 'char': 'characters'}
 
 
@@ -185,6 +190,7 @@ def card(name, model, tokenizer, checkpoint, settings):
         vocab_size=tokenizer.vocab_size,
         dtype=settings.dtype,
         training=training(checkpoint) if checkpoint else '',
+        about=settings.about or NOT_TOLD,
     )
 
 

@@ -226,8 +226,11 @@ def write(model, start, temperature, length):
         display({'text/html': frame}, raw=True)
 
 
-def save(push_to='', private=True):
-    """Write the model as a folder for other programs, and publish it if a name is given; on Colab, download it too."""
+def save(about='', push_to='', private=True):
+    """Write the model as a folder for other programs, and publish it if a name is given; on Colab, download it too.
+
+    about: what the model card is to say of the texts that it learned from.
+    """
     if push_to and not os.environ.get('HF_TOKEN'):
         try:
             from google.colab import userdata  # the key symbol at the left of the page
@@ -236,7 +239,7 @@ def save(push_to='', private=True):
         except Exception:  # no Colab, no such secret, or the notebook may not see it; export.py says what is missing
             pass
     publish = [f'--push_to={push_to}', f'--private={private}'] if push_to else []
-    run('export.py', f'--out_dir={OUT}', f'--folder={OUT / "model"}', '--overwrite=True', *publish)
+    run('export.py', f'--out_dir={OUT}', f'--folder={OUT / "model"}', '--overwrite=True', f'--about={about}', *publish)
     try:
         from google.colab import files
     except ImportError:

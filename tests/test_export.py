@@ -11,6 +11,7 @@ from hub import TOKEN, hub_server
 from huggingface_hub import ModelCard
 
 import checkpoint as checkpoints
+import export
 from checkpoint import load, save_checkpoint
 from tokenizer import CharTokenizer, GPT2Tokenizer, train_bpe
 
@@ -52,7 +53,7 @@ def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, b
     model = random_gpt(vocab_size=tokenizer.vocab_size + 7, n_ids=tokenizer.vocab_size, bias=bias)  # padded
     more = {'config': CONFIG, 'iter_num': 1500, 'best_val_loss': 1.25, 'begun_from': 'scratch'}
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', model, tokenizer, **more)
-    process = run_script('export.py', '--out_dir=out', '--license=mit', cwd=tmp_path)
+    process = run_script('export.py', '--out_dir=out', '--license=mit', '--about=Cats {wrote} it.', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert 'within 0 of the original' in process.stdout
     assert_same_as_transformers(tmp_path / 'out-export', model, tokenizer)
@@ -69,6 +70,7 @@ def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, b
     assert '| steps | 1,500 of 128 tokens |' in card.text
     assert '1.2500 nats per token (perplexity 3.49)' in card.text
     assert 'dropout' not in card.text
+    assert 'Cats {wrote} it.' in card.text and export.NOT_TOLD not in card.text
 
 
 def test_half_precision_is_half_the_size_and_nearly_the_same(tmp_path):
@@ -97,8 +99,6 @@ def test_half_precision_is_half_the_size_and_nearly_the_same(tmp_path):
     ],
 )
 def test_the_card_says_what_a_model_stems_from_and_no_path_of_this_machine(tmp_path, begun_from, base, sentence):
-    import export
-
     settings = export.Settings(init_from='resume', out_dir='/home/me/out')
     checkpoint = {'begun_from': begun_from, 'config': {**CONFIG, 'init_from': 'resume'}}
     text = export.card('cats', random_gpt(), CharTokenizer('abc'), checkpoint, settings)

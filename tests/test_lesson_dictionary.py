@@ -165,10 +165,9 @@ def test_found_does_not_mind_signs_and_order_but_8_degrees():
 
 def test_scikit_learn_finds_them_too():
     atoms, signals, _, _ = planted(10, 8, 600, 2)
-    learned, _ = learn_from_starts(signals, 10, 2, 20, np.random.default_rng(3))[0][-1]
     reference = learn_with_sklearn(signals, 10, 0)
     assert np.allclose(np.linalg.norm(reference, axis=1), 1)
-    assert found(atoms, reference).mean() >= 0.8 and found(atoms, learned).mean() >= 0.8
+    assert found(atoms, reference).mean() >= 0.8
 
 
 # The lesson -----------------------------------------------------------------------------------------------------------
