@@ -168,13 +168,15 @@ def _download(name):
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt', 'characters.json']
+    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt']
     safetensors = ['model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json']
     for weights in (safetensors, ['pytorch_model.bin']):
         try:
             cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
             if _is_complete(cached):
-                return cached  # without asking anybody: a model that was published does not change
+                return (
+                    cached  # without asking anybody: published models hardly ever change, and there may be no network
+                )
         except LocalEntryNotFoundError:
             pass
         except HFValidationError as error:

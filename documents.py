@@ -39,7 +39,7 @@ def input_paths(text):
     that is not there or of a kind that is not read.
     """
     paths = []
-    for name in filter(None, text.split(',')):
+    for name in [text] if text and find(text).exists() else filter(None, text.split(',')):
         for path in map(Path, sorted(glob.glob(name, recursive=True)) or [find(name)]):
             paths += files_below(path) if path.is_dir() else [path]
     for path in paths:

@@ -9,6 +9,7 @@ printed.
 """
 
 import math
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from sampling import with_model
 FILES = (
     *('config.json', 'model.safetensors', 'README.md', 'tokenizer.json', 'tokenizer_config.json', 'characters.json'),
     *('pytorch_model.bin', 'model.safetensors.index.json', 'vocab.json', 'merges.txt', 'special_tokens_map.json'),
+    *('generation_config.json', 'added_tokens.json', 'chat_template.jinja'),
 )
 PUBLISHED = {'gpt2': 'openai-community/gpt2', 'distilgpt2': 'distilbert/distilgpt2'}  # where the short names lead
 PUBLISHED |= {f'gpt2-{size}': f'openai-community/gpt2-{size}' for size in ('medium', 'large', 'xl')}
@@ -57,9 +59,7 @@ def main(settings):
     write(folder, model, tokenizer, card(folder.name, model, tokenizer, checkpoint, settings), settings.dtype)
     size = sum((folder / name).stat().st_size for name in FILES if (folder / name).exists())
     print(f'{folder}: {parameters(model)} parameters in {settings.dtype}, {size / 1e6:.1f} MB with the tokenizer')
-    print(
-        f'read back, the logprobs of any next token are within {largest_difference(model, folder):.2g} of the original'
-    )
+    print(f'read back, no logprob after random tokens is off by more than {largest_difference(model, folder):.2g}')
     print(f"in transformers: AutoModelForCausalLM.from_pretrained('{folder}'), and AutoTokenizer alike")
     print(f'here: python sample.py --init_from={folder}')
     if settings.push_to:
@@ -99,7 +99,7 @@ def check(settings):
 
 
 def write(folder, model, tokenizer, text_of_card, dtype):
-    """Write the folder's files beside it and then give them their places, so that a failure leaves what was there."""
+    """Write the files beside the folder and then give them their places: a failure in writing leaves what was there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as temporary:
@@ -117,7 +117,10 @@ def write(folder, model, tokenizer, text_of_card, dtype):
 
 @torch.no_grad()
 def largest_difference(model, folder):
-    """Return the largest difference, in nats, between logprobs of a model and of the folder that was made of it."""
+    """Return the largest difference, in nats, between logprobs of a model and of the folder that was made of it.
+
+    Looked at are those of every token of the vocabulary, after each of at most 64 tokens drawn at random.
+    """
     again = checkpoints.load(folder, device='cpu')[0]
     length, generator = min(64, model.config.block_size), torch.Generator().manual_seed(0)
     ids = torch.randint(model.n_ids, (1, length), generator=generator)
@@ -204,7 +207,7 @@ def origin_of(checkpoint, settings):
     if begun_from in SHIPPED:
         base, named = None, f'`{begun_from}`, which comes with that program'
     else:
-        on_hub = begun_from is not None and begun_from.count('/') == 1 and not Path(begun_from).exists()
+        on_hub = begun_from and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', begun_from) and not Path(begun_from).exists()
         base = PUBLISHED.get(begun_from, begun_from if on_hub else None)
         named = f'[{base}](https://huggingface.co/{base})'
     if base is None and begun_from not in SHIPPED:  # a folder here, whose name tells nobody anything
@@ -215,14 +218,13 @@ def origin_of(checkpoint, settings):
 def training(checkpoint):
     """Return the part of the card that tells how a checkpoint was trained: as much of it as the checkpoint says."""
     settings = checkpoint.get('config') or {}
-    rows = {'dataset': settings.get('dataset')}
-    rows |= {name.replace('_', ' '): settings.get(name) for name in ('learning_rate', 'dropout', 'lora_rank')}
+    rows = {name.replace('_', ' '): settings.get(name) for name in ('learning_rate', 'dropout', 'lora_rank')}
     sizes = [settings.get(name) for name in ('batch_size', 'gradient_accumulation_steps', 'block_size')]
     if checkpoint.get('iter_num') is not None:
         of_tokens = f' of {math.prod(sizes):,} tokens' if all(sizes) else ''
         rows['steps'] = f'{checkpoint["iter_num"]:,}{of_tokens}'
     loss = float(checkpoint.get('best_val_loss', math.inf))
-    if loss < math.inf:
+    if loss < 700:  # beyond, a float has no perplexity
         rows['best validation loss'] = f'{loss:.4f} nats per token (perplexity {math.exp(loss):.2f})'
     told = [f'| {name} | {value} |' for name, value in rows.items() if value]
     return '\n'.join(['\n## Training\n', '| | |', '| --- | --- |', *told, '']) if told else ''
@@ -238,16 +240,24 @@ def parameters(model):
 
 def push(folder, card_for, settings, token):
     """Publish the files of a folder as one commit; the card gets the name that the hub gives to the model."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, snapshot_download
 
     api = HfApi(token=token)
     try:
         name = api.create_repo(settings.push_to, private=settings.private or None, exist_ok=True).repo_id
+        if settings.private and not api.model_info(name).private:  # a name that is there stays as it is
+            raise UserError(f'{name} is on the hub already and everybody can see it, so nothing was pushed there')
         with written_whole(folder / 'README.md') as path:
             path.write_text(card_for(name), encoding='utf-8')
+        ours = [file for file in FILES if (folder / file).exists()]
         commit = api.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=list(FILES), commit_message='Export from nanoGPT-probs'
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=ours,
+            delete_patterns=[file for file in FILES if file not in ours],  # of a model that was there before
+            commit_message='Export from nanoGPT-probs',
         )
+        snapshot_download(name, allow_patterns=ours, token=token)  # or `load` would know the one before by this name
     except UserError:
         raise
     except Exception as error:  # whatever can go wrong on the way to a server, in that library's and its client's words

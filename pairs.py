@@ -84,7 +84,7 @@ class TextSource:
     def __init__(self, text, tokenizers, block_sizes, stride=None):
         path, ids, text_tokenizer, written = find(text), None, None, None
         dataset, split = text, 'val'
-        if text.endswith(('/train', '/val', '/test')):
+        if text.endswith(('/train', '/val', '/test')) and not data_folder(text).is_dir():
             dataset, _, split = text.rpartition('/')
         if path.is_file():
             try:

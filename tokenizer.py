@@ -275,12 +275,10 @@ class CharTokenizer(Tokenizer):
         return {'kind': 'char', 'chars': self._chars}
 
     def save(self, folder):
-        """Write characters.json, and the same as a tokenizer.json whose words are characters, for `transformers`."""
+        """Write a tokenizer.json whose words are characters, which `transformers` reads, too."""
         from tokenizers import Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-        with written_whole(Path(folder) / 'characters.json') as path:
-            path.write_text(json.dumps(self.contents) + '\n', encoding='utf-8')
         words = HuggingFaceTokenizer(models.WordLevel(self._ids))
         words.pre_tokenizer = pre_tokenizers.Split(Regex(r'[\s\S]'), 'isolated')
         words.decoder = decoders.Fuse()
@@ -317,17 +315,30 @@ def from_contents(contents):
 def from_folder(folder):
     """Return the tokenizer that lies in a folder, whatever its format, or None where there is none."""
     folder = Path(folder)
-    if (folder / 'characters.json').exists():  # its tokenizer.json is for others
-        return _from_json_file(folder / 'characters.json')
     if (folder / 'tokenizer.json').exists():
-        return BPETokenizer.from_file(folder / 'tokenizer.json')
+        return _from_tokenizer_json(folder / 'tokenizer.json')
     if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
         return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
+    if (folder / 'characters.json').exists():  # how this program wrote characters once
+        return _from_json_file(folder / 'characters.json')
     if (folder / 'meta.json').exists():
         return _from_json_file(folder / 'meta.json', 'tokenizer')
     if (folder / 'meta.pkl').exists():
         return CharTokenizer.from_meta_pkl(folder / 'meta.pkl')
     return None
+
+
+def _from_tokenizer_json(path):
+    """Return the tokenizer of a tokenizer.json: of characters, as CharTokenizer saves them, or a byte-level BPE."""
+    try:
+        model = json.loads(path.read_text(encoding='utf-8'))['model']
+        if model['type'] == 'WordLevel' and sorted(model['vocab'].values()) == list(range(len(model['vocab']))):
+            return CharTokenizer(sorted(model['vocab'], key=model['vocab'].get))
+    except UserError as error:
+        raise UserError(f'{path} is neither a byte-level BPE nor one of characters: {error}') from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # what is wrong with it is told below
+    return BPETokenizer.from_file(path)
 
 
 def _from_json_file(path, *keys):
@@ -348,7 +359,7 @@ def from_name(name):
     path = shipped if shipped.is_dir() else find(name)
     if not path.exists():
         raise UserError(f'there is no tokenizer {name!r}; it is gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
-    found = from_folder(path) if path.is_dir() else BPETokenizer.from_file(path)
+    found = from_folder(path) if path.is_dir() else _from_tokenizer_json(path)
     if found is None:
         raise UserError(
             f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'

@@ -201,7 +201,8 @@ class Run:
         check_tokens(self.data, self.model, settings)
         self.network = self.model  # what is called in training; several processes put a wrapper around it
         self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0
-        self.begun_from = settings.init_from  # of a run that is taken up again: what it was once begun from
+        # A folder's name says nothing to others. A run that is taken up again keeps what it was once begun from.
+        self.begun_from = None if Path(settings.init_from).is_dir() else settings.init_from
         self.evaluated = self.saved = False  # at iter_num already; a ckpt.pt
 
     def begin(self):

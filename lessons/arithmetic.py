@@ -1,4 +1,4 @@
-"""An evaluation of one's own: can a model reckon, how deep may the brackets nest, how long may the problem be?
+"""An evaluation of one's own: can a model do arithmetic, how deep may the brackets nest, how long may the problem be?
 
     python -m lessons.arithmetic                                           the story model chooses among four answers
     python -m lessons.arithmetic --init_from=gpt2                          or any other model that is here
@@ -6,9 +6,11 @@
     python -m lessons.arithmetic --provider=anthropic --problems=5 --calculator=True
 
 What makes a score worth believing: problems that nobody has seen, drawn at random, their answers computed; wrong
-answers that come of real slips, so that mistakes can be named; two players whose score is known beforehand, an oracle
-(1) and a guesser (chance); an interval around every share. What to look for: is the interval above chance? And if the
-model scores as high when it is shown another problem than its answers are of, it likes some numbers and cannot reckon.
+answers made by slips that people make, so that mistakes can be named; two players whose score is known beforehand, an
+oracle (1) and a guesser (chance); an interval around every share. What to look for: chance is not the bar. Who sees the
+answers but no problem scores above it, since wrong ones lie around the right one; who prefers small or large numbers,
+below it. So the model is also shown a different problem: if it scores as high then, it likes some numbers and cannot do
+arithmetic.
 """
 
 import itertools
@@ -51,18 +53,26 @@ def guesser(problems, seed=0):
     return [rng.choice(problem.choices) for problem in problems]
 
 
+def answers_only(problems):
+    """See the answers but no problem: take one that lies close to another, as slips lie close to what is right.
+
+    It scores far above chance, so a score above chance does not yet show that a model reads the problem.
+    """
+    return [min(each.choices, key=lambda a: sorted(abs(a - b) for b in each.choices)[1]) for each in problems]
+
+
 def chooser(model, tokenizer):
     """Return a player that picks the choice which the model finds likeliest after the problem.
 
-    The line's end belongs to the answer: without it 1 would always be at least as likely as 12.
+    The line's end belongs to the answer, or 1 could win only because 12, 13 and others begin with it.
     """
 
     def play(problems):
         asked = ((problem, choice) for problem in problems for choice in problem.choices)
         pairs = (tokenizer.encode_pair(f'{EXAMPLES}{problem.text} =', f' {choice}\n') for problem, choice in asked)
         scores = tqdm(score_pairs(model, pairs), total=sum(len(p.choices) for p in problems), leave=False, disable=None)
-        logprobs = iter([score.logprobs.sum().item() for score in scores])
-        return [max(problem.choices, key=lambda _: next(logprobs)) for problem in problems]
+        logprobs = np.reshape([score.logprobs.sum().item() for score in scores], (len(problems), -1))  # a row each
+        return [problem.choices[best] for problem, best in zip(problems, logprobs.argmax(axis=1))]
 
     return play
 
@@ -191,7 +201,8 @@ class Settings:
 
 def main(settings):
     """Draw problems, let the players play, print and draw the scores."""
-    settings = replace(settings, problems=settings.problems or (10 if settings.provider else 100))
+    if settings.problems is None:
+        settings = replace(settings, problems=10 if settings.provider else 100)
     limits = {'depth': (0, 8), 'length': (2 + settings.depth, 12), 'problems': (2, 10_000), 'choices': (2, 10)}
     for name, (low, high) in limits.items():
         if not low <= getattr(settings, name) <= high:
@@ -204,6 +215,7 @@ def main(settings):
         print(f'{problem.text} = {problem.right}, not {", ".join(wrong)}')
     chance = 1 / settings.choices
     answers = {'an oracle': oracle(problems), 'a guesser': guesser(problems, settings.seed)}
+    answers['one who sees the answers only'] = answers_only(problems)
     if settings.provider:
         with connected(settings.provider, settings.model, settings.base_url) as begin:
             name = begin().model + (', with a calculator' if settings.calculator else '')

@@ -77,8 +77,8 @@ def attend(queries, keys, values):
     """
     T, hs = queries.shape[-2:]
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(hs)  # (N, T, T)
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)
-    shares = scores.masked_fill(future, -math.inf).softmax(-1)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)  # above the diagonal: not said yet
+    shares = scores.masked_fill(future, -math.inf).softmax(-1)  # e^score, divided by the sum of these in its row
     return shares @ values, shares
 
 
@@ -156,7 +156,7 @@ def loss(logprobs, ids):
 
 
 def learn(texts, steps, seed, starts=16):
-    """Return weights of the same shapes that have come to make the texts likely: the best of several random starts."""
+    """Return weights of the same shapes, trained to make texts likely: the best of several starts, run side by side."""
     rng, data = torch.Generator().manual_seed(seed), encode(texts)
     weights = Weights(*((torch.randn(starts, *weight.shape, generator=rng) / 2).requires_grad_() for weight in SHARE))
     losses = torch.vmap(lambda weights, ids: loss(forward(weights, ids)[0], ids), in_dims=(0, None))
@@ -189,7 +189,7 @@ def draw(path, text, models):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 15.5), layout='constrained')
-    figure.suptitle('Rows look at columns, the darker the more. Vowels: orange, consonants: blue, digits: black')
+    figure.suptitle('Rows look at columns, darker is more. Vowels: orange, consonants: blue, digits: black, ▷: grey')
     ids, at, ends = encode([text]), range(len(text) + 1), (-0.5, len(text) + 0.5)
     colours = [(CHOSEN, BAR, MARK, GIVEN_UP)[kind] for kind in places(START + text, KINDS)]
     for part, (name, weights) in zip(figure.subfigures(2, 2, wspace=0.03, hspace=0.03).flat, models.items()):
@@ -208,7 +208,7 @@ def draw(path, text, models):
             axes[panel].set(yticks=at, yticklabels=START + text, ylim=ends[::-1])
         for panel in 'LKV':
             axes[panel].set(xticks=at, xticklabels=START + text, xlim=ends)
-        axes['N'].set(xticks=range(4), xticklabels=('vowel', 'cons.', '0', '1'), xlabel='comes next')
+        axes['N'].set(xticks=range(4), xticklabels=('vow.', 'cons.', '0', '1'), xlabel='comes next')
         for panel, title in zip('QLNKV', ('query', f'{name}: attention', 'model probability', 'key', 'value')):
             axes[panel].set_title(title, loc='left', fontsize=11)
     save(figure, path)

@@ -12,8 +12,8 @@ takes when the model compresses the text (Shannon 1948). Five models learn from 
 
     python -m lessons.bigram            half a minute; --steps=5000 goes further, --input=FILE reads another text
 
-What to look for: counted and learned pairs write the same sample. With each step, samples look more like words;
-the large model's, too, to the very end. But are the words its own? Its loss on held-out text says when to stop.
+What to look for: counted and learned pairs write the same sample. From model to model the samples look more like words;
+the large model's still do so at the very end. But are the words its own? Its loss on held-out text says when to stop.
 """
 
 import copy
@@ -60,22 +60,22 @@ def shares(counts, smoothing):
     """Return P(next | last), (V, V): of all that followed a character, the share of each.
 
     A pair that never came would get 0, and a text that holds it an infinite loss. So each pair is taken to have come
-    `smoothing` times before the text began: a prior, Dirichlet(smoothing), and this is the mean of the posterior.
+    `smoothing` times before the text began. (In statistics: the posterior mean under the prior Dirichlet(smoothing).)
     """
     return (counts + smoothing) / (counts + smoothing).sum(1, keepdim=True)
 
 
 def loss_of_pairs(counts, logprobs):
-    """Return the mean of -ln P(next | last) over the text that the counts are of: equal pairs have equal losses.
+    """Return the mean of -ln P(next | last) over a text, of which the counts of its N pairs tell enough.
 
-    No table has less than the shares of the counts themselves. That least is called conditional entropy,
+    No table has a lower loss than the shares of the counts themselves. That lowest one is called conditional entropy,
     H(next | last) = - sum over a, b of count(a, b) / N * ln(count(a, b) / count(a)).
     """
     return -(counts * logprobs).sum() / counts.sum()
 
 
 class Bigram(nn.Module):
-    """Pairs as a model: a table of logits, whose rows softmax turns into probabilities; those of ln P are P again."""
+    """Pairs as a model: a table of logits; softmax, e^logit over the sum of its row, turns ln P back into P."""
 
     def __init__(self, table):
         super().__init__()
@@ -86,7 +86,7 @@ class Bigram(nn.Module):
 
 
 def mean_loss(model, inputs, targets, reduction='mean'):
-    """Return the mean of -ln P(target) in nats; inputs and targets: (B, T), of the latter -1 does not count."""
+    """Return the mean (or sum) of -ln P(target) in nats; inputs, targets: (B, T); a target of -1 does not count."""
     logits = model(inputs).flatten(0, 1)  # (B * T, V)
     return nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction=reduction)
 
@@ -125,8 +125,8 @@ def train(model, loss_at, steps, rate):
             yield step
         optimizer.param_groups[0]['lr'] = rate * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.zero_grad()
-        loss_at(model, step).backward()
-        optimizer.step()
+        loss_at(model, step).backward()  # the gradient: how much the loss grows with each number
+        optimizer.step()  # a small step against it
     yield steps
 
 
@@ -139,8 +139,8 @@ class OneHead(nn.Module):
 
     def __init__(self, vocab_size, block_size, n_embd):
         super().__init__()
-        self.what = nn.Embedding(vocab_size, n_embd)  # which character it is
-        self.where = nn.Embedding(block_size, n_embd)  # and at which place, or near would be the same as far
+        self.what = nn.Embedding(vocab_size, n_embd)  # a table, a row for each character: what it is
+        self.where = nn.Embedding(block_size, n_embd)  # a row for each place: where, or near would be the same as far
         self.query, self.key, self.value = (nn.Linear(n_embd, n_embd, bias=False) for _ in range(3))
         self.read_out = nn.Linear(n_embd, vocab_size)
 
@@ -148,8 +148,8 @@ class OneHead(nn.Module):
         T = idx.size(1)
         x = self.what(idx) + self.where.weight[:T]  # (B, T, C)
         q, k, v = self.query(x), self.key(x), self.value(x)  # (B, T, C) each
-        scores = q @ k.transpose(1, 2) / math.sqrt(q.size(-1))  # (B, T, T): row asks column; no larger for large C
-        future = torch.ones(T, T, dtype=torch.bool).triu(1)  # above the diagonal is what must not be seen
+        scores = q @ k.transpose(1, 2) / math.sqrt(q.size(-1))  # (B, T, T): row asks column; sums of C grow with √C
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)  # above the diagonal is what is to be guessed
         weights = scores.masked_fill(future, -math.inf).softmax(-1)  # each row adds up to 1
         return self.read_out(x + weights @ v)  # from what it is and what it gathered, (B, T, V)
 

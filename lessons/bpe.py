@@ -43,7 +43,7 @@ class Settings:
     plot_dir: str = 'results/lessons'  # where bpe.png and bpe-compression.png go
 
 
-# Merges stay inside words, or "fox.", "fox," and "fox!" would each become a token. GPT-2 cuts so; the first line wins.
+# Merges stay inside words, or "fox.", "fox," and "fox!" would be tokens. GPT-2 cuts so; the first line that fits wins.
 WORD = regex.compile(
     r"""'(?:s|t|re|ve|m|ll|d)    # the ends of it's, don't, we're, I've, I'm, we'll, I'd
       | [ ]?\p{L}+               # letters, with the space before them
@@ -187,8 +187,8 @@ def main(settings):
     text = '\n\n\n'.join(from_files(input_paths(settings.input), '\n\n\n'))  # two empty lines between documents
     if len(text) < 1000 or settings.num_merges < 1 or not settings.sentence:
         raise UserError(f'--input has {len(text)} characters: 1,000 are needed; --num_merges=1, and a --sentence, too')
-    steps = list(BPE.train(example := 'the fat cat sat on the flat mat', 8).merges)
-    for bpe in (BPE(steps[:done]) for done in range(9)):
+    example = 'the fat cat sat on the flat mat'
+    for bpe in (BPE.train(example, number) for number in range(9)):
         console.print(f'merges: {len(bpe.merges)} ', side_by_side(bpe.pieces(bpe.encode(example))))
 
     parts = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]  # the first is learned from
@@ -221,7 +221,7 @@ def main(settings):
     list(islice(learn_slowly(words), 20))
     slow = (time.perf_counter() - began - quick) / 20 * 1000
     console.print(f'\n1,000 merges from 1 MB ({len(words):,} different words): {quick:.1f} s; a merge looks at')
-    console.print(f'{sum(looked_at) / 1000:.0f} words on average. All counted again, by the first 20: {slow:.0f} s')
+    console.print(f'{sum(looked_at) / 1000:.0f} words on average. Counting all pairs each time: about {slow:.0f} s')
 
 
 def side_by_side(pieces):

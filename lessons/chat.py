@@ -189,7 +189,7 @@ def draw_conversation(path, model, question, turns, answer):
     lines = [textwrap.wrap(text, 58, max_lines=3, placeholder=' ...') or [''] for *_, text, _ in said]
     heights = np.cumsum([0.3 + 0.2 * len(each) for each in lines])  # where each arrow is, in inches from above
     figure, axes = pyplot.subplots(figsize=(9, heights[-1] + 0.8), layout='constrained')
-    for lane, name in enumerate(('you', model, 'your Python functions')):
+    for lane, name in enumerate(('you', model, 'your program')):
         axes.plot((lane, lane), (0, heights[-1] + 0.2), color=plots.GIVEN_UP, linewidth=1, zorder=0)
         axes.text(lane, -0.1, name, ha='center', va='bottom', weight='bold')
     for (here, there, _, colour), text, y in zip(said, lines, heights):
@@ -217,9 +217,9 @@ def connected(provider, model=None, base_url=None):
         raise UserError(f'--provider={provider} needs its library: pip install {pin}') from error
     if not os.environ.get(key):
         raise UserError(f'--provider={provider} needs a key: set {key} (to anything, if --base_url asks for none)')
-    kind, client = (OpenAIChat, library.OpenAI) if provider == 'openai' else (AnthropicChat, library.Anthropic)
+    kind, connect = (OpenAIChat, library.OpenAI) if provider == 'openai' else (AnthropicChat, library.Anthropic)
     try:
-        with client(base_url=base_url) as client:
+        with connect(base_url=base_url) as client:
             yield lambda **settings: kind(client, model or default_model, **settings)
     except (library.APIError, http.HTTPError) as error:  # the latter where a stream breaks off
         raise UserError(f'{provider} ({model or default_model}): {getattr(error, "message", error)}') from error

@@ -1,6 +1,6 @@
 """Sparse dictionaries: find the few directions that everything seen is made of.
 
-A chord is made of few notes, out of many that there are. So may any vector x, a *signal*, be made of few *atoms*,
+A chord is made of a few notes, out of many that there are. So may a vector x, a *signal*, be made of a few *atoms*,
 directions of length 1, each times a weight:
 
     x ≈ w1 d1 + w2 d2 + ... + ws ds        s of K atoms d; the list of all K is the dictionary
@@ -11,9 +11,9 @@ known: which atoms are they made of? That is dictionary learning; K-SVD does it 
 
     python -m lessons.dictionary         first in the plane, where atoms can be drawn, then in 20 dimensions
 
-What to look for: whether the atoms that we plant, hide and look for are found again. There are more than dimensions, so
-they are not at right angles, and PCA could not find them. How learning gets stuck, with one atom between two planted
-ones while another idles; that the error left tells so, without any planted atoms; what replacing idle atoms does.
+What to look for: whether the atoms that we plant, hide and look for are found again. There are more of them than
+dimensions, so they are not all at right angles, as PCA's directions are. How learning gets stuck, one atom between two
+planted ones while another idles; that the error left shows it, with no planted atoms; what replacing idle ones does.
 
 A language model's vector of a token may be a sum of few directions with a meaning, of which there are more than
 dimensions (Elhage et al. 2022, arXiv:2209.10652): lessons/features.py looks for them.
@@ -157,7 +157,7 @@ def learn(signals, K, s, rng, replacing=True):
 
 
 def error(signals, atoms, codes):
-    """Return how large what is left is, as a share of the signals; noise of 20 dB alone is 0.1."""
+    """Return the size of what is left, over that of the signals: 0.1 for noise of 20 dB, less what atoms fit of it."""
     return np.linalg.norm(signals - codes @ atoms) / np.linalg.norm(signals)
 
 
@@ -204,7 +204,7 @@ def main(settings):
         each = ' '.join(f'{found(planted, way[-1][0]).mean():.2f}' for way in ways)
         least, most = (f'{error(signals, *way[-1]):.2f}' for way in (ways[0], ways[-1]))
         reference = found(planted, learn_with_sklearn(signals, len(planted), settings.seed)).mean()
-        cells = f'{len(planted)} in {planted.shape[1]}-D', f'{noise_db:g}', 'replaced' if replacing else 'left'
+        cells = f'{len(planted)} in {planted.shape[1]}-D', f'{noise_db:g}', 'replaced' if replacing else 'kept'
         table.add_row(*cells, each, f'{least} to {most}', f'{reference:.2f}')
         drawn.append((f'idle atoms {cells[-1]}: the worst of {STARTS} starts, error {most}', ways[-1]))
         if len(drawn) == 2:

@@ -8,7 +8,7 @@ Pursuit and K-SVD are slow for many vectors. A sparse autoencoder (Cunningham et
 one look, with a matrix that is learned along with the dictionary; of what it gives, only the k largest are kept
 (Makhzani & Frey 2013, arXiv:1312.5663; Gao et al. 2024, arXiv:2406.04093):
 
-    code = top k of relu(E (x - b) + e)              how strongly each of F features is active, all but k of them 0
+    code = top k of relu(E (x - b) + e)              strength of each of F features; relu makes what is below 0 a 0
     x'   = D code + b                                the features' directions, each of length 1, times that
 
     python -m lessons.features                       a minute; --layer=3, --n_features=512, --k=8 to try others
@@ -92,8 +92,8 @@ def loss_with(model, idx, layer, change):
 class SparseAutoencoder(nn.Module):
     """Codes vectors like x, (N, C), with the k strongest of n_features directions, and makes them again from these.
 
-    All vectors are divided by one number, the median size, which minds no giants (the first vectors of a text are such
-    in some models: Sun et al. 2024, arXiv:2402.17762). The encoder begins as a copy of the decoder.
+    All vectors are divided by one number, their median size, which a few giants do not change (in some models the first
+    vectors of a text are such: Sun et al. 2024, arXiv:2402.17762). The encoder begins as a copy of the decoder.
     """
 
     def __init__(self, x, n_features, k, seed):
@@ -102,12 +102,12 @@ class SparseAutoencoder(nn.Module):
         self.k, self.scale = k, (x - x.mean(0)).norm(dim=1).median() / x.size(1) ** 0.5
         self.decoder = nn.Parameter(F.normalize(directions, dim=1))  # (n_features, C): the dictionary
         self.encoder = nn.Parameter(self.decoder.detach().clone())  # (n_features, C)
-        self.threshold = nn.Parameter(torch.zeros(n_features))
+        self.bias = nn.Parameter(torch.zeros(n_features))  # mostly below 0 once learned: what it takes to be active
         self.mean = nn.Parameter(x.mean(0) / self.scale)  # (C,)
 
     def active(self, x):
         """Return which k features are most active and how strongly, (N, k) each."""
-        strengths, which = F.linear(x / self.scale - self.mean, self.encoder, self.threshold).topk(self.k)
+        strengths, which = F.linear(x / self.scale - self.mean, self.encoder, self.bias).topk(self.k)
         return which, strengths.relu()
 
     def encode(self, x):
@@ -165,7 +165,7 @@ def main(settings):
     seen = stream_of(model, windows[: len(windows) - len(rest)], layer)  # (B, T, C)
     first, others, x = seen[:, 0].norm(dim=-1).median(), seen[:, 1:].norm(dim=-1).median(), seen.flatten(0, 1)
     console.print(f'{len(x):,} vectors to learn from, {rest.numel():,} held out. Where a window begins they are')
-    console.print(f'{first:.1f} long, elsewhere {others:.1f} (medians); all the same, no position is left out below.\n')
+    console.print(f'{first:.1f} long, elsewhere {others:.1f} (medians); nevertheless no position is left out.\n')
 
     sizes = sorted({min(size, n, C) for size in (4, 8, 16, 32)} | {k})
     coders = {size: train(x, n, size, settings.steps, settings.learning_rate, settings.seed) for size in sizes}
@@ -189,7 +189,7 @@ def main(settings):
         share = commonest(code, rest.flatten())[1][often_enough(code)]
         mostly = f'{(share > 0.5).float().mean():.0%} of {name} features'
         console.print(f'{mostly} have more than half of their activity on one token, always the same.')
-    console.print('Some that are active 5 times or more, evenly spaced from rare to frequent; each strongest at «»:')
+    console.print('Some, from rare to frequent: active on how many tokens, how much of it on one; «»: where strongest')
     folder, lines = Path(settings.plot_dir), examples(tokenizer, codes[0], rest, settings.shown)
     draw_token_sheet(folder / 'features.png', lines, "activity as a share of the feature's largest", 'above 0')
     draw_losses(folder / 'features-loss.png', sizes, losses, n, codes[0])
@@ -237,8 +237,8 @@ def draw_losses(path, sizes, losses, n, codes):
     for name, colour in ((f'of {n} features', ROSE), ('directions of PCA', FELL)):
         shares = [(zero - losses[f'{size} {name}']) / (zero - real) for size in sizes]
         left.plot(sizes, shares, 'o-', color=colour, label=name)
-    left.axhline(0.9, color=GIVEN_UP, linestyle=':')
-    left.set(xticks=sizes, ylim=(0, 1.02), xlabel='active for each token', ylabel='share of the loss kept')
+    left.axhline(0.9, color=GIVEN_UP, linestyle=':', label='0.9')
+    left.set(xticks=sizes, ylim=(0, 1.02), xlabel='directions for each token', ylabel='kept: 0 zeros, 1 the stream')
     left.legend(frameon=False)
     right.hist((codes > 0).float().mean(0).clamp(min=1e-4), torch.logspace(-4, 0, 41), color=BAR)
     right.set(xscale='log', xlabel='share of tokens on which it is active (far left: none)', ylabel='features')

@@ -55,12 +55,12 @@ class Problem(NamedTuple):
     length: int  # how many numbers it has
     text: str
     right: int
-    choices: list[int]  # in an order that tells nothing
+    choices: list[int]  # in an order that tells nothing (their values do: see answers_only in arithmetic.py)
     slips: dict[int, str]  # wrong answer -> how one comes to it, also for those that are no choices
 
 
 def expression(depth, length, rng):
-    """Draw an expression of `length` numbers whose brackets nest exactly `depth` deep; it takes depth + 2 numbers."""
+    """Draw an expression of `length` numbers, at least depth + 2, whose brackets nest exactly `depth` deep."""
     terms = []
     if depth:  # one bracket goes all the way down, and a number or more stays outside
         inside = rng.randint(depth + 1, length - 1)

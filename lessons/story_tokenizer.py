@@ -5,8 +5,8 @@ nothing in common. A tokenizer for stories can know what a word is. To it, a tex
 
     words   are one token each, `the` or `Elin`, in the case that they have inside a sentence;
     gaps    are one token each, `,·` or `."⏎⏎`; only the most frequent of them, a single space, is left out;
-    case    is a mark before a word: ⇧ Capital, ⇪ ALL CAPITALS, ⇩ as in the vocabulary. One of them is expected, a
-            capital after gaps such as `.·`, else ⇩, and left out. It is a token only where a text does otherwise;
+    case    is a mark before a word: ⇧ Capital, ⇪ ALL CAPITALS, ⇩ as in the vocabulary. The one to be expected (⇧ after
+            gaps such as `.·`, else ⇩) is left out, so a mark costs a token only where a text does something else;
     pieces  spell what is rare: `house` `+s`, or `•` `+b` `+ro` `+om`, which begins with no word. The 256 bytes are
             among them, so that nothing is unknown and every text comes back as it was.
 
@@ -14,8 +14,8 @@ nothing in common. A tokenizer for stories can know what a word is. To it, a tex
 
 What to look for: who needs fewer tokens a word, and from which vocabulary size on. Then small models learn with each.
 Do not compare losses per token: who has fewer tokens says more with each. The same for both is how surprising a text is
-as a whole: -log2 p summed over all its tokens, marks too, in bits per byte. (Of both this is an upper bound: the text
-could be written in other tokens, too.) The words' lead is small, and smaller the more a model reads: --epochs=12.
+as a whole: -log2 p summed over all its tokens, marks too, in bits per byte. (For both it is an upper bound: the same
+text has other spellings in tokens, whose p is not counted.) The words' lead is small, and shrinks with --epochs=12.
 """
 
 import math
@@ -228,7 +228,7 @@ def main(settings):
     drawn = np.random.default_rng(0).integers(len(ours), size=(10_000, len(ours)))  # had the passages been others
     low, middle, high = np.percentile((ours - bpe)[drawn].sum(1) / lengths[2][drawn].sum(1), (2.5, 50, 97.5))
     lead = f'{middle:+.3f} bits a byte, 95 % [{low:+.3f}, {high:+.3f}]{", maybe chance" * bool(low < 0 < high)}'
-    console.print(f'words and marks less BPE, {len(ours)} passages: {lead}')
+    console.print(f'words and marks minus BPE, {len(ours)} passages: {lead}')
     draw_token_sheet(f'{settings.plot_dir}/story_tokenizer.png', lines, 'log2 of the model probability', 'below 0')
     draw(f'{settings.plot_dir}/story_tokenizer-curves.png', sorted(sizes), np.split(np.array(curves), 2), tokenizers)
 
@@ -240,7 +240,7 @@ def draw(path, sizes, curves, names):
         left.plot(*zip(*points), 'o-', color=colour, label=name)
         right.plot(range(1, len(lines[0]) + 1), lines.T, 'o-', color=colour)
     left.set(xlabel='tokens in the vocabulary', ylabel='tokens a word, held out')
-    right.set(xlabel='times that the text was read', ylabel='bits a byte, held out')
+    right.set(xlabel='times that the text was read (a line for each seed)', ylabel='bits a byte, held out')
     left.legend(frameon=False)
     save(figure, path)
     pyplot.close(figure)

@@ -1,7 +1,7 @@
 """Function calling: how a chat model, which only writes text, comes to use Python functions.
 
     python -m lessons.tools                                     schemas, then a scripted model at work: needs no key
-    python -m lessons.tools --provider=anthropic --stream=True --question='How long are 300 km at 100 km/h?'
+    python -m lessons.tools --provider=anthropic --stream=True --question='How long do 300 km take at 100 km/h?'
 
 Beside a question the model gets a list of functions, each described by a JSON schema. Instead of an answer it may write
 calls: names, and arguments as JSON. The program makes the calls and sends the results back, until the model answers in
@@ -214,7 +214,7 @@ class Settings:
     provider: str | None = None  # openai or anthropic, its key in the environment; None: a script, no network
     model: str | None = None  # its name there (None: a small one)
     base_url: str | None = None  # of another server that speaks the provider's API, on this computer perhaps
-    question: str = 'What is 7 * (3 + 5)? And how long are 300 km?'
+    question: str = 'What is 7 * (3 + 5)? And how long do 300 km take?'
     stream: bool = False  # print the answer while it is written
     max_turns: int = 8  # replies that the model has, those with calls and the answer
     plot_dir: str = 'results/lessons'  # tools.png, a picture of the conversation, goes in here

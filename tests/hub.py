@@ -16,7 +16,8 @@ TOKEN = 'hf_thisIsASecretThatNobodyShouldSee'
 def hub_server(root, cache, user='someone'):
     """Serve the models in root/<user>/<name>/; yield the server and the environment that leads scripts there.
 
-    What is pushed appears in the same folders. server.requests: (method, path, token) of everything that was asked.
+    What is pushed appears in the same folders. server.requests: (method, path, token) of everything that was asked;
+    created: how each model was asked for when it was new; commits: the last of each.
     """
 
     class Hub(http.server.BaseHTTPRequestHandler):
@@ -42,7 +43,7 @@ def hub_server(root, cache, user='someone'):
             folder = root / model[1] if model else root / 'nothing'
             files = sorted(folder.iterdir()) if folder.is_dir() else []
             wanted = folder / path.rsplit('/', 1)[-1]
-            if not files:
+            if not folder.is_dir():
                 self.answer(404, X_Error_Code='RepoNotFound')
             elif '/tree/' in path:
                 kinds = [
@@ -50,11 +51,12 @@ def hub_server(root, cache, user='someone'):
                 ]
                 self.answer(200, kinds)
             elif path.startswith('/api/models/'):
-                siblings = [{'rfilename': file.name} for file in files]
-                self.answer(200, {'id': model[1], 'sha': COMMIT, 'siblings': siblings})
+                about = {'id': model[1], 'sha': self.server.commits.get(model[1], COMMIT)}
+                about['private'] = self.server.created.get(model[1], {}).get('visibility') == 'private'
+                self.answer(200, about | {'siblings': [{'rfilename': file.name} for file in files]})
             elif '/resolve/' in path and wanted.exists():
-                body = wanted.read_bytes()
-                self.answer(200, body, X_Repo_Commit=COMMIT, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
+                body, commit = wanted.read_bytes(), self.server.commits.get(model[1], COMMIT)
+                self.answer(200, body, X_Repo_Commit=commit, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
             else:
                 self.answer(404, X_Error_Code='EntryNotFound')
 
@@ -70,7 +72,8 @@ def hub_server(root, cache, user='someone'):
                 name = f'{asked.get("organization") or user}/{asked["name"]}'
                 known = (root / name).exists()
                 (root / name).mkdir(parents=True, exist_ok=True)
-                self.server.created[name] = asked
+                if not known:
+                    self.server.created[name] = asked
                 self.answer(409 if known else 200, {'url': f'{self.server.endpoint}/{name}'})
             elif self.path == '/api/validate-yaml':  # of a model card
                 self.answer(200, {'errors': [], 'warnings': []})
@@ -93,11 +96,16 @@ def hub_server(root, cache, user='someone'):
                         content = base64.b64decode(line['value']['content'])
                     elif line['key'] == 'lfsFile':
                         content = self.server.large[line['value']['oid']]
+                    elif line['key'] == 'deletedFile':
+                        (root / name / line['value']['path']).unlink()
+                        continue
                     else:
                         continue
                     (root / name / line['value']['path']).write_bytes(content)
-                url = f'{self.server.endpoint}/{name}/commit/{COMMIT}'
-                self.answer(200, {'commitUrl': url, 'commitOid': COMMIT})
+                commit = f'{int(self.server.commits.get(name, "0"), 16) + 1:040x}'
+                self.server.commits[name] = commit
+                url = f'{self.server.endpoint}/{name}/commit/{commit}'
+                self.answer(200, {'commitUrl': url, 'commitOid': commit})
             else:
                 self.answer(404)
 
@@ -112,12 +120,13 @@ def hub_server(root, cache, user='someone'):
 
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
     server.endpoint = f'http://127.0.0.1:{server.server_port}'
-    server.requests, server.created, server.large = [], {}, {}
+    server.requests, server.created, server.large, server.commits = [], {}, {}, {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = {'HF_ENDPOINT': server.endpoint, 'HF_HOME': str(cache), 'HF_HUB_DISABLE_XET': '1'}
-    yield server, env
-    server.shutdown()
-    server.server_close()
+    try:
+        yield server, {'HF_ENDPOINT': server.endpoint, 'HF_HOME': str(cache), 'HF_HUB_DISABLE_XET': '1'}
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def mode_of(path):

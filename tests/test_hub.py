@@ -1,12 +1,15 @@
 """Downloading from the Hugging Face hub, against a server on this machine that answers as the hub does."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import assert_friendly_error, random_gpt, run_script
 from hub import COMMIT, hub_server
 
-from tokenizer import train_bpe
+from tokenizer import CharTokenizer, train_bpe
 
 
 @pytest.fixture
@@ -42,6 +45,20 @@ def test_a_model_is_fetched_once_and_then_needs_no_network(hub, tmp_path, file):
 def test_a_name_that_the_hub_does_not_know(hub, tmp_path):
     process = run_script('sample.py', '--init_from=someone/else', cwd=tmp_path, env=hub[1])
     assert_friendly_error(process, "'someone/else'", 'no model of that name on the hub')
+
+
+def test_characters_that_another_program_fetched_are_characters(hub, tmp_path):
+    """What is on the hub has one description of its tokenizer, which `transformers` fetches, too."""
+    folder, env, _ = hub
+    letters = CharTokenizer('\n abcdefghijklmnopqrstuvwxyz')
+    random_gpt(vocab_size=letters.vocab_size).save_pretrained(folder, letters)
+    fetch = "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; n = 'someone/fake'; "
+    fetch += 'print(M.from_pretrained(n).config.vocab_size, T.from_pretrained(n)("a cat")["input_ids"])'
+    theirs = subprocess.run([sys.executable, '-c', fetch], env={**os.environ, **env}, capture_output=True, text=True)
+    assert theirs.stdout == f'{letters.vocab_size} {letters.encode("a cat")}\n', theirs.stderr
+    command = ('sample.py', '--init_from=someone/fake', '--start=a cat', '--max_new_tokens=5', '--device=cpu')
+    process = run_script(*command, cwd=tmp_path, env=env)
+    assert process.returncode == 0 and process.stdout.startswith('a cat'), process.stderr
 
 
 def test_a_cache_that_another_program_filled_in_part_is_completed(hub, tmp_path):

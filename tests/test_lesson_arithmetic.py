@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 import configurator
 from common import UserError
 from lessons import arithmetic
-from lessons.arithmetic import Settings, chooser, guesser, oracle, tally, wilson, writer
+from lessons.arithmetic import Settings, answers_only, chooser, guesser, oracle, tally, wilson, writer
 from lessons.chat import Reply
 from lessons.problems import calculate, draw_problem, expression, slips_in
 from scoring import score_pairs
@@ -186,6 +186,11 @@ def test_an_oracle_scores_1_and_a_guesser_its_chance(choices):
     assert low <= 1 / choices <= high
     outside = [cell for cell, score in scores.items() if not wilson(*score)[0] <= 1 / choices <= wilson(*score)[1]]
     assert len(outside) <= 0.15 * len(scores)  # 5 % are expected
+
+
+def test_whoever_sees_the_answers_only_scores_above_chance():
+    problems = problems_of(each=100, choices=4)
+    assert wilson(*tally(problems, answers_only(problems))[None, None])[0] > 0.35
 
 
 def test_scores_add_up():

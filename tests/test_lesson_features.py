@@ -94,7 +94,7 @@ def test_codes_have_at_most_k_features_none_negative_and_make_the_vectors():
         coder = train(x, 20, k, 30, 1e-2, seed=0)
         codes = coder.encode(x)
         assert codes.shape == (300, 20) and (codes >= 0).all() and ((codes > 0).sum(1) <= k).all()
-        pre = (x / coder.scale - coder.mean) @ coder.encoder.T + coder.threshold
+        pre = (x / coder.scale - coder.mean) @ coder.encoder.T + coder.bias
         assert torch.allclose(codes, torch.where(pre >= pre.topk(k).values[:, -1:], pre.relu(), 0), atol=1e-5)
         assert torch.allclose(coder(x), (codes @ coder.decoder + coder.mean) * coder.scale, atol=1e-4)
         assert torch.allclose(coder(x.view(3, 100, 8)).view(300, 8), coder(x))

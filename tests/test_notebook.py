@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbclient
 import nbformat
@@ -11,6 +13,8 @@ import pytest
 from conftest import PROJECT
 from nbclient.exceptions import CellExecutionError
 
+from checkpoint import load
+from documents import input_paths
 from notebooks import steps
 
 NOTEBOOK = 'notebooks/fine_tune_your_own.ipynb'
@@ -90,8 +94,8 @@ def test_from_top_to_bottom(project, someone):
     assert said[8].count('The cat') == 2 and said[8].index('before:') < said[8].index('after:')
     (page,) = [output['data']['text/html'] for output in done[8].outputs if 'text/html' in output.get('data', {})]
     assert '&lt;html' in page and 'The cat' in page
-    assert 'out-notebook/model' in said[9] and 'within 0 of the original' in said[9]
-    assert (project / 'out-notebook' / 'model' / 'model.safetensors').exists()
+    assert 'out-notebook/my-gpt2' in said[9] and 'by more than 0\n' in said[9]
+    assert (project / 'out-notebook' / 'my-gpt2' / 'model.safetensors').exists()
     changed = subprocess.run(
         ['git', 'status', '--porcelain'], cwd=PROJECT, capture_output=True, text=True, check=False
     ).stdout
@@ -111,8 +115,6 @@ def test_elsewhere_it_asks_for_the_address_and_fetches_the_project_from_there(tm
     git = ['git', '-c', 'user.name=Someone', '-c', 'user.email=someone@example.org']
     for command in (['init', '-q'], ['add', '-A'], ['commit', '-q', '-m', 'A copy']):
         subprocess.run([*git, *command], cwd=project, check=True)
-    (project / 'requirements.txt').write_text('')  # what they need is here; how pip installs it is tested by .ci/run
-    subprocess.run([*git, 'commit', '-q', '-a', '-m', 'No requirements'], cwd=project, check=True)
     (tmp_path / 'elsewhere').mkdir()
     (cell,) = execute(tmp_path / 'elsewhere', {'repository': f'file://{project}'}, slice(1))
     assert str(tmp_path / 'elsewhere' / 'nanogpt-probs') in text_of(cell)
@@ -159,14 +161,114 @@ def test_a_half_written_line_of_a_curve_is_left_for_later(tmp_path):
     assert steps.read_curve(tmp_path / 'nothing') == {'of each step': [], 'training part': [], 'validation part': []}
 
 
-def test_the_settings_of_each_model_are_those_of_a_config_file():
-    assert steps.settings_for('tiny').init_from == 'tiny-stories'  # which the form's model replaces
-    assert steps.settings_for('distilgpt2').init_from == 'gpt2'
+@pytest.fixture
+def texts(tmp_path, monkeypatch, someone):
+    """A folder in which form 4 has prepared short texts for `tiny`."""
+    monkeypatch.chdir(tmp_path)
+    tale = 'Once upon a time a [red] cat met a dog, and they went to the sea together.'
+    (tmp_path / 'tales.csv').write_text('tale\n' + ''.join(f'"{tale} {number}."\n' for number in range(60)))
+    steps.prepare('tales.csv', ' tale', 'tiny', 200)
 
 
-def test_a_script_that_fails_stops_it_with_its_last_line(capfd):
+def test_training_needs_texts_and_enough_of_them(tmp_path, monkeypatch, someone):
+    monkeypatch.chdir(tmp_path)
+    for form in (lambda: steps.show_learning_rates('tiny', 1e-4, 5), lambda: steps.fine_tune('tiny', 1e-4, 1)):
+        with pytest.raises(steps.Stopped, match='from 2 to 4'):
+            form()
+    (tmp_path / 'short.txt').write_text('The cat.\n\n\nThe dog.\n\n\nThe bear.')
+    with pytest.raises(steps.Stopped, match='too little text'):
+        steps.prepare('short.txt', 'text', 'tiny', 200)
+
+
+def test_short_texts_are_read_in_shorter_pieces(texts):
+    least = min(steps.sizes().values())
+    assert steps.settings_for('tiny').block_size == min(128, least - 1)
+    assert steps.settings_for('gpt2').block_size == min(256, least - 1)
+
+
+@pytest.mark.slow
+def test_what_never_was_better_is_not_kept_and_an_interrupt_keeps_the_best(texts, monkeypatch, capfd):
+    with pytest.raises(steps.Stopped, match='At no moment was it better'):
+        steps.fine_tune('tiny', 0.5, 1)
+
+    curves = []
+
+    def interrupted(path, so_far):
+        curves.append(so_far)
+        if len(so_far['validation part']) > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps.plots, 'draw_losses', interrupted)
+    monkeypatch.setattr(steps, 'Image', str)
+    monkeypatch.setattr(steps, 'display', lambda *shown, **rest: SimpleNamespace(update=str))
+    steps.fine_tune('tiny', 1e-4, 80)
+    assert 'Stopped.\nWhat was best' in capfd.readouterr().out
+    checkpoint = load('resume', steps.OUT, device='cpu')[2]
+    assert 0 < checkpoint['iter_num'] < 50 * steps.sizes()['train'] / 2048
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps.time, 'sleep', interrupt)
+    with pytest.raises(KeyboardInterrupt):  # nor do the other two runs go on
+        steps.show_learning_rates('tiny', 1e-4, 5)
+    assert not (steps.OUT / 'rates').exists()
+
+
+def test_a_script_that_fails_stops_it_with_its_last_line(monkeypatch):
     with pytest.raises(steps.Stopped, match='error: there is no setting --nothing'):
         steps.run('sample.py', '--nothing=1')
+    killed = SimpleNamespace(returncode=-9)
+    assert 'memory was short' in steps.complaint_of(killed, '  3%|###')
+
+
+def test_scripts_write_utf8_whatever_the_computer_does(tmp_path, monkeypatch, someone, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('PYTHONIOENCODING', 'cp1252')
+    steps.run('sample.py', '--init_from=tiny', '--start=café', '--max_new_tokens=1')
+    assert 'café' in capfd.readouterr().out
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """Colab's modules as far as the forms use them; what they were asked for is in `downloaded`."""
+    files = ModuleType('google.colab.files')
+    files.upload = lambda: {'tales.csv': b'tale\n"a [INST] cat [/INST]"\n'}
+    files.downloaded = []
+    files.download = files.downloaded.append
+    userdata = ModuleType('google.colab.userdata')
+    userdata.get = {'HF_TOKEN': 'hf_aSecret'}.__getitem__
+    package = ModuleType('google.colab')
+    package.files, package.userdata = files, userdata
+    for name, module in {'google.colab': package, 'google.colab.files': files}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return files
+
+
+def test_on_colab_a_file_is_uploaded_and_the_model_downloaded(tmp_path, monkeypatch, someone, colab, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tales.csv').write_text('an older file of that name')
+    assert steps.choose_dataset('') == str(Path('data/uploaded/tales.csv'))
+    assert "'a [INST] cat [/INST]'" in capfd.readouterr().out  # which is no markup
+    asked = []
+    monkeypatch.setattr(steps, 'run', lambda script, *settings: asked.append((script, settings)))
+    monkeypatch.setenv('HF_TOKEN', '')
+    (steps.OUT / 'my-gpt2').mkdir(parents=True)
+    steps.save('Tales.', ' tales ')
+    ((script, settings),) = asked
+    assert script == 'export.py' and {'--push_to=tales', '--private=True', '--about=Tales.'} <= set(settings)
+    assert os.environ['HF_TOKEN'] == 'hf_aSecret' and 'hf_aSecret' not in str(asked)
+    assert [Path(path).name for path in colab.downloaded] == ['my-gpt2.zip']
+
+
+def test_a_file_of_another_kind_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'story.md').write_text('# A story')
+    with pytest.raises(steps.Stopped, match=r'story\.md is of a kind that is not read.*\.txt'):
+        steps.choose_dataset('story.md')
+    (tmp_path / 'a, b.txt').write_text('A story.')
+    assert steps.choose_dataset(' "a, b.txt" ') == 'a, b.txt'
+    assert input_paths('a, b.txt') == [Path('a, b.txt')]
 
 
 @pytest.mark.parametrize('name', ['nothing.csv', 'nothing.txt', 'someone/tales', 'no such name'])

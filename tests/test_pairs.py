@@ -232,6 +232,8 @@ def test_each_split_of_a_dataset_has_a_name(text):
         found = list(chain(*(pair[1] for _, (pair,) in source.units())))
         assert found == np.fromfile(f'data/docs/{split}.bin', np.uint16).tolist()
     prepare_bin.main(prepare_bin.Settings(**settings))
+    prepare_bin.main(prepare_bin.Settings(**settings | {'dataset': 'docs/train'}))  # a dataset of that name comes first
+    assert TextSource('docs/train', [tiny], [16]).sha256 == TextSource('docs/train/val', [tiny], [16]).sha256
     with pytest.raises(UserError, match=r'test\.bin; make it with: .* --test_fraction=0\.1'):
         TextSource('docs/test', [tiny], [16])
 
