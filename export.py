@@ -11,6 +11,7 @@ printed.
 import math
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,7 +241,7 @@ def parameters(model):
 
 def push(folder, card_for, settings, token):
     """Publish the files of a folder as one commit; the card gets the name that the hub gives to the model."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     api = HfApi(token=token)
     try:
@@ -257,7 +258,6 @@ def push(folder, card_for, settings, token):
             delete_patterns=[file for file in FILES if file not in ours],  # of a model that was there before
             commit_message='Export from nanoGPT-probs',
         )
-        snapshot_download(name, allow_patterns=ours, token=token)  # or `load` would know the one before by this name
     except UserError:
         raise
     except Exception as error:  # whatever can go wrong on the way to a server, in that library's and its client's words
@@ -267,6 +267,9 @@ def push(folder, card_for, settings, token):
             'with --overwrite=True tries again'
         ) from error
     print(f'pushed to {commit.commit_url}')
+    if isinstance(try_to_load_from_cache(name, 'config.json'), str):  # `load` would go on taking what was there before
+        with suppress(Exception):  # it is there to be had, but perhaps not now
+            snapshot_download(name, allow_patterns=ours, token=token)
     print(f'anyone who may see it: python sample.py --init_from={name}')
 
 

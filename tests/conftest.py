@@ -57,6 +57,18 @@ def run_script(script, *arguments, cwd, env=None, timeout=120):
     )
 
 
+def run_lesson(name, *arguments, cwd, timeout=300, **env):
+    """Run a lesson as a person does, but from folder `cwd`, into which its pictures go; return the finished process."""
+    return subprocess.run(
+        [sys.executable, '-m', f'lessons.{name}', *arguments],
+        cwd=cwd,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8', **env},
+        capture_output=True,
+        encoding='utf-8',
+        timeout=timeout,
+    )
+
+
 def assert_friendly_error(process, *words):
     """A mistake of the person's ends with exit code 2 and one line on stderr that holds these words."""
     assert process.returncode == 2, process.stderr

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from conftest import PROJECT, assert_friendly_error, random_gpt
+from conftest import PROJECT, assert_friendly_error, random_gpt, run_lesson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -31,18 +31,6 @@ CELLS = [(depth, length) for depth in range(5) for length in range(depth + 2, 9)
 def problems_of(cells=CELLS, each=20, choices=4, seed=0):
     rng = random.Random(seed)
     return [draw_problem(*cell, choices, rng) for cell in cells for _ in range(each)]
-
-
-def run_lesson(*arguments, cwd, **env):
-    """Run the lesson as a person does, from another folder."""
-    return subprocess.run(
-        [sys.executable, '-m', 'lessons.arithmetic', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(PROJECT), **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 # Problems -----------------------------------------------------------------------------------------------------------
@@ -279,7 +267,7 @@ def test_a_minus_sign_may_be_a_real_one_and_no_number_is_no_answer():
 
 
 def test_the_lesson_prints_and_draws(tmp_path):
-    process = run_lesson('--problems=3', '--length=5', f'--plot_dir={tmp_path}', cwd=tmp_path)
+    process = run_lesson('arithmetic', '--problems=3', '--length=5', f'--plot_dir={tmp_path}', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
     assert 'an oracle' in process.stdout and '1.00 [' in process.stdout
@@ -308,5 +296,5 @@ def test_mistakes_are_named(tmp_path, monkeypatch, arguments, words):
 
 
 def test_a_mistake_ends_in_one_line(tmp_path):
-    process = run_lesson('--problems=2', '--init_from=./nowhere', cwd=tmp_path)
+    process = run_lesson('arithmetic', '--problems=2', '--init_from=./nowhere', cwd=tmp_path)
     assert_friendly_error(process, 'nowhere')

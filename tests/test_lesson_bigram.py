@@ -1,17 +1,14 @@
 """The lesson on the road to a transformer: counts by hand, losses by loops, and what it claims at its own settings."""
 
 import math
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, assert_friendly_error
+from conftest import assert_friendly_error, run_lesson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
@@ -215,10 +212,6 @@ def test_no_more_is_looked_at_than_a_block():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_lesson_is_a_page_of_at_most_250_lines():
-    assert len((PROJECT / 'lessons/bigram.py').read_text(encoding='utf-8').splitlines()) <= 250
-
-
 def shown(text):
     """Return {name: (numbers, loss on its own text, held out, bits, sample)} of what the lesson printed."""
     losses = r'(\d\.\d+) nats a character of its own text, (\d\.\d+) held out \((\d\.\d+) bits\)'
@@ -269,18 +262,6 @@ def test_what_the_lesson_claims_at_the_settings_that_it_ships(tmp_path, capsys, 
     assert pyplot.get_fignums() == before
 
 
-def run_lesson(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, '-m', 'lessons.bigram', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8'},
-        capture_output=True,
-        text=True,
-        encoding='utf-8',
-        timeout=120,
-    )
-
-
 QUICK = {'steps': 40, 'n_embd': 8, 'block_size': 8, 'small_text': 300}
 
 
@@ -308,7 +289,9 @@ def test_the_lesson_is_the_same_each_time(tmp_path, capsys):
 
 
 def test_the_lesson_runs_from_another_folder(tmp_path):
-    process = run_lesson(*(f'--{name}={value}' for name, value in QUICK.items()), '--max_characters=2000', cwd=tmp_path)
+    process = run_lesson(
+        'bigram', *(f'--{name}={value}' for name, value in QUICK.items()), '--max_characters=2000', cwd=tmp_path
+    )
     assert process.returncode == 0 and process.stderr == '', process.stderr
     assert len(shown(process.stdout)) == 6
     assert (tmp_path / 'results/lessons/bigram.png').exists()
@@ -343,4 +326,4 @@ def test_what_a_person_can_put_right_is_said(wrong, words, tmp_path, monkeypatch
 
 
 def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('--steps=0', cwd=tmp_path), '--steps')
+    assert_friendly_error(run_lesson('bigram', '--steps=0', cwd=tmp_path), '--steps')

@@ -3,8 +3,6 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 import sysconfig
 import time
 from itertools import islice, pairwise
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary
+from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, run_lesson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -317,25 +315,9 @@ def gpt2_again():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def run_lesson(*arguments, cwd, **env):
-    return subprocess.run(
-        [sys.executable, '-m', 'lessons.bpe', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8', **env},
-        capture_output=True,
-        text=True,
-        encoding='utf-8',
-        timeout=120,
-    )
-
-
-def test_the_lesson_is_a_page_of_at_most_250_lines():
-    assert len((PROJECT / 'lessons/bpe.py').read_text(encoding='utf-8').splitlines()) <= 250
-
-
 def test_the_lesson_prints_and_draws(tmp_path):
     sentence = 'The $5_fox^ saw {me} [bold]there[/bold] 中 :smile:'
-    process = run_lesson('--num_merges=300', f'--sentence={sentence}', cwd=tmp_path)
+    process = run_lesson('bpe', '--num_merges=300', f'--sentence={sentence}', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert 'the│·f│at│·│cat' in process.stdout
     assert '300 merges' in process.stdout and '[│b' in process.stdout and '/│b' in process.stdout
@@ -348,7 +330,7 @@ def test_the_lesson_prints_and_draws(tmp_path):
 
 def test_the_lesson_goes_on_without_gpt2(tmp_path):
     nowhere = {'TIKTOKEN_CACHE_DIR': str(tmp_path / 'none'), 'HTTPS_PROXY': 'http://127.0.0.1:9'}
-    process = run_lesson('--num_merges=3', cwd=tmp_path, **nowhere)
+    process = run_lesson('bpe', '--num_merges=3', cwd=tmp_path, **nowhere)
     assert process.returncode == 0, process.stderr
     assert 'Without GPT-2' in process.stdout and '3 merges' in process.stdout
     assert (tmp_path / 'results/lessons/bpe-compression.png').exists()
@@ -381,4 +363,4 @@ def test_what_a_person_can_put_right_is_said(wrong, words, tmp_path, monkeypatch
 
 
 def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('--num_merges=0', cwd=tmp_path), '--num_merges')
+    assert_friendly_error(run_lesson('bpe', '--num_merges=0', cwd=tmp_path), '--num_merges')

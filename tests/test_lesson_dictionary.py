@@ -1,13 +1,10 @@
 """The lesson on sparse dictionaries: against scikit-learn, against every choice of atoms, and planted atoms found."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import PROJECT, assert_friendly_error
+from conftest import assert_friendly_error, run_lesson
 from matplotlib.image import imread
 from sklearn.linear_model import orthogonal_mp
 
@@ -173,24 +170,10 @@ def test_scikit_learn_finds_them_too():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def run_lesson(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, '-m', 'lessons.dictionary', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8', 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        encoding='utf-8',
-        timeout=120,
-    )
-
-
-def test_the_lesson_is_a_page_of_at_most_250_lines():
-    assert len((PROJECT / 'lessons/dictionary.py').read_text(encoding='utf-8').splitlines()) <= 250
-
-
 def test_the_lesson_prints_and_draws(tmp_path):
-    process = run_lesson('--signals=200', '--atoms=10', '--dimensions=6', '--sparsity=2', '--rounds=3', cwd=tmp_path)
+    process = run_lesson(
+        'dictionary', '--signals=200', '--atoms=10', '--dimensions=6', '--sparsity=2', '--rounds=3', cwd=tmp_path
+    )
     assert process.returncode == 0, process.stderr
     assert '5 in 2-D' in process.stdout and '10 in 6-D' in process.stdout and 'one look' in process.stdout
     assert max(map(len, process.stdout.splitlines())) <= 100
@@ -207,4 +190,4 @@ def test_what_a_person_can_put_right_is_said(wrong):
 
 
 def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('--rounds=0', cwd=tmp_path), '--rounds')
+    assert_friendly_error(run_lesson('dictionary', '--rounds=0', cwd=tmp_path), '--rounds')

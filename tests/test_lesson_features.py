@@ -1,12 +1,8 @@
 """The lesson on features: what the autoencoder keeps of a model's loss, against what other replacements keep."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import PROJECT, assert_friendly_error, random_gpt
+from conftest import PROJECT, assert_friendly_error, random_gpt, run_lesson
 from matplotlib.image import imread
 from torch.nn import functional as F
 
@@ -187,26 +183,10 @@ def test_of_few_features_all_are_shown_and_of_none_none(capsys):
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def run_lesson(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, '-m', 'lessons.features', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8', 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        encoding='utf-8',
-        timeout=120,
-    )
-
-
-def test_the_lesson_is_a_page_of_at_most_250_lines():
-    assert len((PROJECT / 'lessons/features.py').read_text(encoding='utf-8').splitlines()) <= 250
-
-
 def test_the_lesson_prints_and_draws(tmp_path):
     (tmp_path / 'short.txt').write_text(STORIES[:9000] + ' 🦊 [bold] :smile: $x_1^', encoding='utf-8')
     small = ('--input=short.txt', '--n_features=64', '--k=3', '--steps=5', '--layer=3', '--shown=4')
-    process = run_lesson(*small, cwd=tmp_path)
+    process = run_lesson('features', *small, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert '3 of 64 features' in process.stdout and '3 directions of PCA' in process.stdout and '«' in process.stdout
     assert max(map(len, process.stdout.splitlines())) <= 100
@@ -230,4 +210,4 @@ def test_a_text_that_is_too_short_and_one_that_is_not_there(tmp_path):
 
 
 def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('--layer=0', cwd=tmp_path), '--layer')
+    assert_friendly_error(run_lesson('features', '--layer=0', cwd=tmp_path), '--layer')

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, assert_friendly_error, random_gpt
+from conftest import PROJECT, assert_friendly_error, random_gpt, run_lesson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -241,25 +241,9 @@ def test_fewer_tokens_a_word_than_bpe_of_the_same_size_on_text_that_neither_has_
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def run_lesson(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, '-m', 'lessons.story_tokenizer', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8', 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        encoding='utf-8',
-        timeout=300,
-    )
-
-
-def test_the_lesson_is_a_page_of_at_most_250_lines():
-    assert len((PROJECT / 'lessons/story_tokenizer.py').read_text(encoding='utf-8').splitlines()) <= 250
-
-
 @pytest.mark.slow
 def test_the_lesson_prints_and_draws_and_compares_by_bytes(tmp_path):
-    process = run_lesson('--seeds=1', cwd=tmp_path)
+    process = run_lesson('story_tokenizer', '--seeds=1', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert max(map(len, process.stdout.splitlines())) <= 100
     rows = re.findall(r'│ (BPE|words and marks) +│ +0 +│ +(\S+) +│ +(\S+) +│ +(\S+) +│ +(\S+) +│', process.stdout)
@@ -299,4 +283,4 @@ def test_what_a_person_can_put_right_is_said(wrong, words, tmp_path, monkeypatch
 
 
 def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('--seeds=0', cwd=tmp_path), '--seeds')
+    assert_friendly_error(run_lesson('story_tokenizer', '--seeds=0', cwd=tmp_path), '--seeds')
