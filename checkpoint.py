@@ -174,9 +174,7 @@ def _download(name):
         try:
             cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
             if _is_complete(cached):
-                return (
-                    cached  # without asking anybody: published models hardly ever change, and there may be no network
-                )
+                return cached  # without asking anybody: published models hardly change, and a network may be lacking
         except LocalEntryNotFoundError:
             pass
         except HFValidationError as error:

@@ -232,8 +232,9 @@ def training(checkpoint):
 
 
 def parameters(model):
-    """Return the number of a model's weights, as a person says it."""
-    return f'{model.get_num_params(non_embedding=False) / 1e6:.2f} million'
+    """Return the number of a model's weights, those of padding ids left out, as a person says it."""
+    padding = (model.config.vocab_size - model.n_ids) * model.config.n_embd
+    return f'{(model.get_num_params(non_embedding=False) - padding) / 1e6:.2f} million'
 
 
 # The hub ------------------------------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, b
     assert card.data.library_name == 'transformers'
     assert card.data.base_model is None
     assert 'Trained from random weights.' in card.text
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out-export').num_parameters()
+    assert not bias or f'A GPT-2 of {theirs / 1e6:.2f} million parameters' in card.text  # zeros instead of biases count
     assert '| steps | 1,500 of 128 tokens |' in card.text
     assert '1.2500 nats per token (perplexity 3.49)' in card.text
     assert 'dropout' not in card.text
