@@ -120,6 +120,15 @@ def test_elsewhere_it_asks_for_the_address_and_fetches_the_project_from_there(tm
     assert str(tmp_path / 'elsewhere' / 'nanogpt-probs') in text_of(cell)
 
 
+def test_what_is_missing_is_installed(project, someone, monkeypatch):
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    with open(project / 'requirements.txt', 'a') as file:
+        file.write('surely-not-there==1.0\n')
+    with pytest.raises(CellExecutionError) as failed:
+        execute(project, {}, slice(1))
+    assert "'install', '--quiet', 'surely-not-there==1.0']' returned non-zero" in str(failed.value)
+
+
 def test_its_forms_are_forms_and_nothing_that_it_showed_is_kept():
     for cell in cells():
         assert re.match(r'#@title \d+\. .+ \{ display-mode: "form" \}\n', cell.source)
