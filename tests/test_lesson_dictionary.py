@@ -165,6 +165,9 @@ def test_scikit_learn_finds_them_too():
     reference = learn_with_sklearn(signals, 10, 0)
     assert np.allclose(np.linalg.norm(reference, axis=1), 1)
     assert found(atoms, reference).mean() >= 0.8
+    # How a single search ends can hang on how BLAS rounds; it was 0.7 once, and mostly is 1.
+    ways = [learn_from_starts(signals, 10, 2, 20, np.random.default_rng(seed))[0] for seed in range(5)]
+    assert np.mean([found(atoms, way[-1][0]).mean() for way in ways]) >= 0.8
 
 
 # The lesson -----------------------------------------------------------------------------------------------------------
