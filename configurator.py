@@ -15,7 +15,8 @@ import sys
 import types
 import typing
 
-from common import UserError, find
+from common.errors import UserError
+from common.files import resolve_path
 
 
 def run(main, settings_class):
@@ -95,7 +96,7 @@ def _run_config(file, settings, kinds):
     As in nanoGPT, the file finds the settings so far as variables and assigns to them. Modules, functions and classes
     that it imports and names that start with an underscore are not settings.
     """
-    path = find(file)
+    path = resolve_path(file)
     try:
         code = compile(path.read_text(encoding='utf-8-sig'), str(path), 'exec')
     except OSError as error:

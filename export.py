@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-import checkpoint as checkpoints
 import configurator
-from common import UserError, written_whole
-from hardware import pick_dtype
-from sampling import with_model
+from common.errors import UserError
+from common.files import atomic_write
+from lm import checkpoint as checkpoints
+from lm.hardware import pick_dtype
+from lm.settings import choose_model
 
 # What may lie in a model folder; an export into a folder that holds another takes away what it does not replace.
 FILES = (
@@ -51,23 +52,25 @@ class Settings:
 
 def main(settings):
     """Load the model, write the folder, read it back to compare, and push it if that is asked for."""
-    settings = with_model(settings)
-    token = check(settings)
-    model, tokenizer, checkpoint = checkpoints.load(settings.init_from, settings.out_dir, 'cpu')
+    settings = choose_model(settings)
+    token = check_export_settings(settings)
+    model, tokenizer, checkpoint = checkpoints.load_model(settings.init_from, settings.out_dir, 'cpu')
     if tokenizer is None:
         raise UserError(f'{settings.init_from} has no tokenizer: nobody could ask it anything')
     folder = Path(settings.folder)
-    write(folder, model, tokenizer, card(folder.name, model, tokenizer, checkpoint, settings), settings.dtype)
+    write_model_folder(
+        folder, model, tokenizer, card(folder.name, model, tokenizer, checkpoint, settings), settings.dtype
+    )
     size = sum((folder / name).stat().st_size for name in FILES if (folder / name).exists())
     print(f'{folder}: {parameters(model)} parameters in {settings.dtype}, {size / 1e6:.1f} MB with the tokenizer')
     print(f'read back, no logprob after random tokens is off by more than {largest_difference(model, folder):.2g}')
     print(f"in transformers: AutoModelForCausalLM.from_pretrained('{folder}'), and AutoTokenizer alike")
     print(f'here: python sample.py --init_from={folder}')
     if settings.push_to:
-        push(folder, lambda name: card(name, model, tokenizer, checkpoint, settings), settings, token)
+        push_to_hub(folder, lambda name: card(name, model, tokenizer, checkpoint, settings), settings, token)
 
 
-def check(settings):
+def check_export_settings(settings):
     """Raise UserError for what cannot be done, before any work; return the hub's token, None if none is needed."""
     pick_dtype(settings.dtype)
     folder = Path(settings.folder)
@@ -99,7 +102,7 @@ def check(settings):
     return token
 
 
-def write(folder, model, tokenizer, text_of_card, dtype):
+def write_model_folder(folder, model, tokenizer, text_of_card, dtype):
     """Write the files beside the folder and then give them their places: a failure in writing leaves what was there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +125,7 @@ def largest_difference(model, folder):
 
     Looked at are those of every token of the vocabulary, after each of at most 64 tokens drawn at random.
     """
-    again = checkpoints.load(folder, device='cpu')[0]
+    again = checkpoints.load_model(folder, device='cpu')[0]
     length, generator = min(64, model.config.block_size), torch.Generator().manual_seed(0)
     ids = torch.randint(model.n_ids, (1, length), generator=generator)
     both = [one(ids, ids)[0][..., : model.n_ids].log_softmax(-1) for one in (model, again)]  # (1, T, n_ids)
@@ -240,7 +243,7 @@ def parameters(model):
 # The hub ------------------------------------------------------------------------------------------------------------
 
 
-def push(folder, card_for, settings, token):
+def push_to_hub(folder, card_for, settings, token):
     """Publish the files of a folder as one commit; the card gets the name that the hub gives to the model."""
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
@@ -249,7 +252,7 @@ def push(folder, card_for, settings, token):
         name = api.create_repo(settings.push_to, private=settings.private or None, exist_ok=True).repo_id
         if settings.private and not api.model_info(name).private:  # a name that is there stays as it is
             raise UserError(f'{name} is on the hub already and everybody can see it, so nothing was pushed there')
-        with written_whole(folder / 'README.md') as path:
+        with atomic_write(folder / 'README.md') as path:
             path.write_text(card_for(name), encoding='utf-8')
         ours = [file for file in FILES if (folder / file).exists()]
         commit = api.upload_folder(

@@ -1,14 +1,17 @@
-"""GPT-2 in one file, and everything about its probabilities: tensors of token ids in, logits and log-probabilities out.
+"""GPT-2 in one file: the network, its cache, and how logits become tokens and probabilities.
 
 The architecture is that of Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2), a
 decoder-only Transformer (Vaswani et al. 2017) with layer normalisation before each sub-layer. Parameter names and
-`GPTConfig` are those of nanoGPT, so that checkpoints go both ways.
+`GPTConfig` are nanoGPT's, so checkpoints can be exchanged in both directions.
 
-Read it in the order the data flows: configuration, attention with its cache, MLP, block, the whole GPT; then logits
-become log-probabilities and these become tokens; last comes what only training needs.
-Shapes in comments: B rows of a batch, T tokens, C = n_embd channels, nh heads of hs = C / nh channels, V token ids.
+Read it from top to bottom, in the order the data flows: configuration; the cache; attention, MLP and block; then how
+logits become log-probabilities and tokens; `LanguageModel`, which is all that the rest of the project knows of a model;
+and last `GPT`, the first of them.
+Shapes in comments: B rows in a batch, T new tokens, S tokens in all, C = n_embd channels, nh heads of hs = C / nh
+channels, V token ids.
 """
 
+import copy
 import math
 import random
 from dataclasses import dataclass
@@ -22,67 +25,112 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 @dataclass
 class GPTConfig:
-    """The shape of a GPT; the defaults are GPT-2's smallest, its 50,257 ids padded to a multiple of 64 for speed."""
+    """The shape of a GPT. The defaults are GPT-2's smallest, its 50,257 ids padded to a multiple of 64 for speed."""
 
-    block_size: int = 1024  # the most tokens it can look back on, its own position included
-    vocab_size: int = 50304  # token ids, padding ids that no text uses included
+    block_size: int = 1024  # the longest context, in tokens
+    vocab_size: int = 50304  # token ids, including padding ids that no text uses
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0
-    bias: bool = True  # biases in Linear and LayerNorm, as GPT-2 has them
+    bias: bool = True  # biases in Linear and LayerNorm, as in GPT-2
 
 
-class LayerCache:
-    """One layer's keys and values of the tokens seen so far, in memory set aside beforehand."""
+class Cache:
+    """The keys and values of all tokens read so far: every layer, every row of a batch.
 
-    def __init__(self, config, batch_size, length, like):
-        self.kv = like.new_empty(2, batch_size, config.n_head, length, config.n_embd // config.n_head)
-        self.filled = 0  # tokens seen; to forget the last ones, lower it
+    Rows may hold different numbers of tokens. Each row then has its own positions, and a mask hides what lies beyond
+    its end. To read prompts of different lengths in one batch, pad them on the right and `rewind` to their lengths.
+    """
 
-    def append(self, kv):
-        """Add the keys and values of new tokens, (2, B, nh, T, hs); return those of all tokens seen, a view."""
-        start, self.filled = self.filled, self.filled + kv.size(3)
-        self.kv[:, :, :, start : self.filled] = kv
-        return self.kv[:, :, :, : self.filled]
+    def __init__(self, kv):
+        """kv: zeros, (L, 2, B, nh, length, hs): room for `length` tokens a row in each of L layers."""
+        self.kv = kv
+        self.lengths = torch.zeros(kv.size(2), dtype=torch.int64)  # (B,) tokens that each row holds, on the CPU
+        self.mask = None  # what the tokens being read may look at: (T, S) or (B, 1, T, S); None: no mask is needed
+        self.places = None  # (B, 1, T, 1) where their keys and values go; None: right after the others, in every row
+
+    @property
+    def nbytes(self):
+        """Its size in bytes."""
+        return self.kv.nbytes
+
+    def reserve(self, T):
+        """Make room for T more tokens in each row; return their positions, (T,), or (B, T) if the rows differ."""
+        starts, device = self.lengths, self.kv.device
+        self.lengths = starts + T
+        self.start, self.end = int(starts.max()), int(starts.max()) + T
+        self.mask = self.places = None
+        if self.end > self.kv.size(4):
+            grown = self.kv.new_zeros(*self.kv.shape[:4], max(self.end, 2 * self.kv.size(4)), self.kv.size(5))
+            grown[:, :, :, :, : self.kv.size(4)] = self.kv
+            self.kv = grown
+        if int(starts.min()) < self.start:
+            positions = (starts[:, None] + torch.arange(T)).to(device)  # (B, T)
+            self.places = positions[:, None, :, None]
+            self.mask = torch.arange(self.end, device=device) <= self.places  # (B, 1, T, S)
+            return positions
+        if 1 < T < self.end:  # is_causal would align its triangle with the first key, not the last
+            self.mask = torch.ones(T, self.end, dtype=torch.bool, device=device).tril(self.start)
+        return torch.arange(self.start, self.end, device=device)
+
+    def append(self, layer, kv):
+        """Store one layer's keys and values of the T tokens, (2, B, nh, T, hs); return those of all, a view."""
+        if self.places is None:
+            self.kv[layer, :, :, :, self.start : self.end] = kv
+        else:
+            self.kv[layer].scatter_(3, self.places.expand_as(kv), kv)
+        return self.kv[layer, :, :, :, : self.end]  # (2, B, nh, S, hs)
+
+    def take(self, rows):
+        """Return a new cache made of these rows, (n,) indices; a row may be taken several times."""
+        taken = copy.copy(self)
+        taken.kv, taken.lengths = self.kv.index_select(2, rows.to(self.kv.device)), self.lengths[rows.cpu()]
+        return taken
+
+    def expand(self, n):
+        """Return a new cache with n copies of the only row."""
+        return self.take(torch.zeros(n, dtype=torch.int64))
+
+    def rewind(self, length):
+        """Forget all but the first `length` tokens; an int for every row, or a (B,) tensor."""
+        self.lengths = torch.minimum(self.lengths, torch.as_tensor(length))
 
 
-def attend(qkv, n_head, cache=None, dropout=0.0):
-    """Let every token gather from itself and the tokens before it, those in the cache included.
+def attend(qkv, n_head, cache=None, layer=None, dropout=0.0):
+    """Let every token gather from itself and the tokens before it, including those in the cache.
 
-    qkv: (B, T, 3C), queries, keys and values of the new tokens side by side. Returns (B, T, C).
+    qkv: (B, T, 3C), the new tokens' queries, keys and values side by side. layer: whose keys and values these are.
+    Returns (B, T, C).
     """
     B, T, C = qkv.size(0), qkv.size(1), qkv.size(2) // 3
     qkv = qkv.view(B, T, 3, n_head, C // n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-    k, v = qkv[1:] if cache is None else cache.append(qkv[1:])  # (B, nh, S, hs) with S >= T: those before, then these
-    S = k.size(2)
-    # A single new token may look at everything. Several tokens after a cached prefix need a mask of their own,
-    # since is_causal aligns its triangle with the first key, not the last.
-    mask = torch.ones(T, S, dtype=torch.bool, device=k.device).tril(S - T) if 1 < T < S else None
-    causal = True if T == S else False  # noqa: SIM210 (torch.compile takes a plain bool, not T == S)
+    k, v = qkv[1:] if cache is None else cache.append(layer, qkv[1:])  # (B, nh, S, hs) each
+    mask = None if cache is None else cache.mask
+    causal = True if mask is None and k.size(2) == T else False  # noqa: SIM210 (torch.compile needs a plain bool)
     y = F.scaled_dot_product_attention(qkv[0], k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
-    return y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs) to the heads side by side
+    return y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs), then the heads side by side
 
 
 class CausalSelfAttention(nn.Module):
-    """Attention in several heads at once, between a matrix that asks and answers and one that mixes the heads."""
+    """Multi-head attention: project to queries, keys and values, attend, project back."""
 
     def __init__(self, config):
         super().__init__()
         if config.n_head < 1 or config.n_embd % config.n_head:
-            raise ValueError(f'n_embd={config.n_embd} cannot be shared out among n_head={config.n_head} heads')
+            raise ValueError(f'n_embd={config.n_embd} is not a multiple of n_head={config.n_head}')
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)  # queries, keys, values in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
         self.n_head = config.n_head
 
-    def forward(self, x, cache=None):
-        y = attend(self.c_attn(x), self.n_head, cache, self.resid_dropout.p if self.training else 0.0)
+    def forward(self, x, cache=None, layer=None):
+        y = attend(self.c_attn(x), self.n_head, cache, layer, self.resid_dropout.p if self.training else 0.0)
         return self.resid_dropout(self.c_proj(y))
 
 
 class MLP(nn.Module):
-    """Each token by itself: out to four times the width, through GELU, and back."""
+    """Each token by itself: widen to 4C, apply GELU, project back to C."""
 
     def __init__(self, config, gelu):
         super().__init__()
@@ -96,7 +144,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: what attention gathered is added to the stream, then what the MLP makes of it."""
+    """One layer: attention, then the MLP; each adds its output to the residual stream."""
 
     def __init__(self, config, gelu):
         super().__init__()
@@ -105,29 +153,23 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config, gelu)
 
-    def forward(self, x, cache=None):
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(self, x, cache=None, layer=None):
+        x = x + self.attn(self.ln_1(x), cache, layer)
         return x + self.mlp(self.ln_2(x))
 
 
-class Step(NamedTuple):
-    """One token per row of a batch, and how likely it was. Log-probabilities are natural, float64, on the CPU."""
-
-    ids: torch.Tensor  # (B,) the chosen token ids
-    logprob: torch.Tensor  # (B,) under the sampler: after temperature, top-k and top-p
-    model_logprob: torch.Tensor  # (B,) under the model: softmax of the raw logits
-    logits: torch.Tensor  # (B, V) what it was chosen from; ids the tokenizer does not have are -inf
+# From logits to probabilities and tokens ------------------------------------------------------------------------------
 
 
 def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
-    """Turn logits into log-probabilities, the one place where that happens.
+    """Turn logits into log-probabilities. This is the only place where that happens.
 
-    logits: (..., V). temperature: divides the logits; 0 leaves all probability to the likeliest token, the one with
-    the lowest id among equals. top_k: tokens less likely than the k-th likeliest get probability 0; those as likely
-    as it stay. top_p: of what is left, the likeliest tokens stay whose probabilities together reach it, and those as
-    likely as the last of them (nucleus sampling, Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
-    With the defaults these are model probabilities, otherwise the sampler's.
-    Returns (..., V) float32 natural logarithms. Raises ValueError for settings that cannot be meant.
+    logits: (..., V). temperature: divides the logits; 0 gives all probability to the likeliest token, and among equals
+    to the lowest id. top_k: keep the k likeliest tokens, and any as likely as the k-th. top_p: of what is left, keep
+    the likeliest tokens that together reach this probability, and any as likely as the last of them (nucleus sampling,
+    Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
+    With the defaults the result is the model's probabilities, otherwise the sampler's.
+    Returns (..., V) natural logarithms, float32. Raises ValueError for invalid settings.
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f'temperature={temperature}: it must be 0 (greedy) or a positive number')
@@ -143,38 +185,152 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
         kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
     if temperature != 1:
-        # Less the largest first, or a tiny temperature would overflow to inf - inf; float32 ends at these two limits.
+        # Subtract the largest first: a tiny temperature would give inf - inf. The limits are those of float32.
         logits = (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, 1.2e-38), 3e38)
     logprobs = F.log_softmax(logits, dim=-1)
     if top_p is None or top_p == 1:
         return logprobs
-    left = (logprobs > -math.inf).sum(-1).max()  # after top-k, few are to be sorted
-    likeliest = logprobs.topk(left).values  # likeliest first
-    before = likeliest.exp().cumsum(-1) - likeliest.exp()  # what all that are likelier have together
+    left = (logprobs > -math.inf).sum(-1).max()  # after top-k there are few to sort
+    likeliest = logprobs.topk(left).values  # in descending order
+    before = likeliest.exp().cumsum(-1) - likeliest.exp()  # the total probability of all likelier tokens
     last = likeliest.gather(-1, (before < top_p).sum(-1, keepdim=True).clamp(min=1) - 1)
     return F.log_softmax(logprobs.masked_fill(logprobs < last, -math.inf), dim=-1)
 
 
 def draw(logprobs, uniforms):
-    """Draw one id per row by the inverse of the cumulative distribution in id order.
+    """Draw one id per row by inverting the cumulative distribution, in id order.
 
-    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1). Returns (B,) int64. One number a row and a fixed order
-    make a draw reproducible on every device, whatever computed the logits.
+    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1). Returns (B,) int64. With one uniform number per row and
+    a fixed order, a draw is the same on every device.
     """
     ids = []
     for row, uniform in zip(logprobs, uniforms, strict=True):
-        possible = (row > -math.inf).nonzero()[:, 0]  # in id order; after top-k and top-p these are few
+        possible = (row > -math.inf).nonzero()[:, 0]  # in id order; few after top-k and top-p
         cdf = row[possible].double().exp().cumsum(0)
-        place = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # rounding left the total a little off 1
+        place = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # divided, since rounding leaves the total off 1
         ids.append(possible[place])
     return torch.stack(ids)
 
 
-class GPT(nn.Module):
-    """A GPT language model: (B, T) token ids in, a distribution over the next token out.
+class Step(NamedTuple):
+    """One token per row of a batch, and how likely it was. Logprobs are natural logarithms, float64, on the CPU."""
 
-    gelu: 'tanh' for GPT-2's approximation of GELU, 'none' for the exact one, which models trained by nanoGPT have.
-    n_ids: how many of the vocab_size ids are real; the rest are padding and get probability 0. None for all.
+    ids: torch.Tensor  # (B,) the chosen token ids
+    sampler_logprob: torch.Tensor  # (B,) under the sampler: after temperature, top-k and top-p
+    model_logprob: torch.Tensor  # (B,) under the model: softmax of the raw logits
+    logits: torch.Tensor  # (B, V) what each id was chosen from; -inf for ids that no text uses
+
+
+class LanguageModel(nn.Module):
+    """A model that can be asked. Everything that draws, scores or searches uses only what is declared here.
+
+    A model provides `device`, `block_size`, `n_ids`, `new_cache`, `hidden` and `logits`; the rest is given.
+    """
+
+    n_ids: int  # how many ids are real; any above are padding and have probability 0
+
+    @property
+    def device(self):
+        """The torch.device that token ids must be on."""
+        raise NotImplementedError
+
+    @property
+    def block_size(self):
+        """The longest context, in tokens."""
+        raise NotImplementedError
+
+    def new_cache(self, batch_size, length):
+        """Return an empty Cache with room for `length` tokens a row; it grows when it must."""
+        raise NotImplementedError
+
+    def hidden(self, idx, cache=None):
+        """Read (B, T) ids, after those in the cache; return the last layer's output, (B, T, C)."""
+        raise NotImplementedError
+
+    def logits(self, x):
+        """Return (..., V) logits of (..., C) hidden states; -inf for padding ids, which drop out of every softmax."""
+        raise NotImplementedError
+
+    def prefill(self, idx, length):
+        """Read a prompt, (B, T) ids; return its last logits, (B, V), and a cache with room for `length` tokens."""
+        cache = self.new_cache(idx.size(0), length)
+        return self.logits(self.hidden(idx, cache)[:, -1]), cache
+
+    def decode(self, ids, cache):
+        """Read one more token per row, (B,) ids; return the logits that follow, (B, V)."""
+        return self.logits(self.hidden(ids[:, None], cache)[:, -1])
+
+    def next_logits(self, text, cache, length):
+        """Return the logits after a growing text, (B, T), and the cache to pass in with the next token; at first None.
+
+        length: how long the text will get. Beyond block_size the window slides, every position changes and no cache
+        can be reused: the last block_size tokens are read again for each new one.
+        """
+        if cache is not None and text.size(1) <= self.block_size:
+            return self.decode(text[:, -1], cache), cache
+        return self.prefill(text[:, -self.block_size :], min(length, self.block_size))
+
+    @torch.no_grad()
+    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None):
+        """Generate token by token, yielding a `Step` for each: the caller sees every choice and may stop early.
+
+        idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to use instead of drawing, the same
+        for every row; temperature applies to them, top_k and top_p do not. seed: row r draws with its own generator,
+        seeded with (seed, r), so its text does not depend on the other rows; None takes a new seed from torch.
+        Where the text is longer than block_size, the model sees its last block_size tokens.
+        Raises ValueError for an empty prompt, unknown ids, a missing length or invalid settings.
+        """
+        B, T = idx.shape
+        n = len(fixed_response) if fixed_response is not None else max_new_tokens
+        if n is None or n < 0:
+            raise ValueError(f'max_new_tokens={n}: say how many tokens to generate, or give a fixed_response')
+        self.check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
+        if T == 0:
+            raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
+        if fixed_response is not None:
+            top_k = top_p = None
+        logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # report an invalid setting before the work
+        seed = torch.randint(2**31, ()).item() if seed is None else seed
+        generators = [random.Random(f'{seed} {row}') for row in range(B)]  # text is hashed: similar seeds, unlike draws
+        text, cache = F.pad(idx, (0, n)), None  # (B, T + n)
+        for end in range(T, T + n):
+            logits, cache = self.next_logits(text[:, :end], cache, T + n)
+            sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
+            if fixed_response is not None:
+                ids = torch.full((B,), fixed_response[end - T])
+            else:
+                ids = draw(sampler, [generator.random() for generator in generators])
+            text[:, end] = ids.to(text.device)
+            of_model = logits_to_logprobs(logits).cpu()
+            yield Step(ids, *(of.gather(-1, ids[:, None])[:, 0].double() for of in (sampler, of_model)), logits)
+
+    def generate(
+        self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
+    ):
+        """Generate a whole response and return how likely it was; the arguments are those of `steps`.
+
+        Returns the ids, (B, T + n), and the sampler probability of each row's response: a float for one row, a (B,)
+        float64 CPU tensor for more. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
+        """
+        ids, logprob = [idx], torch.zeros(idx.size(0), dtype=torch.float64)
+        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed, top_p):
+            ids.append(step.ids[:, None].to(idx.device))
+            logprob += step.sampler_logprob
+        prob = logprob.exp()
+        return torch.cat(ids, dim=1), prob.item() if len(prob) == 1 else prob
+
+    def check_ids(self, ids, where):
+        """Raise ValueError, naming `where` they stand, if some ids are unknown to the model."""
+        unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})
+        if unknown:
+            raise ValueError(f'{where}: unknown ids {unknown[:5]}; the model has {self.n_ids}')
+
+
+class GPT(LanguageModel):
+    """A GPT language model.
+
+    gelu: 'tanh' for GPT-2's approximation of GELU, 'none' for the exact function, which nanoGPT's models use.
+    n_ids: how many of the vocab_size ids are real; None for all. The methods of `LanguageModel` are described there.
     """
 
     def __init__(self, config, gelu='tanh', n_ids=None):
@@ -182,7 +338,7 @@ class GPT(nn.Module):
         self.config = config
         self.gelu = gelu
         self.n_ids = config.vocab_size if n_ids is None else n_ids
-        self.gradient_checkpointing = False  # keep no layer's insides for the backward, compute them again: less memory
+        self.gradient_checkpointing = False  # recompute each layer in the backward pass: slower, less memory
         self.transformer = nn.ModuleDict(
             {
                 'wte': nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
@@ -196,12 +352,12 @@ class GPT(nn.Module):
         self.tie_weights()
         self.apply(self._init_weights)
         for block in self.transformer.h:
-            # 2 * n_layer of these add to the stream; GPT-2 shrinks them so that its variance stays that of one.
+            # 2 * n_layer of these add to the residual stream; GPT-2 scales them down to keep its variance constant.
             for layer in (block.attn.c_proj, block.mlp.c_proj):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.n_layer))
 
     def tie_weights(self):
-        """Read tokens in and out with the same matrix (Press & Wolf 2017, https://arxiv.org/abs/1608.05859)."""
+        """Use one matrix for both input and output embeddings (Press & Wolf 2017, https://arxiv.org/abs/1608.05859)."""
         self.lm_head.weight = self.transformer.wte.weight
 
     @staticmethod
@@ -213,168 +369,72 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name_or_folder, override_args=None):
-        """Load GPT-2 weights from the hub or a folder; override_args may hold `dropout`, as in nanoGPT."""
-        from checkpoint import load_pretrained  # here, so that the model itself needs nothing but torch
+        """Load GPT-2 weights from the hub or from a folder; override_args may hold `dropout`, as in nanoGPT."""
+        from lm.checkpoint import load_pretrained  # here, so that this file needs nothing but torch
 
         return load_pretrained(name_or_folder, **(override_args or {}))
 
-    def save_pretrained(self, folder, tokenizer=None):
-        """Write a Hugging Face GPT-2 folder, which `transformers` loads too."""
-        from checkpoint import save_pretrained
+    @property
+    def device(self):
+        return self.transformer.wte.weight.device
 
-        save_pretrained(self, folder, tokenizer)
+    @property
+    def block_size(self):
+        return self.config.block_size
 
-    # From token ids to logits ---------------------------------------------------------------------------------------
+    def new_cache(self, batch_size, length):
+        L, nh, hs = self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
+        return Cache(self.transformer.wte.weight.new_zeros(L, 2, batch_size, nh, length, hs))
 
-    def hidden(self, idx, caches=None):
-        """Run all layers: (B, T) ids, after what `caches` (one a layer) have seen, to (B, T, C) hidden states."""
-        start = caches[0].filled if caches else 0
-        if start + idx.size(1) > self.config.block_size:
-            raise ValueError(f'{start + idx.size(1)} tokens are more than block_size={self.config.block_size}')
-        positions = torch.arange(start, start + idx.size(1), device=idx.device)
+    def hidden(self, idx, cache=None):
+        T, before = idx.size(1), 0 if cache is None else int(cache.lengths.max())
+        if before + T > self.block_size:
+            raise ValueError(f'{before + T} tokens are more than block_size={self.block_size}')
+        positions = torch.arange(T, device=idx.device) if cache is None else cache.reserve(T)  # (T,) or (B, T)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
         for layer, block in enumerate(self.transformer.h):
             if self.gradient_checkpointing and self.training:
                 x = recompute_in_backward(block, x, use_reentrant=False)
             else:
-                x = block(x, caches[layer] if caches else None)
+                x = block(x, cache, layer)
         return self.transformer.ln_f(x)
 
     def logits(self, x):
-        """(..., C) hidden states to (..., V) logits; the padding ids have -inf and so take no part in any softmax."""
         logits = self.lm_head(x)
         if self.n_ids < self.config.vocab_size:
             logits[..., self.n_ids :] = -math.inf
         return logits
 
-    def forward(self, idx, targets=None, want_logits=True):
-        """Predict, as nanoGPT does.
+    def forward(self, idx, targets=None):
+        """Predict the next token, as in nanoGPT.
 
         idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each, -1 where none counts.
-        Returns (logits (B, 1, V) at the last position, None) without targets, (logits (B, T, V), mean cross-entropy in
-        nats) with them, and (None, the same loss) if want_logits is False, which never holds all the logits at once.
+        Returns (logits (B, 1, V) at the last position, None) without targets, otherwise (logits (B, T, V), mean
+        cross-entropy in nats).
         """
         x = self.hidden(idx)
         if targets is None:
             return self.logits(x[:, [-1]]), None
-        if not want_logits:
-            from loss import lean_cross_entropy
-
-            return None, lean_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), self.n_ids)
         logits = self.logits(x)
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
 
-    # From logits to tokens and their probabilities ------------------------------------------------------------------
-
-    def prefill(self, idx, length):
-        """Read a prompt, (B, T) ids; return its last logits, (B, V), and caches with room for `length` tokens."""
-        like = self.transformer.wte.weight
-        caches = [LayerCache(self.config, idx.size(0), length, like) for _ in range(self.config.n_layer)]
-        return self.logits(self.hidden(idx, caches)[:, -1]), caches
-
-    def decode(self, ids, caches):
-        """Read one more token per row, (B,) ids; return the logits that follow, (B, V)."""
-        return self.logits(self.hidden(ids[:, None], caches)[:, -1])
-
-    def next_logits(self, text, caches, length):
-        """Return the logits after text, (B, T), and the caches to come back with when it has a token more; first None.
-
-        length: of the text in the end. Once it is longer than block_size, all positions change with every token and no
-        cache holds: the last block_size tokens are read again each time.
-        """
-        block_size = self.config.block_size
-        if caches is not None and text.size(1) <= block_size:
-            return self.decode(text[:, -1], caches), caches
-        return self.prefill(text[:, -block_size:], min(length, block_size))
-
-    @torch.no_grad()
-    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None):
-        """Generate token by token, yielding a `Step` for each, so that a reader sees every choice and may stop early.
-
-        idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to be said instead of drawn ones, the
-        same for each row; temperature applies to them, top_k and top_p do not. seed: row r draws with a random
-        generator of its own, made from (seed, r), so its text does not depend on the rows around it; None takes a new
-        seed from torch's. Where the text is longer than block_size, the model sees its last block_size tokens.
-        Raises ValueError for what cannot be meant: no prompt, unknown ids, no length, a negative temperature.
-        """
-        B, T = idx.shape
-        n = len(fixed_response) if fixed_response is not None else max_new_tokens
-        if n is None or n < 0:
-            raise ValueError(f'max_new_tokens={n}: say how many tokens to generate, or give a fixed_response')
-        self.check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
-        if T == 0:
-            raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
-        if fixed_response is not None:
-            top_k = top_p = None
-        logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # a bad setting is told of before the work
-        seed = torch.randint(2**31, ()).item() if seed is None else seed
-        generators = [random.Random(f'{seed} {row}') for row in range(B)]  # hashes the text: near seeds, far numbers
-        text, caches = F.pad(idx, (0, n)), None  # (B, T + n)
-        for end in range(T, T + n):
-            logits, caches = self.next_logits(text[:, :end], caches, T + n)
-            sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
-            if fixed_response is not None:
-                ids = torch.full((B,), fixed_response[end - T])
-            else:
-                ids = draw(sampler, [generator.random() for generator in generators])
-            text[:, end] = ids.to(text.device)
-            of_model = logits_to_logprobs(logits).cpu()
-            yield Step(ids, *(of.gather(-1, ids[:, None])[:, 0].double() for of in (sampler, of_model)), logits)
-
-    def generate(
-        self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
-    ):
-        """Generate a whole response and say how likely it was; the arguments are those of `steps`.
-
-        Returns the ids, (B, T + n), and the sampler probability of each row's response: a float for one row, a (B,)
-        float64 CPU tensor for more. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
-        """
-        ids, logprob = [idx], torch.zeros(idx.size(0), dtype=torch.float64)
-        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed, top_p):
-            ids.append(step.ids[:, None].to(idx.device))
-            logprob += step.logprob
-        prob = logprob.exp()
-        return torch.cat(ids, dim=1), prob.item() if len(prob) == 1 else prob
-
-    def score(self, prompts, responses, temperature=1.0):
-        """Log-probabilities of many fixed responses, each batch in one forward pass instead of a loop over tokens.
-
-        prompts, responses: lists of lists of ids, prompts not empty. temperature: 1 for model probabilities. Returns
-        for each pair the logprob of each response token, (len(response),) float64 on the CPU, equal to what `steps`
-        gives for it as fixed_response, also where the window slides because the text is longer than block_size.
-        """
-        from scoring import score_pairs
-
-        pairs = list(zip(prompts, responses, strict=True))
-        for number, (prompt, response) in enumerate(pairs):
-            self.check_ids([*prompt, *response], f'pair {number}')
-            if not prompt:
-                raise ValueError(f'pair {number} has an empty prompt: begin with the id of <|endoftext|>')
-        return [score.sampler_logprobs for score in score_pairs(self, pairs, temperature)]
-
-    def check_ids(self, ids, where):
-        """Raise ValueError if the model does not know one of these ids, the list of which is called `where`."""
-        unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})
-        if unknown:
-            raise ValueError(f'{where}: ids {unknown[:5]} are not among the {self.n_ids} that this model knows')
-
-    # What only training needs ---------------------------------------------------------------------------------------
+    # Only for training ------------------------------------------------------------------------------------------------
 
     def get_num_params(self, non_embedding=True):
-        """Count the parameters, as nanoGPT does: without the position embeddings, but with the tied token ones."""
+        """Count the parameters as nanoGPT does: without position embeddings, but with the tied token embeddings."""
         positions = self.transformer.wpe.weight.numel() if non_embedding else 0
         return sum(parameter.numel() for parameter in self.parameters()) - positions
 
     def crop_block_size(self, block_size):
-        """Forget the positions from block_size on, to fine-tune a pretrained model on shorter texts."""
-        if not 1 <= block_size <= self.config.block_size:
-            raise ValueError(f'block_size={block_size}: this model has room for 1 to {self.config.block_size} tokens')
+        """Drop the positions from block_size on, to fine-tune a pretrained model on shorter texts."""
+        if not 1 <= block_size <= self.block_size:
+            raise ValueError(f'block_size={block_size}: this model has room for 1 to {self.block_size} tokens')
         self.config.block_size = block_size
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
         self.transformer.wpe.num_embeddings = block_size
 
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        """AdamW that decays matrices and embeddings but neither biases nor LayerNorm gains, fused where it can be."""
+        """Return AdamW with weight decay for matrices and embeddings, but not for biases and LayerNorm gains."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
             {'params': [p for p in parameters if p.dim() >= 2], 'weight_decay': weight_decay},
@@ -383,16 +443,12 @@ class GPT(nn.Module):
         fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
-    def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=None):
+    def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=312e12):
         """Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B) of fwdbwd_per_iter sequences in dt seconds.
 
-        peak_flops: what the device could do at most, in FLOP/s; None looks it up or measures it for this model's.
+        peak_flops: the device's peak FLOP/s; the default, as in nanoGPT, is an A100's in bfloat16.
         """
-        if peak_flops is None:
-            from hardware import peak_flops as peak_of
-
-            peak_flops = peak_of(self.lm_head.weight.device, self.lm_head.weight.dtype)
-        L, C, T = self.config.n_layer, self.config.n_embd, self.config.block_size
-        # Forward and backward: 6 FLOPs a parameter and token, and 12 a channel, layer and pair of positions.
+        L, C, T = self.config.n_layer, self.config.n_embd, self.block_size
+        # Forward and backward take 6 FLOPs per parameter and token, plus 12 per channel, layer and pair of positions.
         flops_per_token = 6 * self.get_num_params() + 12 * L * C * T
         return flops_per_token * T * fwdbwd_per_iter / dt / peak_flops

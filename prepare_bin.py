@@ -29,9 +29,12 @@ import numpy as np
 from tqdm import tqdm
 
 import configurator
-from common import UserError, sha256, written_whole
-from documents import SPLITS, from_files, from_hub, gather, input_paths, pieces, read, share_out
-from tokenizer import CharTokenizer, from_contents, from_name, train_bpe
+from common.errors import UserError
+from common.files import atomic_write, file_sha256
+from lm.tokenizer import CharTokenizer, tokenizer_from_contents, tokenizer_from_name, train_bpe
+from texts.corpus import SPLITS, assign_splits, cut_for_tokenizer, gather_documents, read_documents
+from texts.files import input_paths, read_files
+from texts.hub import read_hub
 
 BATCH = 2**20  # bytes of text that a process encodes at a time
 WORTH_A_PROCESS = 2**22  # bytes of text; fewer are encoded sooner than another process has started
@@ -60,18 +63,18 @@ class Settings:
 
 def main(settings):
     """Gather the documents, share them out, encode and write them."""
-    separator = check(settings)
+    separator = check_prepare_settings(settings)
     paths = input_paths(settings.input)
     tokenizer = None
     if settings.train_bpe is None and settings.tokenizer != 'char':
-        tokenizer = from_name(settings.tokenizer)
+        tokenizer = tokenizer_from_name(settings.tokenizer)
         tokenizer.encode(separator)  # a vocabulary that cannot be fetched shows here, before the long work
     workers = settings.num_workers or cores()
     if settings.hf_dataset:
         hub = (settings.hf_dataset, settings.hf_config, settings.hf_split)
-        texts, source = from_hub(*hub, settings.text_column)
+        texts, source = read_hub(*hub, settings.text_column)
     else:
-        texts, source = from_files(paths, separator, settings.text_column), None
+        texts, source = read_files(paths, separator, settings.text_column), None
         workers = min(workers, sum(path.stat().st_size for path in paths) // WORTH_A_PROCESS)
 
     texts = islice(texts, settings.max_documents)
@@ -82,10 +85,10 @@ def main(settings):
         path = stack.enter_context(temporary_file_in(folder))
         if tokenizer is not None:
             encode_all = stack.enter_context(encoder(tokenizer, separator, path, workers))
-        corpus, counts = gather(texts, path, settings.keep_duplicates)
+        corpus, counts = gather_documents(texts, path, settings.keep_duplicates)
         if not len(corpus.starts):
             raise UserError(f'there is no text in {settings.input or settings.hf_dataset}')
-        split = share_out(corpus, shares, settings.seed)
+        split = assign_splits(corpus, shares, settings.seed)
         if tokenizer is None:
             tokenizer = make_tokenizer(settings.train_bpe, corpus, split, separator)
             encode_all = stack.enter_context(encoder(tokenizer, separator, path, workers))
@@ -93,10 +96,10 @@ def main(settings):
             'tokenizer': tokenizer.contents,
             'vocab_size': tokenizer.vocab_size,
             'dtype': dtype_of(tokenizer).name,
-            'sources': [source] if source else [describe(file) for file in paths],
+            'sources': [source] if source else [describe_source(file) for file in paths],
             **counts,
         }
-        write(folder, meta, corpus, split, marks(tokenizer, separator), encode_all)
+        write_dataset(folder, meta, corpus, split, marks(tokenizer, separator), encode_all)
 
     for name in SPLITS:
         if name in meta:
@@ -111,7 +114,7 @@ def main(settings):
         print(f'train on it with: python train.py config/{config}.py --dataset={settings.dataset}')
 
 
-def check(settings):
+def check_prepare_settings(settings):
     """Raise UserError for settings that cannot be; return the separator, escapes such as \\n made one character."""
     if not settings.dataset or bool(settings.input) == bool(settings.hf_dataset):
         raise UserError('say what to read, --input=my.txt or --hf_dataset=NAME, and what to call it: --dataset=my')
@@ -176,12 +179,12 @@ def dtype_of(tokenizer):
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
 
 
-def describe(path):
+def describe_source(path):
     """Return what meta.json says about a file that was read."""
-    return {'name': path.name, 'bytes': path.stat().st_size, 'sha256': sha256(path)}
+    return {'name': path.name, 'bytes': path.stat().st_size, 'sha256': file_sha256(path)}
 
 
-def write(folder, meta, corpus, split, between, encode_all):
+def write_dataset(folder, meta, corpus, split, between, encode_all):
     """Encode all documents and write the dataset's files, all of them or none; complete `meta` with their counts."""
     written = [name for name in SPLITS if name != 'test' or (split == 2).any()]
     batches = []  # (name of the split, starts, ends) of some documents of one split that follow each other
@@ -194,8 +197,8 @@ def write(folder, meta, corpus, split, between, encode_all):
     total = sum(meta[name]['bytes'] for name in written)
     progress = tqdm(total=total, desc='encoding', unit='B', unit_scale=True, leave=False, disable=None)
     with ExitStack() as stack:  # what is entered last gets its name first, so meta.json is the last
-        meta_path = stack.enter_context(written_whole(folder / 'meta.json'))
-        paths = {name: stack.enter_context(written_whole(folder / f'{name}.bin')) for name in reversed(written)}
+        meta_path = stack.enter_context(atomic_write(folder / 'meta.json'))
+        paths = {name: stack.enter_context(atomic_write(folder / f'{name}.bin')) for name in reversed(written)}
         with ExitStack() as opened, progress:
             files = {name: opened.enter_context(open(path, 'wb')) for name, path in paths.items()}
             ids_of_batches = encode_all([batch[1:] for batch in batches])
@@ -206,7 +209,7 @@ def write(folder, meta, corpus, split, between, encode_all):
                 meta[name]['tokens'] += len(ids)
                 progress.update(int((ends - starts).sum()))
         for name in written:
-            meta[name]['sha256'] = sha256(paths[name])
+            meta[name]['sha256'] = file_sha256(paths[name])
         meta_path.write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
     if 'test' not in written:
         (folder / 'test.bin').unlink(missing_ok=True)  # from an earlier time; it may hold what train.bin holds now
@@ -249,7 +252,7 @@ def start_worker(contents, *rest):
     """Prepare a new process for its work."""
     global encode_here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
-    tokenizer = from_contents(contents)
+    tokenizer = tokenizer_from_contents(contents)
     tokenizer.encode(
         ''
     )  # GPT-2's vocabulary is read when it is first needed; the text is not yet there, so read it now
@@ -264,8 +267,8 @@ def work(batch):
 def encode(tokenizer, between, dtype, path, starts, ends):
     """Return the ids of the documents between these bytes of a file, `between` after each."""
     ids = [np.zeros(0, dtype)]
-    for document in read(path, starts, ends):
-        ids += [tokenizer.encode_array(piece, dtype) for piece in pieces(document)]
+    for document in read_documents(path, starts, ends):
+        ids += [tokenizer.encode_array(piece, dtype) for piece in cut_for_tokenizer(document)]
         ids.append(np.array(between, dtype))
     return np.concatenate(ids)
 

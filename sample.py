@@ -20,26 +20,29 @@ import torch
 from tqdm import tqdm
 
 import configurator
-import page
-import search
-from common import UserError
-from looks import charts, page_side
-from plots import Branch, draw_beams, new_folder, save_charts, show_sheets
-from sampling import (
+from common.errors import UserError
+from common.files import create_run_folder
+from lm import search
+from lm.generate import generate_responses
+from lm.settings import (
     SamplingSettings,
-    checked,
-    describe,
-    likelihood_text,
-    load_model,
+    check_sampling_settings,
+    load_chosen_model,
     model_name,
-    name_of,
-    precision,
-    probability_text,
-    quickened,
-    read_start,
-    respond,
-    sampler_name,
+    optimise_for_inference,
+    read_prompt,
 )
+from lm.wording import (
+    describe_model_probability,
+    describe_response,
+    describe_sampler,
+    format_likelihood,
+    format_probability,
+    precision_note,
+)
+from pictures import page
+from pictures.bars import make_charts, save_bar_charts, show_sheets
+from pictures.beams import Branch, draw_beams
 
 DRAWN_BEAMS, DRAWN_STEPS = 40, 60  # more would not be readable in one picture
 
@@ -58,13 +61,13 @@ class Settings(SamplingSettings):
 
 def main(settings):
     """Load, draw (or score, or search), print, and draw charts."""
-    settings = checked(settings)
-    check_ways(settings)
-    tell_of_unused(settings)
+    settings = check_sampling_settings(settings)
+    check_sample_settings(settings)
+    report_unused_settings(settings)
     budget = read_budget(settings.budget)
-    start = read_start(settings.start)
-    model, tokenizer = load_model(settings)
-    model = quickened(model, settings)
+    start = read_prompt(settings.start)
+    model, tokenizer = load_chosen_model(settings)
+    model = optimise_for_inference(model, settings)
     eot = tokenizer.eot if settings.stop_at_eot else None
     if settings.beam_width is not None:
         print_beams(model, tokenizer, settings, start, eot)
@@ -74,7 +77,7 @@ def main(settings):
         print_responses(model, tokenizer, settings, start, eot)
 
 
-def check_ways(settings):
+def check_sample_settings(settings):
     """Raise UserError for settings that ask for two things at once, or for nothing."""
     if settings.num_samples < 1:
         raise UserError(f'--num_samples={settings.num_samples}: it is at least 1')
@@ -98,7 +101,7 @@ def check_ways(settings):
         raise UserError(f'--plot_steps={settings.plot_steps}: --show_beams draws 1 to {DRAWN_STEPS} steps')
 
 
-def tell_of_unused(settings):
+def report_unused_settings(settings):
     """Say on stderr which settings have no effect beside the others."""
     searching = settings.beam_width is not None or settings.most_probable is not None
     unused = {
@@ -123,24 +126,24 @@ def print_responses(model, tokenizer, settings, start, eot):
     else:
         prompt_ids, response_ids = tokenizer.encode_prompt(start), None
         num_samples = settings.num_samples
-    looks = math.inf if settings.html else settings.plot_steps if settings.show_probs else 0
+    recorded_steps = math.inf if settings.html else settings.plot_steps if settings.show_probs else 0
 
-    growing = respond(model, prompt_ids, settings, num_samples, response_ids, eot, looks)
+    growing = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
     if num_samples == 1:
         print(tokenizer.decode(prompt_ids), end='', flush=True)
         stream = Stream(tokenizer)
         for responses in growing:
             stream.say(responses[0].ids)
         stream.close()
-        report(responses[0], settings, fixed)
+        print_likelihood(responses[0], settings, fixed)
     else:
         *_, responses = tqdm(growing, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
         for number, response in enumerate(responses, 1):
             print(f'sample {number} of {num_samples}\n{tokenizer.decode(prompt_ids + response.ids)}')
-            report(response, settings, fixed)
+            print_likelihood(response, settings, fixed)
 
-    if not any(response.looks for response in responses):
-        if looks:
+    if not any(response.records for response in responses):
+        if recorded_steps:
             print('there are no steps to draw', file=sys.stderr)
     elif settings.html:
         save_page(responses, prompt_ids, tokenizer, settings, start, fixed)
@@ -166,19 +169,19 @@ class Stream:
         print(self._decoder.decode(b'', final=True))
 
 
-def report(response, settings, fixed):
+def print_likelihood(response, settings, fixed):
     """Print how likely a response was, set off from the text."""
-    print(f'---------------\n{describe(response, settings, fixed)}\n')
+    print(f'---------------\n{describe_response(response, settings, fixed)}\n')
 
 
 def save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed):
     """Draw the first steps of every response into a folder of this run."""
-    folder = new_folder(settings.plot_dir, f'{name_of(settings)}-{start}')
+    folder = create_run_folder(settings.plot_dir, f'{model_name(settings)}-{start}')
     for number, response in enumerate(responses, 1):
         target = folder if len(responses) == 1 else folder / f'sample_{number:02d}'
         target.mkdir(exist_ok=True)
-        drawn = charts(response.looks, response.ids, prompt_ids, tokenizer, sampler_name(settings, fixed))
-        *steps, sheet = save_charts(drawn, target, keep_open=True)
+        charts = make_charts(response.records, prompt_ids, tokenizer, describe_sampler(settings, fixed))
+        *steps, sheet = save_bar_charts(charts, target, keep_open=True)
         left = len(response.ids) - len(steps)
         more = f' (the first {len(steps)} of {len(response.ids)} steps; --plot_steps draws more)' if left else ''
         print(f'charts of each step in {target}, all of them on {sheet}{more}')
@@ -187,30 +190,30 @@ def save_all_charts(responses, prompt_ids, tokenizer, settings, start, fixed):
 
 def save_page(responses, prompt_ids, tokenizer, settings, start, fixed):
     """Write all responses with all their steps as one page."""
-    of_sampler = describe_sampler(settings, fixed)
+    of_sampler = sampler_if_different(settings, fixed)
     texts = [
-        page.Text(
+        page.PageText(
             label='the fixed response' if fixed else f'sample {number}',
             prompt=tokenizer.decode(prompt_ids),
-            sides=[page_side(response.looks, tokenizer, with_sampler=of_sampler is not None)],
+            sides=[page.make_side(response.records, tokenizer)],
         )
         for number, response in enumerate(responses, 1)
     ]
     about = [
-        f'Model probabilities are softmax of the raw logits: {model_name(settings)}.',
+        f'Model probabilities are softmax of the raw logits: {describe_model_probability(settings)}.',
         *([f'Sampler probabilities are those that it was drawn with: {of_sampler}.'] if of_sampler else []),
     ]
-    name = name_of(settings)
+    name = model_name(settings)
     whole = page.Page(f'What {name} nearly said', about, [name], of_sampler, texts)
-    path = new_folder(settings.plot_dir, f'{name}-{start}') / 'page.html'
-    page.write(whole, path)
+    path = create_run_folder(settings.plot_dir, f'{name}-{start}') / 'page.html'
+    page.write_page(whole, path)
     print(f'all steps on one page: {path} (open it in a browser)')
 
 
-def describe_sampler(settings, fixed):
+def sampler_if_different(settings, fixed):
     """Return what the sampler is called, None if its probabilities are the model's own."""
     cut = not fixed and (settings.top_k is not None or settings.top_p is not None)
-    return sampler_name(settings, fixed) if cut or settings.temperature != 1 else None
+    return describe_sampler(settings, fixed) if cut or settings.temperature != 1 else None
 
 
 # Looking ahead ------------------------------------------------------------------------------------------------------
@@ -219,18 +222,19 @@ def describe_sampler(settings, fixed):
 def print_beams(model, tokenizer, settings, start, eot):
     """Search with beams, print the best of them, and draw the search if that was asked for."""
     prompt_ids = tokenizer.encode_prompt(start)
-    idx = torch.tensor([prompt_ids], device=model.transformer.wte.weight.device)
+    idx = torch.tensor([prompt_ids], device=model.device)
     n, width = settings.max_new_tokens, settings.beam_width
     steps = search.beam_steps(model, idx, n, width, settings.length_penalty, eot)
     steps = list(tqdm(steps, total=n, unit='step', leave=False, disable=None))
     _, finished = steps[-1]
-    print(f'{tokenizer.decode(prompt_ids)}\nthe best of {width} beams; {model_name(settings)}')
+    print(f'{tokenizer.decode(prompt_ids)}\nthe best of {width} beams; {describe_model_probability(settings)}')
     for number, beam in enumerate(finished, 1):
         print_continuation(number, beam.ids, beam.logprob, tokenizer)
     if settings.show_beams:
-        folder = new_folder(settings.plot_dir, f'{name_of(settings)}-beams-{start}')
+        folder = create_run_folder(settings.plot_dir, f'{model_name(settings)}-beams-{start}')
         levels = branches(steps[: settings.plot_steps], finished, tokenizer)
-        title = f'{tokenizer.decode(prompt_ids)} ▁  {width} beams, {name_of(settings)}, {model_name(settings)}'
+        title = f'{tokenizer.decode(prompt_ids)} ▁  {width} beams, {model_name(settings)}, '
+        title += describe_model_probability(settings)
         draw_beams(folder / 'beams.png', levels, title)
         more = f' (the first {settings.plot_steps} steps; --plot_steps draws more)' if len(steps) > len(levels) else ''
         print(f'the search as a tree: {folder / "beams.png"}{more}')
@@ -261,7 +265,7 @@ def branches(steps, finished, tokenizer):
 def print_most_probable(model, tokenizer, settings, start, eot, budget):
     """Search for the likeliest continuations, print them, and what is proved of all others."""
     prompt_ids = tokenizer.encode_prompt(start)
-    idx = torch.tensor([prompt_ids], device=model.transformer.wte.weight.device)
+    idx = torch.tensor([prompt_ids], device=model.device)
     k, n = settings.most_probable, settings.max_new_tokens
     started, found, why = time.perf_counter(), None, ''
     with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
@@ -280,18 +284,18 @@ def print_most_probable(model, tokenizer, settings, start, eot, budget):
     many = f'the {len(found.logprobs)} most probable continuations'
     if not found.exact:
         many = 'the likeliest so far (not proved)'
-    print(f'{tokenizer.decode(prompt_ids)}\n{many}; {model_name(settings)}')
+    print(f'{tokenizer.decode(prompt_ids)}\n{many}; {describe_model_probability(settings)}')
     for number, (sequence, logprob) in enumerate(zip(found.sequences.tolist(), found.logprobs.tolist()), 1):
         ids = sequence[len(prompt_ids) :]
         ids = ids[: ids.index(eot) + 1] if eot in ids else ids
         print_continuation(number, ids, logprob, tokenizer)
     opened = f'{found.opened:,} {"prefix" if found.opened == 1 else "prefixes"} opened in {seconds:.1f} s'
-    computed = precision(settings.dtype, settings.quantize)  # in what, unless it is float32
+    computed = precision_note(settings.dtype, settings.quantize)  # in what, unless it is float32
     rounding = f' (up to rounding{computed})' if computed else ''
     if found.bound == -math.inf:
         nothing = 'there are no others'
     else:
-        nothing = f'nothing unseen can exceed p = {probability_text(found.bound)} (logprob {found.bound:.4f})'
+        nothing = f'nothing unseen can exceed p = {format_probability(found.bound)} (logprob {found.bound:.4f})'
     if found.exact:
         print(f'exact{rounding}: {opened}; {nothing}')
     else:
@@ -300,7 +304,7 @@ def print_most_probable(model, tokenizer, settings, start, eot, budget):
 
 def print_continuation(number, ids, logprob, tokenizer):
     """Print a continuation that was found and how likely it is."""
-    print(f'{number:3}  {"".join(tokenizer.pieces(ids))}\n     {likelihood_text(logprob, len(ids))}')
+    print(f'{number:3}  {"".join(tokenizer.pieces(ids))}\n     {format_likelihood(logprob, len(ids))}')
 
 
 def read_budget(text):

@@ -23,15 +23,24 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import batches
-import checkpoint as checkpoints
 import configurator
-from common import UserError
-from hardware import autocast, pick_device, pick_dtype, pick_training_dtype
-from lora import add_lora, merged_state_dict, split_state_dict
-from monitor import Clock, Monitor, describe, how_it_ended
-from processes import Processes, Stop
-from starting import check, check_tokens, clear, clear_halves, freeze, make_model
+from common.errors import UserError
+from common.processes import Processes, Stop
+from lm import checkpoint as checkpoints
+from lm.hardware import autocast, pick_device, pick_dtype, pick_training_dtype
+from texts.token_files import open_tokens, read_meta, tokens_sha256
+from training.batches import count_blocks, evaluation_batches, prefetch, training_batch
+from training.lean_loss import LeanLoss
+from training.log import SpeedClock, TrainingLog, describe_losses, print_ending
+from training.lora import add_lora, merged_state_dict, split_state_dict
+from training.setup import (
+    check_tokens,
+    check_training_settings,
+    freeze_layers,
+    make_model,
+    remove_earlier_run,
+    remove_partial_files,
+)
 
 
 @dataclass
@@ -94,11 +103,11 @@ class Settings:
 
 def main(settings):
     """Make or load a model, then train, evaluate and save it until max_iters, patience or a signal ends it."""
-    check(settings)
+    check_training_settings(settings)
     try:
         run = Run(settings)
         if settings.eval_only:
-            print(describe(run.losses(), run))
+            print(describe_losses(run.losses(), run))
         else:
             run.begin()
             train(run)
@@ -114,8 +123,8 @@ def main(settings):
 def train(run):
     """Take steps from run.iter_num on, with evaluations and checkpoints between them."""
     settings, processes, first = run.settings, run.processes, run.processes.first
-    coming = batches.prefetched(run.batch, run.batch_numbers())
-    clock, saved_at = Clock(run), time.perf_counter()
+    coming = prefetch(run.batch, run.batch_numbers())
+    clock, saved_at = SpeedClock(run), time.perf_counter()
     bar = {'total': run.max_iters, 'initial': run.iter_num, 'unit': 'it', 'dynamic_ncols': True, 'disable': not first}
     with Stop() as stop, contextlib.closing(coming), tqdm(**bar) as progress:
         while True:
@@ -147,7 +156,7 @@ def train(run):
                 run.monitor.log(run.iter_num, values)
     if first:
         run.monitor.draw()
-    how_it_ended(run, int(stopped_by), exhausted)
+    print_ending(run, int(stopped_by), exhausted)
 
 
 def evaluate(run, progress):
@@ -161,7 +170,7 @@ def evaluate(run, progress):
     run.evaluated = True
     if run.processes.first:
         run.monitor.log(run.iter_num, {f'{split}_loss': loss for split, loss in losses.items()})
-        progress.write(f'iteration {run.iter_num}: {describe(losses, run)}')
+        progress.write(f'iteration {run.iter_num}: {describe_losses(losses, run)}')
         for line in run.monitor.look(run.model, run.iter_num):
             progress.write(line)
         if run.iter_num > 0 and (improved or run.settings.always_save_checkpoint):
@@ -194,12 +203,12 @@ class Run:
             self.dtype = pick_dtype(settings.dtype)
         else:
             self.dtype = pick_training_dtype(self.device, settings.dtype)
-        self.data = {split: batches.open_tokens(settings.dataset, split) for split in ('train', 'val')}
-        self.meta = batches.read_meta(settings.dataset)
+        self.data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
+        self.meta = read_meta(settings.dataset)
         torch.manual_seed(settings.seed)
         self.model, self.tokenizer, self.checkpoint = make_model(settings, self.device)
         check_tokens(self.data, self.model, settings)
-        self.network = self.model  # what is called in training; several processes put a wrapper around it
+        self.loss = self.network = LeanLoss(self.model)  # several processes put a wrapper around the network
         self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0
         # A folder's name says nothing to others. A run that is taken up again keeps what it was once begun from.
         self.begun_from = None if Path(settings.init_from).is_dir() else settings.init_from
@@ -211,9 +220,9 @@ class Run:
         sequences = settings.gradient_accumulation_steps * settings.batch_size  # in a step
         self.max_iters = settings.max_iters
         if settings.epochs is not None:
-            blocks = batches.blocks_of(self.data['train'], model.config.block_size)
+            blocks = count_blocks(self.data['train'], model.config.block_size)
             self.max_iters = max(1, math.ceil(settings.epochs * blocks / sequences))
-        freeze(model, settings.freeze)
+        freeze_layers(model, settings.freeze)
         if settings.lora_rank:
             add_lora(model, settings.lora_rank, settings.lora_alpha)
         model.gradient_checkpointing = settings.gradient_checkpointing
@@ -222,7 +231,7 @@ class Run:
             settings.weight_decay, settings.learning_rate, betas, self.device.type
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.data_sha256 = {split: batches.fingerprint(tokens) for split, tokens in self.data.items()}
+        self.data_sha256 = {split: tokens_sha256(tokens) for split, tokens in self.data.items()}
         resumed, wandb_id = self.checkpoint is not None, None
         if resumed:
             self._restore(self.checkpoint)
@@ -230,15 +239,15 @@ class Run:
             self.checkpoint = None  # its memory is needed
         self.monitor = None
         if self.processes.first:
-            self.monitor = Monitor(settings, self.tokenizer, resumed, self.iter_num, self.evaluated, wandb_id)
-            clear_halves(settings.out_dir)
+            self.monitor = TrainingLog(settings, self.tokenizer, resumed, self.iter_num, self.evaluated, wandb_id)
+            remove_partial_files(settings.out_dir)
             if not resumed:
-                clear(settings.out_dir)
+                remove_earlier_run(settings.out_dir)
         if settings.compile:
-            model.compile()
+            self.network.compile()
         if self.processes.count > 1:
             device_ids = [self.device] if self.device.type == 'cuda' else None
-            self.network = DistributedDataParallel(model, device_ids=device_ids)
+            self.network = DistributedDataParallel(self.loss, device_ids=device_ids)
         print(
             f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
             f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trained, on '
@@ -280,7 +289,7 @@ class Run:
     def batch(self, number):
         """Return the number of a batch and its inputs and targets, (B, T) each."""
         settings, block_size = self.settings, self.model.config.block_size
-        x, y = batches.training_batch(self.data['train'], block_size, settings.batch_size, number, settings.seed)
+        x, y = training_batch(self.data['train'], block_size, settings.batch_size, number, settings.seed)
         if self.device.type == 'cuda':
             x, y = x.pin_memory(), y.pin_memory()  # from which they are copied while the GPU computes
         return number, x, y
@@ -289,7 +298,7 @@ class Run:
         """Return the mean loss of a batch in nats per token."""
         x, y = (part.to(self.device, non_blocking=True) for part in (x, y))
         with autocast(self.device, self.dtype):
-            return network(x, y, want_logits=False)[1]
+            return network(x, y)
 
     def step(self, coming):
         """Learn from as many batches as make up a step; return their mean loss and the learning rate."""
@@ -302,7 +311,7 @@ class Run:
             # Dropout draws from a generator that starts anew for each batch, so that there is no state to keep.
             torch.manual_seed(int(np.random.SeedSequence((settings.seed, number)).generate_state(1, np.uint64)[0]))
             last = micro_step == micro_steps
-            with contextlib.nullcontext() if last or self.network is self.model else self.network.no_sync():
+            with contextlib.nullcontext() if last or self.network is self.loss else self.network.no_sync():
                 loss = self.loss_of(self.network, x, y)
                 # DistributedDataParallel takes the mean over processes, each of which has its share of the batches.
                 self.scaler.scale(loss / micro_steps).backward()
@@ -331,11 +340,9 @@ class Run:
         self.model.eval()
         losses = {}
         for split, tokens in self.data.items():
-            made = batches.evaluation_batches(
-                tokens, self.model.config.block_size, settings.batch_size, settings.eval_iters
-            )
+            made = evaluation_batches(tokens, self.model.config.block_size, settings.batch_size, settings.eval_iters)
             ours = itertools.islice(made, processes.rank, None, processes.count) if len(tokens) else ()
-            found = [(self.loss_of(self.model, x, y).item(), len(x)) for x, y in ours]
+            found = [(self.loss_of(self.loss, x, y).item(), len(x)) for x, y in ours]
             total, n = processes.sum(sum(loss * n for loss, n in found), sum(n for _, n in found))
             if n:
                 losses[split] = total / n

@@ -1,5 +1,5 @@
 # The shipped model models/tiny-stories: tiny after children's stories and fairy tales, in less than an hour on two
-# cores. Data, model and page in one command: python experiment.py --part=tiny-stories --corpora=texts
+# cores. Data, model and page in one command: python -m lab.experiment --part=tiny-stories --corpora=texts
 # How the settings were found: results/models/README.md
 
 init_from = 'tiny'

@@ -1,5 +1,5 @@
 # The shipped model models/tiny: 5.6 million parameters, from scratch on English novels, in an hour on two cores.
-# Data, model and page in one command: python experiment.py --part=tiny --corpora=texts
+# Data, model and page in one command: python -m lab.experiment --part=tiny --corpora=texts
 # How the settings were found: results/models/README.md
 
 dataset = 'novels'

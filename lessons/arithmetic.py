@@ -27,12 +27,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 import configurator
-import plots
-from common import UserError
+from common.errors import UserError
 from lessons.chat import connected
 from lessons.problems import calculate, draw_problem
-from sampling import load_model, with_model
-from scoring import score_pairs
+from lm.scoring import score_pairs
+from lm.settings import choose_model, load_chosen_model
+from pictures.style import CHOSEN, ROSE, save_figure, text_colour
 
 EXAMPLES = '2 + 3 = 5\n(7 - 4) * 2 = 6\n1 + (9 - (2 + 3)) = 5\n'  # what a model here sees before each problem
 # What a chat model sees.
@@ -71,7 +71,9 @@ def chooser(model, tokenizer):
         asked = ((problem, choice) for problem in problems for choice in problem.choices)
         pairs = (tokenizer.encode_pair(f'{EXAMPLES}{problem.text} =', f' {choice}\n') for problem, choice in asked)
         scores = tqdm(score_pairs(model, pairs), total=sum(len(p.choices) for p in problems), leave=False, disable=None)
-        logprobs = np.reshape([score.logprobs.sum().item() for score in scores], (len(problems), -1))  # a row each
+        logprobs = np.reshape(
+            [score.model_logprobs.sum().item() for score in scores], (len(problems), -1)
+        )  # a row each
         return [problem.choices[best] for problem, best in zip(problems, logprobs.argmax(axis=1))]
 
     return play
@@ -156,13 +158,13 @@ def draw(path, scores, title, chance):
     depths, lengths = axes_of(scores)
     figure = pyplot.figure(figsize=(2.2 + 1.2 * len(lengths), 1.5 + 0.8 * len(depths)), layout='constrained')
     axes = figure.subplots()
-    colours = LinearSegmentedColormap.from_list('score', ['white', plots.ROSE])
+    colours = LinearSegmentedColormap.from_list('score', ['white', ROSE])
     shares = np.full((len(depths), len(lengths)), np.nan)  # nan: there are no such problems
     for y, x in np.ndindex(shares.shape):
         if (depths[y], lengths[x]) in scores:
             right, n = scores[depths[y], lengths[x]]
             shares[y, x] = right / n
-            ink = plots.ink(colours(right / n))
+            ink = text_colour(colours(right / n))
             axes.text(x, y, share_text(right, n, '\n'), ha='center', va='center', color=ink, fontsize=9)
     axes.set_facecolor('#e8e8e8')
     picture = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect='auto')
@@ -173,9 +175,9 @@ def draw(path, scores, title, chance):
     axes.set_title(title, loc='left', fontsize=10)
     bar = figure.colorbar(picture, label='share of right answers [95 % interval]')
     if chance:
-        bar.ax.axhline(chance, color=plots.CHOSEN, linewidth=3)
+        bar.ax.axhline(chance, color=CHOSEN, linewidth=3)
         bar.set_label(f'share of right answers [95 % interval]\norange: chance, {chance:.2f}')
-    plots.save(figure, path)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 
@@ -221,8 +223,8 @@ def main(settings):
             name = begin().model + (', with a calculator' if settings.calculator else '')
             answers[name] = writer(begin, settings.calculator)(problems)
     else:
-        settings = with_model(settings)
-        play, name = chooser(*load_model(settings)), settings.init_from
+        settings = choose_model(settings)
+        play, name = chooser(*load_chosen_model(settings)), settings.init_from
         others = [problem._replace(text=other.text) for problem, other in zip(problems, problems[1:] + problems[:1])]
         answers |= {f'{name}, shown another problem': play(others), name: play(problems)}
     nearly_none = '; whoever writes an answer instead has next to no chance' if settings.provider else ''

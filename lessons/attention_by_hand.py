@@ -27,8 +27,8 @@ from typing import NamedTuple
 import torch
 
 import configurator
-from common import UserError
-from plots import BAR, CHOSEN, GIVEN_UP, MARK, save
+from common.errors import UserError
+from pictures.style import BAR, CHOSEN, GIVEN_UP, MARK, save_figure
 
 ALPHABET, VOWELS, CONSONANTS = 'abcdefghijklmnopqrstuvwxyz01', 'aeiou', 'bcdfghjklmnpqrstvwxyz'
 START = '▷'  # stands before every sequence
@@ -211,7 +211,7 @@ def draw(path, text, models):
         axes['N'].set(xticks=range(4), xticklabels=('vow.', 'cons.', '0', '1'), xlabel='comes next')
         for panel, title in zip('QLNKV', ('query', f'{name}: attention', 'model probability', 'key', 'value')):
             axes[panel].set_title(title, loc='left', fontsize=11)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 @dataclass

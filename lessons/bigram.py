@@ -27,12 +27,12 @@ from matplotlib import pyplot
 from torch import nn
 
 import configurator
-from batches import training_batch
-from common import UserError
-from documents import from_files, input_paths
+from common.errors import UserError
+from lm.tokenizer import CharTokenizer
 from model import GPT, GPTConfig, draw, logits_to_logprobs
-from plots import BAR, FELL, MARK, ROSE, allow_missing_glyphs, bare, save
-from tokenizer import CharTokenizer
+from pictures.style import BAR, FELL, MARK, ROSE, allow_missing_glyphs, hide_spines, save_figure
+from texts.files import input_paths, read_files
+from training.batches import training_batch
 
 
 @dataclass
@@ -173,7 +173,7 @@ def main(settings):
     for name, least in limits.items():
         if getattr(settings, name) < least or (name == 'n_embd' and C % 4):
             raise UserError(f'--{name}={getattr(settings, name)}: it is {least} or more, and --n_embd a multiple of 4')
-    text = '\n\n\n'.join(from_files(input_paths(settings.input), '\n\n\n'))[: settings.max_characters]
+    text = '\n\n\n'.join(read_files(input_paths(settings.input), '\n\n\n'))[: settings.max_characters]
     if len(text) < 1000 + 2 * T:
         raise UserError(f'the text has {len(text)} characters; 1,000 and two blocks (--block_size={T}) are needed')
     tokenizer = CharTokenizer(sorted(set(text)))
@@ -233,7 +233,7 @@ def draw_pictures(folder, curves, parting, stop, table, pieces):
             panel.plot(*zip(*points), 'o-', color=colour, label=name)
         panel.set(xlabel='training step', ylabel='loss, nats a character')
         panel.legend(frameon=False)
-        bare(panel, 'top', 'right')
+        hide_spines(panel, 'top', 'right')
     left.set(title='loss on the held-out text', ylim=(None, 1.2 * curves['Pairs counted'][0][1]))
     right.imshow(table.sqrt().numpy(), cmap='Blues', vmax=1.6)  # the square root, or all but a few would look white
     for last, after in (table > 0.095).nonzero().tolist():
@@ -241,8 +241,8 @@ def draw_pictures(folder, curves, parting, stop, table, pieces):
     right.set_xticks(range(len(pieces)), pieces, parse_math=False)
     right.set_yticks(range(len(pieces)), pieces, parse_math=False)
     right.set(xlabel='next (· is a space)', ylabel='last', title='model probability P(next | last), counted, in %')
-    save(figure, f'{folder}/bigram.png')
-    save(other, f'{folder}/bigram-overfitting.png')
+    save_figure(figure, f'{folder}/bigram.png')
+    save_figure(other, f'{folder}/bigram-overfitting.png')
     pyplot.close('all')
 
 

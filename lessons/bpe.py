@@ -25,10 +25,12 @@ from rich.console import Console
 from rich.text import Text
 
 import configurator
-from common import UserError
-from documents import from_files, input_paths
-from plots import BAR, CHOSEN, FELL, GIVEN_UP, MARK, ROSE, bare, draw_token_sheet, save
-from tokenizer import EOT, GPT2Tokenizer, Tokenizer, without_surrogates
+from common.errors import UserError
+from common.strings import replace_surrogates
+from lm.tokenizer import EOT, GPT2Tokenizer, Tokenizer
+from pictures.style import BAR, CHOSEN, FELL, GIVEN_UP, MARK, ROSE, hide_spines, save_figure
+from pictures.token_sheet import draw_token_sheet
+from texts.files import input_paths, read_files
 
 console = Console(markup=False, emoji=False, highlight=False)
 
@@ -162,7 +164,7 @@ class BPE(Tokenizer):
 
     def encode(self, text, specials=True):
         """Return the ids of a text, or of any bytes; specials=False reads special tokens as the text they look like."""
-        text = without_surrogates(text) if isinstance(text, str) else text.decode('utf-8', 'surrogateescape')
+        text = replace_surrogates(text) if isinstance(text, str) else text.decode('utf-8', 'surrogateescape')
         special_ids, ids = self.specials if specials else {}, []
         for word in cut(text, special_ids):
             ids += [special_ids[word]] if word in special_ids else self._encode_word(word)
@@ -184,7 +186,7 @@ class BPE(Tokenizer):
 
 def main(settings):
     """Learn, and show the idea, a sentence in tokens, what vocabularies make of text by their size, and the speed."""
-    text = '\n\n\n'.join(from_files(input_paths(settings.input), '\n\n\n'))  # two empty lines between documents
+    text = '\n\n\n'.join(read_files(input_paths(settings.input), '\n\n\n'))  # two empty lines between documents
     if len(text) < 1000 or settings.num_merges < 1 or not settings.sentence:
         raise UserError(f'--input has {len(text)} characters: 1,000 are needed; --num_merges=1, and a --sentence, too')
     example = 'the fat cat sat on the flat mat'
@@ -241,8 +243,8 @@ def draw_compression(path, ours, gpt2):
     axes.set(xscale='log', xlabel='tokens in the vocabulary, log axis', ylabel='bytes a token')
     axes.xaxis.set_major_formatter('{x:,.0f}')
     axes.legend(frameon=False)
-    bare(axes, 'top', 'right')
-    save(figure, path)
+    hide_spines(axes, 'top', 'right')
+    save_figure(figure, path)
     pyplot.close(figure)
 
 

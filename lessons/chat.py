@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.markup import escape
 
-import plots
-from common import UserError
+from common.errors import UserError
+from pictures.style import FELL, GIVEN_UP, ROSE, save_figure
 
 PROVIDERS = {  # the variable that holds the key, a model, the client that this was tested with
     'openai': ('OPENAI_API_KEY', 'gpt-5.4-mini', 'openai==3.54.0'),
@@ -184,20 +184,20 @@ def draw_conversation(path, model, question, turns, answer):
     said = [(0, 1, question, 'black')]
     for results in turns:
         said += [(1, 2, f'{call.name} {as_json(call.arguments)}', 'black') for call, *_ in results]
-        said += [(2, 1, text, plots.FELL if is_error else plots.ROSE) for _, text, is_error in results]
+        said += [(2, 1, text, FELL if is_error else ROSE) for _, text, is_error in results]
     said.append((1, 0, answer, 'black'))
     lines = [textwrap.wrap(text, 58, max_lines=3, placeholder=' ...') or [''] for *_, text, _ in said]
     heights = np.cumsum([0.3 + 0.2 * len(each) for each in lines])  # where each arrow is, in inches from above
     figure, axes = pyplot.subplots(figsize=(9, heights[-1] + 0.8), layout='constrained')
     for lane, name in enumerate(('you', model, 'your program')):
-        axes.plot((lane, lane), (0, heights[-1] + 0.2), color=plots.GIVEN_UP, linewidth=1, zorder=0)
+        axes.plot((lane, lane), (0, heights[-1] + 0.2), color=GIVEN_UP, linewidth=1, zorder=0)
         axes.text(lane, -0.1, name, ha='center', va='bottom', weight='bold')
     for (here, there, _, colour), text, y in zip(said, lines, heights):
         axes.annotate('', (there, y), (here, y), arrowprops={'arrowstyle': '->', 'color': colour})
         axes.text((here + there) / 2, y - 0.04, '\n'.join(text), ha='center', va='bottom', color=colour, fontsize=8)
     axes.set(xlim=(-0.15, 2.15), ylim=(heights[-1] + 0.2, -0.4))
     axes.axis('off')
-    plots.save(figure, path)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 

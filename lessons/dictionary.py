@@ -34,8 +34,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp
 
 import configurator
-from common import UserError
-from plots import BAR, CHOSEN, GIVEN_UP, save
+from common.errors import UserError
+from pictures.style import BAR, CHOSEN, GIVEN_UP, save_figure
 
 FOUND = 0.99  # |cosine| from which on a planted atom counts as found, as in the K-SVD paper: within 8.1 degrees
 IDLE = 0.5  # an atom that fewer signals use than half of the average atom is idle
@@ -242,7 +242,7 @@ def draw(path, signals, planted, without, replaced):
         axes[place].plot(degrees[1:], 'o', color=CHOSEN, markersize=4)
         axes[place].set(title=title, xticks=range(0, 21, 5), yticks=range(0, 181, 30), ylim=(0, 181), xlabel='rounds')
     axes['d'].set_ylabel('angles of atoms in degrees\n(grey: planted, orange: learned)')
-    save(figure, path)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 

@@ -32,11 +32,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import configurator
-from common import UserError
-from documents import from_files, input_paths
-from inside import watched
-from plots import BAR, FELL, GIVEN_UP, MARK, ROSE, draw_token_sheet, save
-from sampling import SamplingSettings, load_model
+from common.errors import UserError
+from lm.internals import capture_activations
+from lm.settings import SamplingSettings, load_chosen_model
+from pictures.style import BAR, FELL, GIVEN_UP, MARK, ROSE, save_figure
+from pictures.token_sheet import draw_token_sheet
+from texts.files import input_paths, read_files
+from training.lean_loss import LeanLoss
 
 HELD_OUT = 5  # the last fifth of the text is not trained on: losses and examples are from there
 BEFORE, AFTER = 9, 4  # tokens shown around the one on which a feature is strongest
@@ -71,7 +73,7 @@ def windows_of(texts, tokenizer, T):
 def stream_of(model, idx, layer):
     """Return the residual stream after `layer` blocks, (B, T, C), while the model reads (B, T) ids."""
     block = model.transformer.h[layer - 1]
-    return torch.cat([watched(model, part, [block])[1][block].out for part in idx.split(8)])
+    return torch.cat([capture_activations(model, part, [block])[1][block].out for part in idx.split(8)])
 
 
 @torch.no_grad()
@@ -79,8 +81,8 @@ def loss_with(model, idx, layer, change):
     """Return the mean loss in nats a token on (B, T) ids, the stream x after `layer` blocks replaced by change(x)."""
     hook = model.transformer.h[layer - 1].register_forward_hook(lambda block, inputs, x: change(x))
     try:
-        parts = idx.split(8)
-        losses = [model(part[:, :-1], part[:, 1:].contiguous(), want_logits=False)[1] * len(part) for part in parts]
+        loss, parts = LeanLoss(model), idx.split(8)
+        losses = [loss(part[:, :-1], part[:, 1:].contiguous()) * len(part) for part in parts]
     finally:
         hook.remove()
     return sum(losses).item() / len(idx)
@@ -152,13 +154,13 @@ def pca(x, k):
 
 def main(settings):
     """Train, measure, and show features that were chosen by how often they are active."""
-    model, tokenizer = load_model(SamplingSettings(init_from=settings.init_from, out_dir='out', device='cpu'))
+    model, tokenizer = load_chosen_model(SamplingSettings(init_from=settings.init_from, out_dir='out', device='cpu'))
     limits = {'layer': (1, model.config.n_layer), 'n_features': (2, 100_000), 'k': (1, settings.n_features)}
     for name, (low, high) in {**limits, 'steps': (1, 10**6), 'shown': (1, 100)}.items():
         if not low <= getattr(settings, name) <= high:
             raise UserError(f'--{name}={getattr(settings, name)}: it is {low} to {high}')
     T, C, layer, n, k = model.config.block_size, model.config.n_embd, settings.layer, settings.n_features, settings.k
-    windows = windows_of(from_files(input_paths(settings.input), '\n\n\n'), tokenizer, T)
+    windows = windows_of(read_files(input_paths(settings.input), '\n\n\n'), tokenizer, T)
     if len(windows) < HELD_OUT:
         raise UserError(f'--input={settings.input} makes {len(windows)} windows of {T} tokens: {HELD_OUT} are needed')
     rest = windows[len(windows) - len(windows) // HELD_OUT :]
@@ -242,7 +244,7 @@ def draw_losses(path, sizes, losses, n, codes):
     left.legend(frameon=False)
     right.hist((codes > 0).float().mean(0).clamp(min=1e-4), torch.logspace(-4, 0, 41), color=BAR)
     right.set(xscale='log', xlabel='share of tokens on which it is active (far left: none)', ylabel='features')
-    save(figure, path)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 

@@ -34,12 +34,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import OneCycleLR
 
 import configurator
-from common import UserError
-from documents import from_files, input_paths
+from common.errors import UserError
+from common.strings import replace_surrogates
 from lessons.bpe import BPE, learn, side_by_side, spell
+from lm.scoring import score
+from lm.tokenizer import EOT, Tokenizer
 from model import GPT, GPTConfig
-from plots import FELL, ROSE, draw_token_sheet, save
-from tokenizer import EOT, Tokenizer, without_surrogates
+from pictures.style import FELL, ROSE, save_figure
+from pictures.token_sheet import draw_token_sheet
+from texts.files import input_paths, read_files
 
 WORD = re.compile(r"([^\W_]+(?:['’][^\W_]+)*)")  # letters and digits of any script, with apostrophes inside
 CASES = {'⇧': lambda word: word[:1].upper() + word[1:], '⇪': str.upper, '⇩': str}  # mark -> what it makes of a word
@@ -87,7 +90,7 @@ class StoryTokenizer(Tokenizer):
 
     def encode(self, text, specials=True):
         """Return the ids of a text, or of any bytes; specials=False reads <|endoftext|> as the text it looks like."""
-        text = without_surrogates(text) if isinstance(text, str) else text.decode('utf-8', 'surrogateescape')
+        text = replace_surrogates(text) if isinstance(text, str) else text.decode('utf-8', 'surrogateescape')
         ids = []
         for part in text.split(EOT) if specials else [text]:
             units, expected = WORD.split(part), '⇧'
@@ -150,7 +153,7 @@ class StoryTokenizer(Tokenizer):
 def bits_of(model, tokenizer, passages):
     """Return the bits of each token, -log2 of its model probability, in a NumPy array for each passage."""
     rows = [tokenizer.encode(passage) for passage in passages]
-    return [-logprobs.numpy() / math.log(2) for logprobs in model.score([[tokenizer.eot]] * len(rows), rows)]
+    return [-logprobs.numpy() / math.log(2) for logprobs in score(model, [[tokenizer.eot]] * len(rows), rows)]
 
 
 def train(tokenizer, parts, config, epochs, seed, batch_size=3, learning_rate=4e-3):
@@ -194,7 +197,7 @@ class Settings:
 
 def main(settings):
     """Count tokens by vocabulary size; train models, with one size and several seeds, and compare their surprise."""
-    passages = PASSAGE.findall('\n\n\n'.join(from_files(input_paths(settings.input), '\n\n\n')))
+    passages = PASSAGE.findall('\n\n\n'.join(read_files(input_paths(settings.input), '\n\n\n')))
     if min(len(passages) - 19, settings.vocab_size - 261, settings.epochs, settings.seeds, len(settings.sentence)) < 1:
         raise UserError('needed: 20 passages of text in --input, --vocab_size=262, --epochs=1, --seeds=1, a --sentence')
     parts = [passages[len(passages) * a // 10 : len(passages) * b // 10] for a, b in ((0, 8), (8, 9), (9, 10))]
@@ -242,7 +245,7 @@ def draw(path, sizes, curves, names):
     left.set(xlabel='tokens in the vocabulary', ylabel='tokens a word, held out')
     right.set(xlabel='times that the text was read (a line for each seed)', ylabel='bits a byte, held out')
     left.legend(frameon=False)
-    save(figure, path)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 

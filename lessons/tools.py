@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import configurator
-from common import UserError
+from common.errors import UserError
 from lessons.chat import Result, Scripted, connected, draw_conversation, print_results
 from lessons.problems import calculate
 

@@ -24,11 +24,14 @@ from rich.table import Table
 from rich.text import Text
 
 import configurator
-import plots
 import train
-from batches import read_meta
-from common import PROJECT, UserError, find
-from documents import KINDS, TABLES, from_files, hub_table, shortened
+from common.errors import UserError
+from common.files import PROJECT, resolve_path
+from pictures.losses import draw_losses
+from texts.files import KINDS, read_files
+from texts.hub import hub_table
+from texts.tables import TABLES, shorten_value
+from texts.token_files import read_meta
 
 NAME = 'notebook'  # of the dataset
 OUT = Path('out-notebook')
@@ -93,7 +96,7 @@ def complaint_of(process, written):
 def choose_dataset(name, configuration=''):
     """Return what is learned from, showing what its columns hold: a file, a name on the hub, an upload, or STORIES."""
     name = name.strip().strip('"') or uploaded() or STORIES
-    path, is_file = find(name), Path(name).suffix.lower() in KINDS
+    path, is_file = resolve_path(name), Path(name).suffix.lower() in KINDS
     if path.exists() and not is_file:
         raise Stopped(f'{name} is of a kind that is not read; save it as one of: {", ".join(KINDS)}')
     try:
@@ -103,7 +106,7 @@ def choose_dataset(name, configuration=''):
         raise Stopped(f'{name}: {error}') from None
     table = Table('column', *(f'in row {number}' for number in range(1, len(first) + 1)), title=Text(name))
     for column in first[0] if first else ():  # Text, or what stands in [] would be taken for a style
-        table.add_row(Text(column), *(Text(shortened(row.get(column), 60)) for row in first))
+        table.add_row(Text(column), *(Text(shorten_value(row.get(column), 60)) for row in first))
     Console(width=100, force_jupyter=False).print(table)  # as scripts print theirs
     return str(path) if is_file else name
 
@@ -126,7 +129,7 @@ def rows_of(path):
     """Return the rows of a file as dicts; a text file has one column, and a document in each row."""
     if path.suffix.lower() in TABLES:
         return TABLES[path.suffix.lower()](path, '')
-    return ({'text': document} for document in from_files([path], '\n\n\n'))
+    return ({'text': document} for document in read_files([path], '\n\n\n'))
 
 
 def prepare(dataset, column, model, most, configuration=''):
@@ -192,7 +195,7 @@ def show_learning_rates(model, learning_rate, steps=20):
             curves[f'{rate:g} ({what})'] = read_curve(folder)['of each step']
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    plots.draw_losses(OUT / 'rates.png', curves)
+    draw_losses(OUT / 'rates.png', curves)
     display(Image(OUT / 'rates.png'))
 
 
@@ -209,7 +212,7 @@ def fine_tune(model, learning_rate, epochs):
 
     def look(curves):
         nonlocal picture
-        plots.draw_losses(OUT / 'curve.png', curves)
+        draw_losses(OUT / 'curve.png', curves)
         if picture is None:
             picture = display(Image(OUT / 'curve.png'), display_id=True)
         else:

@@ -8,7 +8,7 @@ import pytest
 
 import configurator
 import train
-from common import UserError
+from common.errors import UserError
 
 
 @dataclass

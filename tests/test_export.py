@@ -6,15 +6,16 @@ import re
 import pytest
 import torch
 import transformers
-from conftest import PROJECT, assert_friendly_error, needs_gpt2_vocabulary, random_gpt, run_script
-from hub import TOKEN, hub_server
+from helpers.hub import TOKEN, hub_server
+from helpers.models import needs_gpt2_vocabulary, random_gpt
+from helpers.scripts import PROJECT, assert_friendly_error, run_script
 from huggingface_hub import ModelCard
 
-import checkpoint as checkpoints
 import export
-from checkpoint import load, save_checkpoint
-from common import UserError
-from tokenizer import CharTokenizer, GPT2Tokenizer, train_bpe
+from common.errors import UserError
+from lm import checkpoint as checkpoints
+from lm.checkpoint import load_model, save_checkpoint
+from lm.tokenizer import CharTokenizer, GPT2Tokenizer, train_bpe
 
 TEXT = 'Once upon a time there was a cat, and the cat was happy.\n'
 CONFIG = {
@@ -58,7 +59,7 @@ def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, b
     assert process.returncode == 0, process.stderr
     assert 'off by more than 0\n' in process.stdout
     assert_same_as_transformers(tmp_path / 'out-export', model, tokenizer)
-    again, same, _ = load(tmp_path / 'out-export', device='cpu')
+    again, same, _ = load_model(tmp_path / 'out-export', device='cpu')
     assert same.fingerprint == tokenizer.fingerprint
     assert again.n_ids == model.n_ids
 
@@ -84,7 +85,7 @@ def test_half_precision_is_half_the_size_and_nearly_the_same(tmp_path):
     sizes = [(place / 'model.safetensors').stat().st_size for place in (folder, shipped)]
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)  # the shipped one has 16 bits, too
     assert json.loads((folder / 'config.json').read_text())['dtype'] == 'bfloat16'
-    model, tokenizer, _ = load(folder, device='cpu')
+    model, tokenizer, _ = load_model(folder, device='cpu')
     assert_same_as_transformers(folder, model, tokenizer)
     assert 'The weights are those of `tiny`, which comes with' in (folder / 'README.md').read_text()
 
@@ -121,7 +122,7 @@ def test_a_run_that_was_taken_up_again_knows_what_it_was_begun_from(tmp_path):
     for more in (['--init_from=tiny', '--max_iters=2'], ['--init_from=resume', '--max_iters=4']):
         process = run_script('train.py', *settings, *more, cwd=tmp_path)
         assert process.returncode == 0, process.stderr
-    checkpoint = load('resume', tmp_path / 'out', device='cpu')[2]
+    checkpoint = load_model('resume', tmp_path / 'out', device='cpu')[2]
     assert (checkpoint['iter_num'], checkpoint['begun_from']) == (4, 'tiny')
     process = run_script('export.py', '--out_dir=out', '--folder=cats', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
@@ -141,8 +142,8 @@ def test_another_model_in_the_folder_is_replaced_as_a_whole_when_it_may_be(tmp_p
     assert run_script('export.py', '--init_from=tiny', '--overwrite', cwd=tmp_path).returncode == 0
     assert not (tmp_path / 'out-export' / 'characters.json').exists()
     assert (tmp_path / 'out-export' / 'notes.txt').read_text() == 'mine'
-    tokenizer = load(tmp_path / 'out-export', device='cpu')[1]
-    assert tokenizer.fingerprint == load('tiny', device='cpu')[1].fingerprint
+    tokenizer = load_model(tmp_path / 'out-export', device='cpu')[1]
+    assert tokenizer.fingerprint == load_model('tiny', device='cpu')[1].fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out-export']  # and nothing half-written
 
 
@@ -247,7 +248,7 @@ def test_a_token_that_may_not_is_not_shown_and_the_folder_stays(tmp_path, pushin
     process = run_script('export.py', *settings, cwd=tmp_path, env={**env, 'HF_TOKEN': wrong})
     assert_friendly_error(process, 'the model is in out-export', 'could not be pushed to stories', '--overwrite=True')
     assert wrong not in process.stdout + process.stderr
-    assert load(tmp_path / 'out-export', device='cpu')[0].n_ids == 8192
+    assert load_model(tmp_path / 'out-export', device='cpu')[0].n_ids == 8192
 
 
 def test_a_hub_that_cannot_be_reached(tmp_path):

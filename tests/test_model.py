@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import random_gpt
+from helpers.models import random_gpt
 from torch.nn import functional as F
 from transformers import (
     GPT2Config,
@@ -19,8 +19,9 @@ from transformers import (
 )
 
 import model as model_module
-import scoring
-from checkpoint import load
+from lm import scoring
+from lm.checkpoint import load_model
+from lm.scoring import score
 from model import GPT, GPTConfig, draw, logits_to_logprobs
 
 SHAPES = [
@@ -37,7 +38,7 @@ def reference(request, tmp_path):
     for parameter in theirs.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     theirs.save_pretrained(tmp_path)
-    return theirs, load(tmp_path, device='cpu')[0]
+    return theirs, load_model(tmp_path, device='cpu')[0]
 
 
 def ids_for(model, *shape, seed=1):
@@ -84,7 +85,7 @@ def test_probability_of_a_fixed_response_equals_transformers(reference):
     _, prob = ours.generate(text[:, :10], fixed_response=response)
     assert isinstance(prob, float)
     assert math.log(prob) == pytest.approx(logprobs.sum().item(), rel=1e-5)
-    scored = ours.score([text[0, :10].tolist()], [response])[0]
+    scored = score(ours, [text[0, :10].tolist()], [response])[0]
     assert scored.dtype == torch.float64
     assert torch.allclose(scored, logprobs[:, 0], rtol=1e-5, atol=1e-6)
 
@@ -108,8 +109,8 @@ def test_with_the_cache_equals_without_at_every_length(model, rows):
 @torch.no_grad()
 def test_several_tokens_after_a_cached_prefix_see_only_what_is_before_them(model):
     idx = ids_for(model, 2, 10)
-    _, caches = model.prefill(idx[:, :4], 10)
-    assert torch.allclose(model.logits(model.hidden(idx[:, 4:], caches)), full_logits(model, idx)[:, 4:], atol=1e-4)
+    _, cache = model.prefill(idx[:, :4], 10)
+    assert torch.allclose(model.logits(model.hidden(idx[:, 4:], cache)), full_logits(model, idx)[:, 4:], atol=1e-4)
 
 
 def test_a_prompt_longer_than_block_size_is_seen_from_its_end(model):
@@ -131,7 +132,7 @@ def test_all_continuations_of_length_two_add_up_to_one(temperature):
         for pair in itertools.product(range(9), repeat=2)
     ]
     assert math.fsum(probs) == pytest.approx(1, abs=1e-6)
-    scored = model.score([prompt[0].tolist()] * 81, list(itertools.product(range(9), repeat=2)), temperature)
+    scored = score(model, [prompt[0].tolist()] * 81, list(itertools.product(range(9), repeat=2)), temperature)
     assert [part.sum().exp().item() for part in scored] == pytest.approx(probs, rel=1e-5)
 
 
@@ -232,17 +233,17 @@ def test_an_empty_response_has_probability_one(model):
     prompt = ids_for(model, 1, 4)
     assert model.generate(prompt, fixed_response=[])[1] == 1.0
     assert torch.equal(model.generate(prompt, 0)[0], prompt)
-    assert model.score([[1]], [[]])[0].tolist() == []
+    assert score(model, [[1]], [[]])[0].tolist() == []
 
 
 def test_a_long_response_underflows_but_its_logprob_does_not():
     model = random_gpt(n_layer=1)
     response = ids_for(model, 2000).tolist()
     prompt = ids_for(model, 1, 4)
-    logprob = sum(step.logprob.item() for step in model.steps(prompt, fixed_response=response))
+    logprob = sum(step.sampler_logprob.item() for step in model.steps(prompt, fixed_response=response))
     assert model.generate(prompt, fixed_response=response)[1] == 0.0
     assert -math.inf < logprob < -2000
-    assert model.score([prompt[0].tolist()], [response])[0].sum().item() == pytest.approx(logprob, rel=1e-6)
+    assert score(model, [prompt[0].tolist()], [response])[0].sum().item() == pytest.approx(logprob, rel=1e-6)
 
 
 def test_generate_is_the_sum_of_its_steps_under_sampler_and_model(model):
@@ -252,13 +253,13 @@ def test_generate_is_the_sum_of_its_steps_under_sampler_and_model(model):
     text, prob = model.generate(prompt, 8, **settings)
     assert torch.equal(torch.stack([step.ids for step in steps], 1), text[:, 4:])
     assert prob.dtype == torch.float64
-    assert torch.equal(sum(step.logprob for step in steps).exp(), prob)
+    assert torch.equal(sum(step.sampler_logprob for step in steps).exp(), prob)
     for row in range(2):
-        of_model = model.score([prompt[row].tolist()], [text[row, 4:].tolist()])[0]
+        of_model = score(model, [prompt[row].tolist()], [text[row, 4:].tolist()])[0]
         assert torch.allclose(torch.stack([step.model_logprob[row] for step in steps]), of_model, atol=1e-5)
         for step in steps:
             sampler = logits_to_logprobs(step.logits[row], 0.7, 5, 0.8)[step.ids[row]]
-            assert step.logprob[row].item() == pytest.approx(sampler.item())
+            assert step.sampler_logprob[row].item() == pytest.approx(sampler.item())
 
 
 def test_a_row_draws_the_same_text_alone_and_in_a_batch_of_ten(model):
@@ -286,10 +287,10 @@ def test_score_equals_steps_pair_by_pair_whatever_their_lengths(model, monkeypat
     responses = [ids_for(model, n, seed=100 + n).tolist() for _, n in lengths]
     for batch_tokens in (1, 60, 10_000):
         monkeypatch.setitem(scoring.BATCH_TOKENS, 'cpu', batch_tokens)
-        scored = model.score(prompts, responses, temperature=0.8)
+        scored = score(model, prompts, responses, temperature=0.8)
         for prompt, response, logprobs in zip(prompts, responses, scored, strict=True):
             steps = list(model.steps(torch.tensor([prompt]), temperature=0.8, fixed_response=response))
-            assert logprobs.tolist() == pytest.approx([step.logprob.item() for step in steps], abs=1e-5)
+            assert logprobs.tolist() == pytest.approx([step.sampler_logprob.item() for step in steps], abs=1e-5)
 
 
 # A padded vocabulary ------------------------------------------------------------------------------------------------
@@ -336,7 +337,7 @@ def test_an_empty_prompt_and_too_long_an_input_are_refused(model):
     with pytest.raises(ValueError, match='empty prompt'):
         model.generate(torch.zeros(1, 0, dtype=torch.long), 1)
     with pytest.raises(ValueError, match='pair 1 has an empty prompt'):
-        model.score([[1], []], [[1], [1]])
+        score(model, [[1], []], [[1], [1]])
     with pytest.raises(ValueError, match='block_size=16'):
         model(ids_for(model, 1, 17))
     with pytest.raises(ValueError, match='n_head=3'):
@@ -452,7 +453,7 @@ def test_each_dropout_works_in_training_and_only_there(place):
 def test_tokens_are_decoded_from_the_cache_and_not_read_again(model, monkeypatch):
     lengths = []
     hidden = model.hidden
-    monkeypatch.setattr(model, 'hidden', lambda idx, caches=None: lengths.append(idx.size(1)) or hidden(idx, caches))
+    monkeypatch.setattr(model, 'hidden', lambda idx, cache=None: lengths.append(idx.size(1)) or hidden(idx, cache))
     model.generate(ids_for(model, 1, 4), 14)
     assert lengths == [4] + [1] * 12 + [16]  # the prompt, a token at a time up to block_size, then whole windows
 
@@ -477,13 +478,13 @@ def test_the_lean_loss_keeps_no_logits_for_the_backward():
 def test_half_precision_gives_float32_logprobs_near_the_exact_ones(dtype):
     model = random_gpt()
     prompt, response = ids_for(model, 1, 4), ids_for(model, 9).tolist()
-    exact = model.score([prompt[0].tolist()], [response])[0]
+    exact = score(model, [prompt[0].tolist()], [response])[0]
     half = random_gpt().to(dtype)
-    scored = half.score([prompt[0].tolist()], [response])[0]
+    scored = score(half, [prompt[0].tolist()], [response])[0]
     steps = list(half.steps(prompt, fixed_response=response))
     assert torch.allclose(scored, exact, atol=0.25)
     assert not torch.equal(scored, exact)
-    assert torch.allclose(torch.cat([step.logprob for step in steps]), exact, atol=0.25)
+    assert torch.allclose(torch.cat([step.sampler_logprob for step in steps]), exact, atol=0.25)
     for step in steps:
         assert logits_to_logprobs(step.logits).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
 

@@ -1,0 +1,80 @@
+"""Files: finding them, hashing them, writing them atomically, and new folders for what a run makes."""
+
+import datetime
+import hashlib
+import os
+import re
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from common.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def resolve_path(path):
+    """Return `path` in the current folder or, if it is not there, the file of that name that the project ships.
+
+    A path in neither place is returned as given, so that an error message names what was asked for.
+    """
+    here, shipped = Path(path), PROJECT / path
+    return shipped if shipped.exists() and not here.exists() else here
+
+
+def file_sha256(path):
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextmanager
+def atomic_write(path):
+    """Yield a temporary path, which is renamed to `path` if the block succeeds and deleted if it fails.
+
+    A reader sees either the old file or the new one, never half of one. Raises UserError if writing fails.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror}') from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, 'r+b') as file:  # Windows can only flush a file opened for writing
+            os.fsync(file.fileno())  # on disk before the rename
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+        temporary.replace(path)
+        with suppress(OSError):  # Windows cannot do this, and need not
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)  # the rename, too
+            os.close(folder)
+    except OSError as error:  # a full disk, most likely
+        raise UserError(
+            f'cannot write {path}: {error.strerror or error}; what was there before is still there'
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create_run_folder(parent, name):
+    """Make a new folder in `parent` and return it: named after the run and the time, numbered if that is taken."""
+    words = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:50].strip('-')
+    stem = f'{words}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
+    number = 1
+    while True:
+        folder = Path(parent) / (stem if number == 1 else f'{stem}-{number}')
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not Path(parent).is_dir():
+                raise UserError(f'{parent} is a file; a folder is needed') from None
+            number += 1
+        except OSError as error:
+            raise UserError(f'cannot create the folder {folder}: {error.strerror}') from error

@@ -1,0 +1,25 @@
+"""Text made fit for one line, for a terminal, for UTF-8."""
+
+import re
+
+
+def shorten(text, length, from_end=False):
+    """Return a text on one line, shortened to `length` characters: its beginning, or its end."""
+    text = re.sub(r'\s*\n\s*', ' ⏎ ', text)
+    if len(text) <= length:
+        return text
+    if not from_end:
+        return text[: length - 1] + '…'
+    _, space, words = text[1 - length :].partition(' ')  # start at a whole word
+    return '…' + (space + words if words else text[1 - length :])
+
+
+def show_control_characters(text):
+    """Return a text on one line with its control characters made visible, so that no terminal obeys them."""
+    text = text.replace('\n', '⏎')
+    return ''.join(char if char.isprintable() else f'‹U+{ord(char):04X}›' for char in text)
+
+
+def replace_surrogates(text):
+    """Replace lone surrogates, Python's stand-ins for bytes that are not UTF-8, with U+FFFD, as tiktoken does."""
+    return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')

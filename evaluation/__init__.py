@@ -1,0 +1,1 @@
+"""What only eval.py needs."""

@@ -1,0 +1,98 @@
+"""lm-evaluation-harness on any model that `init_from` can name: its tasks, our scores.
+
+    pip install lm_eval==0.4.13
+    python -m evaluation.lm_eval_adapter --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
+
+All arguments are those of the `lm_eval` command; this file registers the model `nanogpt-probs` and then calls it. The
+model's arguments are init_from, out_dir, dtype and quantize, as everywhere here; --device is the harness's own. The
+three kinds of request that lm-evaluation-harness has (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness)
+are answered by `scoring` and `model.steps`.
+"""
+
+import sys
+
+import torch
+from tqdm import tqdm
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+except ImportError:
+    print('error: harness.py needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
+    sys.exit(2)
+from common.errors import UserError
+from lm import checkpoint, fast
+from lm.scoring import cut_text, score_pairs, segment_ends
+
+
+@register_model('nanogpt-probs')
+class NanoGPTProbs(LM):
+    """A model that lm-evaluation-harness can ask."""
+
+    def __init__(
+        self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, quantize=None, batch_size=None, **_
+    ):
+        """batch_size, and whatever else the harness hands to every model, is not needed: batches go by tokens."""
+        super().__init__()
+        if str(device).startswith('cuda') and not torch.cuda.is_available():
+            device = None  # the harness's default, on a machine that has none
+        self.model, self.tokenizer, _ = checkpoint.load_model(init_from, out_dir, device, dtype)
+        fast.pack(self.model, quantize)
+        if self.tokenizer is None:
+            raise UserError(f'{init_from} has no tokenizer, and the harness sends text')
+        if self.tokenizer.eot is None:
+            raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, which the harness begins texts with')
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        """Return (logprob, whether greedy decoding says it) of each continuation after its context."""
+        encoded = (self.tokenizer.encode_pair(*request.args) for request in requests)
+        scores = score_pairs(self.model, encoded)
+        scores = tqdm(scores, total=len(requests), desc='loglikelihood', disable=disable_tqdm)
+        return [(score.model_logprobs.sum().item(), bool((score.ranks == 1).all())) for score in scores]
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        """Return the logprob of each text, every token scored once, behind <|endoftext|>."""
+        sums = []
+        block_size = self.model.config.block_size
+        for request in tqdm(requests, desc='loglikelihood_rolling', disable=disable_tqdm):
+            ids = self.tokenizer.encode(request.args[0])
+            pairs = cut_text(ids, segment_ends(len(ids), block_size, block_size), block_size, self.tokenizer.eot)
+            sums.append(sum(score.model_logprobs.sum().item() for score in score_pairs(self.model, pairs)))
+        return sums
+
+    def generate_until(self, requests, disable_tqdm=False):
+        """Return for each context what the model says until one of the stop texts, <|endoftext|> or the length."""
+        texts = []
+        for request in tqdm(requests, desc='generate_until', disable=disable_tqdm):
+            context, settings = request.args
+            texts.append(self._generate(context, normalize_gen_kwargs(settings)))
+        return texts
+
+    def _generate(self, context, settings):
+        """Say what follows a context: greedily, unless the task asks for a temperature."""
+        length, stops = settings['max_gen_toks'], [stop for stop in settings['until'] if stop]
+        # What does not fit before the answer is cut off on the left, and at least one token stays.
+        prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - length) :]
+        idx = torch.tensor([prompt], device=self.model.device)
+        ids, text = [], ''
+        for step in self.model.steps(
+            idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0, top_p=settings.get('top_p')
+        ):
+            if step.ids.item() == self.tokenizer.eot:
+                break
+            ids.append(step.ids.item())
+            text = self.tokenizer.decode(ids)
+            if any(stop in text for stop in stops):
+                return text[: min(text.find(stop) for stop in stops if stop in text)]
+        return text
+
+
+if __name__ == '__main__':
+    from lm_eval.__main__ import cli_evaluate
+
+    try:
+        cli_evaluate()
+    except UserError as error:
+        print('error:', error, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""How results/ is made: the experiment, the benchmarks, the sourced numbers."""

@@ -1,0 +1,375 @@
+"""Who runs in bench.py, and how each does a job: this project's ways, and the programs that people would use instead.
+
+Every function here is a contender. It is given the Task, makes itself ready (loads, converts, warms up) and returns a
+function that does the job once, which is what gets timed. Each runs in a process of its own, so that one's threads do
+not stand in another's way and its memory can be told. One that is not installed raises ImportError and is left out.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common.files import PROJECT
+from lm import checkpoint, fast
+from lm.hardware import autocast, peak_memory_mib, pick_training_dtype
+from lm.scoring import score_pairs
+from training.lean_loss import LeanLoss
+
+TRAIN_STEPS = 2  # timed at once
+
+
+@dataclass
+class Task:
+    """What is to be done, the same for every contender."""
+
+    folder: str  # a model folder, GPT-2's form
+    scratch: str  # a folder for files made on the way
+    rows: int = 1  # texts written at once
+    new_tokens: int = 100  # tokens in each
+    pairs: tuple = ()  # (prompt ids, response ids, prompt text, response text) to be scored
+    text: str = ''  # a file to be turned into tokens
+    prompt: str = 'Once upon a time'
+    layers: int = 0  # numbers in the matrices of the model's layers, all of which are read for each token
+    head: int = 0  # and in its output layer
+
+    @property
+    def prompt_ids(self):
+        """The ids of the prompt."""
+        return checkpoint.load_model(self.folder)[1].encode_prompt(self.prompt)
+
+
+def ours(task, dtype=None, quantize=None):
+    """Return this project's model, packed as sample.py and eval.py have it."""
+    return fast.pack(checkpoint.load_model(task.folder, device='cpu', dtype=dtype)[0], quantize)
+
+
+def hf(task, dtype):
+    """Return the model in transformers, ready to compute."""
+    from transformers import GPT2LMHeadModel
+
+    return GPT2LMHeadModel.from_pretrained(task.folder, dtype=dtype).eval()
+
+
+def ct2(task, compute_type):
+    """Return (generator, its tokens by id) of CTranslate2, the model converted first."""
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    folder = Path(task.scratch) / f'ctranslate2-{compute_type}'
+    if not folder.exists():
+        TransformersConverter(task.folder).convert(str(folder), quantization=compute_type)
+    threads = torch.get_num_threads()
+    generator = ctranslate2.Generator(str(folder), compute_type=compute_type, inter_threads=1, intra_threads=threads)
+    return generator, json.loads((folder / 'vocabulary.json').read_text(encoding='utf-8'))
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+
+def write(task, dtype=None, quantize=None):
+    """Draw task.rows texts with this project, all in one batch."""
+    model, idx = ours(task, dtype, quantize), torch.tensor([task.prompt_ids] * task.rows)
+    return lambda: model.generate(idx, task.new_tokens, temperature=0.8, top_k=200, seed=1)
+
+
+def write_without_cache(task):
+    """Draw one text at a time, all of it read again for each token, as nanoGPT does.
+
+    One of task.rows is drawn: the others would take as long, and `work` counts it that often.
+    """
+    model, idx = checkpoint.load_model(task.folder, device='cpu')[0], torch.tensor([task.prompt_ids])
+
+    @torch.no_grad()
+    def run():
+        text = idx
+        for _ in range(task.new_tokens):
+            logits = model(text)[0][:, -1] / 0.8
+            least = logits.topk(200).values[:, -1:]
+            probs = logits.masked_fill(logits < least, -torch.inf).softmax(-1)
+            text = torch.cat([text, torch.multinomial(probs, 1)], dim=1)
+
+    return run
+
+
+def write_hf(task, dtype=torch.float32):
+    """Draw the texts with transformers' generate."""
+    model, idx = hf(task, dtype), torch.tensor([task.prompt_ids])
+    settings = {'do_sample': True, 'temperature': 0.8, 'top_k': 200, 'num_return_sequences': task.rows}
+    length = {'min_new_tokens': task.new_tokens, 'max_new_tokens': task.new_tokens}
+    mask = torch.ones_like(idx)
+    return lambda: model.generate(idx, attention_mask=mask, pad_token_id=50256, **settings, **length)
+
+
+def write_ct2(task, compute_type):
+    """Draw the texts with CTranslate2."""
+    generator, tokens = ct2(task, compute_type)
+    prompt = [[tokens[id] for id in task.prompt_ids]] * task.rows
+    settings = {'sampling_temperature': 0.8, 'sampling_topk': 200, 'include_prompt_in_result': False, 'end_token': []}
+    return lambda: generator.generate_batch(prompt, min_length=task.new_tokens, max_length=task.new_tokens, **settings)
+
+
+# Scoring ------------------------------------------------------------------------------------------------------------
+
+
+def score(task, dtype=None, quantize=None):
+    """Score the pairs with this project."""
+    model, pairs = ours(task, dtype, quantize), [pair[:2] for pair in task.pairs]
+    return lambda: list(score_pairs(model, pairs))
+
+
+def score_hf(task, dtype=torch.float32):
+    """Score the pairs with transformers in the plain way: sorted batches of 16, cross-entropy of the responses."""
+    model = hf(task, dtype)
+    texts = sorted(([*prompt, *response], len(prompt)) for prompt, response, *_ in task.pairs)
+    texts.sort(key=lambda text: len(text[0]))
+
+    @torch.inference_mode()
+    def run():
+        for start in range(0, len(texts), 16):
+            part = texts[start : start + 16]
+            longest = max(len(ids) for ids, _ in part)
+            idx = torch.tensor([ids + [50256] * (longest - len(ids)) for ids, _ in part])
+            mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in part])
+            logprobs = model(idx, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+            logprobs = logprobs.gather(-1, idx[:, 1:, None])[..., 0]
+            for row, (ids, prompt) in zip(logprobs, part, strict=True):
+                row[prompt - 1 : len(ids) - 1].sum().item()
+
+    return run
+
+
+def score_ct2(task, compute_type):
+    """Score the whole texts with CTranslate2, which gives each token's logprob."""
+    generator, tokens = ct2(task, compute_type)
+    texts = [[tokens[id] for id in (*prompt, *response)] for prompt, response, *_ in task.pairs]
+    return lambda: generator.score_batch(texts, max_batch_size=1024, batch_type='tokens')
+
+
+def score_lm_eval(task):
+    """Score the pairs with lm-evaluation-harness, from tokens."""
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(pretrained=task.folder, device='cpu', dtype='float32', batch_size=16)
+    requests = [((prompt, response), prompt_ids, ids) for prompt_ids, ids, prompt, response in task.pairs]
+    return lambda: model._loglikelihood_tokens(requests, disable_tqdm=True)
+
+
+def score_minicons(task):
+    """Score the pairs with minicons, from text, sorted batches of 16."""
+    from minicons.scorer import IncrementalLMScorer
+
+    model = IncrementalLMScorer(task.folder, 'cpu')
+    texts = sorted(task.pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+
+    def run():
+        for start in range(0, len(texts), 16):
+            prompts, responses = zip(*(pair[2:] for pair in texts[start : start + 16]), strict=True)
+            model.conditional_score(list(prompts), list(responses), separator='')
+
+    return run
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+def train(task):
+    """Take a step as train.py does on this CPU: its precision, the loss that never holds all logits, fused AdamW."""
+    model = checkpoint.load_model(task.folder, device='cpu')[0].train()
+    device = torch.device('cpu')
+    dtype = pick_training_dtype(device)
+    optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.95), 'cpu')
+    lean = LeanLoss(model)
+    x, y = torch.randint(model.n_ids, (2, 4, 256))
+
+    def step():
+        with autocast(device, dtype):
+            loss = lean(x, y)
+        loss.backward()
+        finish_step(model, optimizer)
+
+    return several(step)
+
+
+def train_plain(task):
+    """Take a plain step: eager float32, all logits, AdamW that is not fused."""
+    model = checkpoint.load_model(task.folder, device='cpu')[0].train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=False, foreach=False)
+    x, y = torch.randint(model.n_ids, (2, 4, 256))
+
+    def step():
+        model(x, y)[1].backward()
+        finish_step(model, optimizer)
+
+    return several(step)
+
+
+def train_hf(task):
+    """Take a plain step with transformers' model."""
+    model = hf(task, torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    x = torch.randint(50257, (4, 256))
+
+    def step():
+        model(x, labels=x).loss.backward()
+        finish_step(model, optimizer)
+
+    return several(step)
+
+
+def several(step):
+    """Return a function that takes TRAIN_STEPS steps; a first one, which sets memory aside, is taken here."""
+    step()
+
+    def run():
+        for _ in range(TRAIN_STEPS):
+            step()
+
+    return run
+
+
+def finish_step(model, optimizer):
+    """Clip the gradients, step, and forget them, which all do alike."""
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+# Starting, and preparing data: commands, as a person types them -----------------------------------------------------
+
+
+def command(*arguments, folder='.'):
+    """Return a function that runs Python with these arguments in a folder; what goes wrong there is raised here."""
+
+    def run():
+        # One network less to ask: transformers looks for a newer model on the hub otherwise.
+        environment = {**os.environ, 'HF_HUB_OFFLINE': '1'}
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=folder)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+
+    return run
+
+
+def start(task):
+    """Run sample.py for one token."""
+    return command(str(PROJECT / 'sample.py'), f'--init_from={task.folder}', '--max_new_tokens=1', '--device=cpu')
+
+
+def start_hf(task):
+    """Do the same in a script that uses transformers."""
+    import transformers  # noqa: F401 (to be left out where it is not there)
+
+    return command(
+        '-c',
+        'import sys\n'
+        'from transformers import AutoTokenizer, GPT2LMHeadModel\n'
+        'model = GPT2LMHeadModel.from_pretrained(sys.argv[1])\n'
+        'tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n'
+        'prompt = tokenizer(sys.argv[2], return_tensors="pt")\n'
+        'ids = model.generate(**prompt, max_new_tokens=1, do_sample=True, pad_token_id=50256)\n'
+        'print(tokenizer.decode(ids[0]))',
+        task.folder,
+        task.prompt,
+    )
+
+
+def start_torch(task):
+    """Import torch, which none of them can do without."""
+    return command('-c', 'import torch')
+
+
+def prepare(task):
+    """Run prepare_bin.py on the text."""
+    return command(str(PROJECT / 'prepare_bin.py'), f'--input={task.text}', '--dataset=bench', folder=task.scratch)
+
+
+def prepare_tiktoken(task):
+    """Write the same tokens with a loop over the documents in one process, as nanoGPT's prepare.py does."""
+    return command(
+        '-c',
+        'import sys, numpy, tiktoken\n'
+        'tokenizer = tiktoken.get_encoding("gpt2")\n'
+        'with open(sys.argv[1], encoding="utf-8") as file:\n'
+        '    documents = file.read().split("\\n\\n\\n")\n'
+        'ids = []\n'
+        'for document in documents:\n'
+        '    ids += [*tokenizer.encode_ordinary(document), tokenizer.eot_token]\n'
+        'cut = int(0.9 * len(ids))\n'
+        'numpy.array(ids[:cut], dtype=numpy.uint16).tofile(sys.argv[2] + "/train.bin")\n'
+        'numpy.array(ids[cut:], dtype=numpy.uint16).tofile(sys.argv[2] + "/val.bin")',
+        task.text,
+        task.scratch,
+    )
+
+
+# Who takes part in what, this project's own ways first --------------------------------------------------------------
+
+ONE_BY_ONE = 'no cache, one by one'
+WRITERS = {
+    'float32': (write, {}),
+    'bfloat16': (write, {'dtype': 'bfloat16'}),
+    'int8': (write, {'quantize': 'int8'}),
+    'transformers float32': (write_hf, {}),
+    'CTranslate2 float32': (write_ct2, {'compute_type': 'float32'}),
+    'CTranslate2 int8': (write_ct2, {'compute_type': 'int8'}),
+    ONE_BY_ONE: (write_without_cache, {}),
+}
+SCORERS = {
+    'float32': (score, {}),
+    'bfloat16': (score, {'dtype': 'bfloat16'}),
+    'int8': (score, {'quantize': 'int8'}),
+    'transformers float32': (score_hf, {}),
+    'transformers bfloat16': (score_hf, {'dtype': torch.bfloat16}),
+    'lm-eval float32': (score_lm_eval, {}),
+    'minicons float32': (score_minicons, {}),
+    'CTranslate2 float32': (score_ct2, {'compute_type': 'float32'}),
+    'CTranslate2 int8': (score_ct2, {'compute_type': 'int8'}),
+}
+CONTENDERS = {
+    'decode': WRITERS,
+    'sample': WRITERS,
+    'score': SCORERS,
+    'prompts': {name: SCORERS[name] for name in ('float32', 'int8', 'transformers bfloat16', 'CTranslate2 int8')},
+    'train': {
+        'train.py': (train, {}),
+        'plain float32': (train_plain, {}),
+        'transformers float32': (train_hf, {}),
+    },
+    'start': {
+        'sample.py': (start, {}),
+        'transformers': (start_hf, {}),
+        'import torch': (start_torch, {}),
+    },
+    'prepare': {
+        'prepare_bin.py': (prepare, {}),
+        'a tiktoken loop': (prepare_tiktoken, {}),
+    },
+}
+
+
+def work(job, name, task, pipe):
+    """Be a contender: say 'ready', then do the job whenever told to and answer with the seconds that it took.
+
+    Runs in a process of its own. Ends on None, with the most memory that it held.
+    """
+    function, arguments = CONTENDERS[job][name]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            run = function(task, **arguments)
+            pipe.send('ready')
+            while pipe.recv() is not None:
+                started = time.perf_counter()
+                run()
+                pipe.send((time.perf_counter() - started) * (task.rows if name == ONE_BY_ONE else 1))
+        pipe.send(peak_memory_mib())
+    except ImportError as error:
+        pipe.send(ImportError(error.name))
+    except Exception as error:
+        pipe.send(RuntimeError(f'{type(error).__name__}: {error}'))

@@ -1,0 +1,114 @@
+"""One token of a response on record: how likely it was, and what else the model could have said.
+
+A `TokenRecord` is made once, here. Bar charts, the page, the terminal and the server all take it as it is.
+
+Shapes: N positions, V token ids.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model import logits_to_logprobs
+
+ALTERNATIVES = 10  # how many of the likeliest tokens are kept
+
+
+class Alternative(NamedTuple):
+    """One of the likeliest tokens at a position; logprobs are natural."""
+
+    id: int
+    model_logprob: float
+    sampler_logprob: float  # -inf if the sampler could not have drawn it
+
+
+@dataclass
+class TokenRecord:
+    """One token of a response; logprobs are natural."""
+
+    id: int
+    model_logprob: float
+    sampler_logprob: float
+    rank: int  # among all tokens under the model; 1 is the token that greedy decoding picks
+    entropy: float  # of the model's distribution, in nats
+    alternatives: list[Alternative]  # the likeliest tokens under the model, in descending order
+
+    @property
+    def alternatives_and_itself(self):
+        """The alternatives; last this token, unless it is one of them."""
+        if any(other.id == self.id for other in self.alternatives):
+            return self.alternatives
+        return [*self.alternatives, Alternative(self.id, self.model_logprob, self.sampler_logprob)]
+
+
+def record_tokens(
+    logits: Float[Tensor, 'N V'],
+    ids: Int[Tensor, ' N'],
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    count=ALTERNATIVES,
+) -> list[TokenRecord]:
+    """Return a TokenRecord for each position.
+
+    logits: what each token was chosen from. ids: the chosen tokens. The sampler's settings are those of
+    `model.logits_to_logprobs`. count: how many alternatives to keep.
+    """
+    of_model = logits_to_logprobs(logits).cpu()
+    of_sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
+    logits, ids = logits.float().cpu(), ids.cpu()
+    ranks, entropies = rank_tokens(logits, ids).tolist(), entropy(of_model).tolist()
+    records = []
+    for place, id in enumerate(ids.tolist()):
+        model_row, sampler_row = of_model[place], of_sampler[place]
+        likeliest_ids = [other for _, other in likeliest(logits[place], count)]
+        others = zip(likeliest_ids, model_row[likeliest_ids].tolist(), sampler_row[likeliest_ids].tolist())
+        records.append(
+            TokenRecord(
+                id=id,
+                model_logprob=model_row[id].item(),
+                sampler_logprob=sampler_row[id].item(),
+                rank=ranks[place],
+                entropy=entropies[place],
+                alternatives=[Alternative(*other) for other in others],
+            )
+        )
+    return records
+
+
+def rank_tokens(
+    logits: Float[Tensor, '*N V'], ids: Int[Tensor, '*N'], scratch: Float[Tensor, '*N V'] | None = None
+) -> Int[Tensor, '*N']:
+    """Return the rank of each id among all tokens, from 1; among equals the lower id comes first, as in argmax.
+
+    scratch: memory that may be overwritten, which saves setting aside more.
+    """
+    values = logits.gather(-1, ids[..., None])  # (..., 1)
+    # Comparisons are written as floats: torch adds up booleans far more slowly.
+    scratch = torch.empty_like(logits, dtype=torch.float32) if scratch is None else scratch
+    ranks = 1 + torch.gt(logits, values, out=scratch).sum(-1).long()
+    equals = torch.eq(logits, values, out=scratch).sum(-1)
+    for place in (equals > 1).nonzero().tolist():
+        place = tuple(place)
+        ranks[place] += (logits[place][: ids[place]] == values[place]).sum()
+    return ranks
+
+
+def entropy(logprobs: Float[Tensor, '*N V']) -> Float[Tensor, '*N']:
+    """Return the entropy of each distribution, in nats, float64."""
+    return torch.special.entr(logprobs.double().exp()).sum(-1)
+
+
+def likeliest(logprobs: Float[Tensor, ' V'], k: int) -> list[tuple[float, int]]:
+    """Return [(logprob, id)] of the k likeliest ids in descending order; fewer if fewer are possible.
+
+    Among equals the lower id comes first, as in greedy decoding; torch.topk alone promises no order.
+    """
+    least = logprobs.topk(min(k, len(logprobs))).values[-1]
+    ids = ((logprobs >= least) & (logprobs > -math.inf)).nonzero()[:, 0]
+    ids = ids[logprobs[ids].argsort(descending=True, stable=True)][:k]
+    return list(zip(logprobs[ids].tolist(), ids.tolist()))

@@ -1,0 +1,47 @@
+"""GPT-2's byte-level BPE in the file formats of Hugging Face: letters for bytes, merges, tokenizer.json."""
+
+import itertools
+import json
+from pathlib import Path
+
+from common.files import atomic_write
+
+
+def letters_of_bytes():
+    """Map each byte to the letter that stands for it in GPT-2's vocabulary files.
+
+    Printable Latin-1 bytes stand for themselves; the other 68 are the letters from U+0100 on, in order.
+    """
+    printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+def find_merge(token, ranks, rank):
+    """Return the two parts that were merged into `token`: run BPE on its bytes with all earlier merges."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
+        at = min(range(len(pairs)), key=pairs.__getitem__)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+def byte_level_bpe(vocab=None, merges=None):
+    """Return a BPE of the `tokenizers` library that works on bytes, as GPT-2's does."""
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+    from tokenizers import decoders, models, pre_tokenizers
+
+    bpe = HuggingFaceTokenizer(models.BPE(vocab, merges))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    return bpe
+
+
+def write_tokenizer_files(tokenizer, folder, special=()):
+    """Write tokenizer.json, and tokenizer_config.json with the class and special tokens that AutoTokenizer needs."""
+    with atomic_write(Path(folder) / 'tokenizer.json') as path:
+        path.write_text(tokenizer.to_str(), encoding='utf-8')
+    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, **dict(special)}
+    with atomic_write(Path(folder) / 'tokenizer_config.json') as path:
+        path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')

@@ -1,0 +1,389 @@
+"""How models lie on disk and on the Hugging Face hub, and how they come back: `load(init_from)`.
+
+Two forms. A checkpoint is nanoGPT's out_dir/ckpt.pt, with what nanoGPT leaves out beside it: the tokenizer and the form
+of GELU. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
+Both are read directly, so nothing slow is imported, and nothing that a file contains is executed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import re
+import warnings
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
+
+from common.errors import UserError
+from common.files import PROJECT, atomic_write, resolve_path
+from lm.hardware import pick_device, pick_dtype
+from lm.tokenizer import GPT2Tokenizer, tokenizer_from_contents, tokenizer_from_folder
+from model import GPT, GPTConfig
+
+# transformers' names of the activations that GPT computes, and the name that torch gives to each form of GELU.
+GELU_OF_ACTIVATION = {'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'}
+
+# What GPT-2's config.json may vary and model.py does not: each setting with the only value that is computed here.
+ONLY_VALUE = {
+    'layer_norm_epsilon': 1e-5,
+    'scale_attn_weights': True,
+    'scale_attn_by_inverse_layer_idx': False,
+    'add_cross_attention': False,
+    'tie_word_embeddings': True,
+}
+
+# GPT-2 was released with its matrices as (in, out); torch's Linear has (out, in).
+TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
+
+
+def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
+    """Return (model, tokenizer, checkpoint) of whatever init_from names, ready to be asked.
+
+    init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder or a folder
+    with a ckpt.pt; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2' or 'distilgpt2'.
+    device: 'cpu', 'cuda', ...; None for the best there is. dtype: 'float32' (None), 'bfloat16' or 'float16'.
+    The tokenizer is None where a folder has none and its vocabulary is not GPT-2's; the checkpoint is None for a
+    model folder. Raises UserError for whatever is missing, damaged, or not a GPT-2.
+    """
+    device, dtype = pick_device(device), pick_dtype(dtype)
+    if init_from == 'scratch':
+        raise UserError('--init_from=scratch is a model without any training; only train.py can use it')
+    path = Path(out_dir) if init_from == 'resume' else _folder_of(init_from)
+    if init_from == 'resume' or (path / 'ckpt.pt').exists():
+        model, tokenizer, checkpoint = _load_checkpoint(path / (file if init_from == 'resume' else 'ckpt.pt'))
+    else:
+        model, tokenizer, checkpoint = load_pretrained(path), tokenizer_from_folder(path), None
+    if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as it is and as nanoGPT pads it
+        tokenizer = GPT2Tokenizer()
+    if tokenizer is not None:
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f'the tokenizer of {init_from} has {tokenizer.vocab_size} tokens and its model only '
+                f'{model.config.vocab_size}: they do not belong together'
+            )
+        model.n_ids = tokenizer.vocab_size
+    return model.to(device=device, dtype=dtype).eval(), tokenizer, checkpoint
+
+
+def require_tokenizer(tokenizer, init_from):
+    """Return the tokenizer; raise UserError if the model called init_from has none."""
+    if tokenizer is None:
+        raise UserError(
+            f'{init_from} has no tokenizer; put the tokenizer.json that it was trained with into its folder'
+        )
+    return tokenizer
+
+
+# Model folders ------------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(name_or_folder, dropout=0.0):
+    """Return the GPT in a Hugging Face folder or on the hub, in float32 on the CPU."""
+    folder = _folder_of(name_or_folder)
+    config, gelu = _read_config(folder / 'config.json', dropout)
+    state = {re.sub(r'^transformer\.', '', name): tensor for name, tensor in _read_weights(folder).items()}
+    # Files of older transformers carry the causal mask of each layer; ours is made on the fly.
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(('.attn.bias', '.attn.masked_bias'))}
+    head = state.pop('lm_head.weight', None)
+    if head is not None and 'wte.weight' in state and not torch.equal(head, state['wte.weight']):
+        raise UserError(f'{folder}: its output layer is not its token embedding (untied), which is not GPT-2')
+    state = {
+        f'transformer.{name}': (tensor.t() if name.endswith(TRANSPOSED) else tensor) for name, tensor in state.items()
+    }
+    return _build(config, gelu, state, folder)
+
+
+def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
+    """Write a model as a folder that `transformers`, and load(), read.
+
+    Padding ids are left out, so that the softmax of a program that does not mask them gives the same probabilities. A
+    model without biases gets biases of zero, which is the same model.
+    """
+    folder = Path(folder)
+    config = model.config
+    state = {}
+    for name, tensor in model.state_dict().items():
+        name = name.removeprefix('transformer.')
+        tensor = tensor[: model.n_ids] if name == 'wte.weight' else tensor.t() if name.endswith(TRANSPOSED) else tensor
+        state[f'transformer.{name}'] = tensor.to('cpu', dtype).contiguous()
+    del state['transformer.lm_head.weight']  # the same matrix as wte
+    for name in [name for name in state if name.endswith('.weight') and 'wte' not in name and 'wpe' not in name]:
+        out_features = state[name].shape[-1]
+        state.setdefault(name.replace('.weight', '.bias'), torch.zeros(out_features, dtype=dtype))
+    eot = (
+        {}
+        if tokenizer is None or tokenizer.eot is None
+        else {'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot}
+    )
+    description = {
+        'architectures': ['GPT2LMHeadModel'],
+        'model_type': 'gpt2',
+        'activation_function': next(name for name, gelu in GELU_OF_ACTIVATION.items() if gelu == model.gelu),
+        'vocab_size': model.n_ids,
+        'n_positions': config.block_size,
+        'n_ctx': config.block_size,
+        'n_embd': config.n_embd,
+        'n_layer': config.n_layer,
+        'n_head': config.n_head,
+        'n_inner': None,
+        'resid_pdrop': config.dropout,
+        'embd_pdrop': config.dropout,
+        'attn_pdrop': config.dropout,
+        **ONLY_VALUE,
+        'initializer_range': 0.02,
+        'dtype': str(dtype).removeprefix('torch.'),
+        **eot,
+    }
+    with _telling_of_failure(folder / 'model.safetensors') as path:
+        save_file(state, path, metadata={'format': 'pt'})
+    with atomic_write(folder / 'config.json') as path:
+        path.write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def weights_sha256(model):
+    """Return the SHA-256 of a model's weights as they are in memory: names, then bytes, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if name != 'lm_head.weight':  # the same matrix as wte
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _folder_of(name):
+    """Return the folder that a name means: one where the person stands, one in models/, or a download from the hub."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    shipped = PROJECT / 'models' / name
+    if shipped.is_dir():
+        return shipped
+    if path.exists():
+        raise UserError(f'{name} is a file; name the folder that it lies in')
+    if name == '' or name.startswith(('.', '/', '~')) or name.count('/') > 1:
+        raise UserError(f'there is no folder {name!r} to load a model from')
+    return _download(name)
+
+
+def _download(name):
+    """Return the folder in the Hugging Face cache that holds the model called `name`, downloading what is missing."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt']
+    safetensors = ['model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json']
+    for weights in (safetensors, ['pytorch_model.bin']):
+        try:
+            cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
+            if _is_complete(cached):
+                return cached  # without asking anybody: published models hardly change, and a network may be lacking
+        except LocalEntryNotFoundError:
+            pass
+        except HFValidationError as error:
+            raise UserError(f'{name!r} is neither a folder here nor a name that a model on the hub can have') from error
+    try:
+        there = [file.rfilename for file in HfApi().model_info(name).siblings]
+        has_safetensors = any(fnmatch(file, pattern) for file in there for pattern in safetensors)
+        weights = safetensors if has_safetensors else ['pytorch_model.bin']
+        return Path(snapshot_download(name, allow_patterns=small + weights))
+    except RepositoryNotFoundError as error:
+        raise UserError(f'there is no folder {name!r} here and no model of that name on the hub') from error
+    except Exception as error:  # whatever can go wrong on the way to a server, in that library's and its client's words
+        raise UserError(
+            f'there is no folder {name!r} here, and the model of that name could not be fetched from the Hugging Face '
+            f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '
+            'a network, --init_from=tiny-stories uses the model shipped with this project; a model downloaded before, '
+            'or copied as a folder, works too'
+        ) from error
+
+
+def _is_complete(folder):
+    """Say whether a folder has all that a model needs; other programs may have fetched a part of it only."""
+    weights = _weight_files(folder)
+    needed = [folder / file for file in ['config.json', *weights]]
+    tokenizers = (['tokenizer.json'], ['vocab.json', 'merges.txt'])  # either form
+    has_tokenizer = any(all((folder / file).exists() for file in files) for files in tokenizers)
+    return bool(weights) and has_tokenizer and all(file.exists() for file in needed)
+
+
+def _read_config(path, dropout):
+    """Return the GPTConfig and the form of GELU that a config.json describes; refuse what is not computed here."""
+    try:
+        found = dict(json.loads(path.read_text(encoding='utf-8')))
+    except FileNotFoundError as error:
+        raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)') from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+    if found.get('model_type') != 'gpt2':
+        raise UserError(f'{path.parent} holds a model of type {found.get("model_type")!r}; only gpt2 is computed here')
+    try:
+        config = GPTConfig(
+            block_size=found.get('n_positions', found.get('n_ctx', 1024)),
+            vocab_size=found['vocab_size'],
+            n_layer=found['n_layer'],
+            n_head=found['n_head'],
+            n_embd=found['n_embd'],
+            dropout=dropout,
+        )
+    except KeyError as error:
+        raise UserError(f'{path} does not say {error}') from error
+    activation = found.get('activation_function', 'gelu_new')
+    if activation not in list(GELU_OF_ACTIVATION):  # a list, since a damaged file may hold anything
+        raise UserError(f'{path.parent}: activation_function={activation!r} is not one that is computed here')
+    if found.get('n_inner') not in (None, 4 * config.n_embd):
+        raise UserError(
+            f'{path.parent}: n_inner={found["n_inner"]} is not 4 * n_embd, which is all that is computed here'
+        )
+    for name, value in ONLY_VALUE.items():
+        if found.get(name, value) != value:
+            raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not computed here')
+    return config, GELU_OF_ACTIVATION[activation]
+
+
+def _read_weights(folder):
+    """Return the tensors of a folder by name."""
+    files = _weight_files(folder)
+    if not files:
+        raise UserError(f'{folder} has no weights: neither model.safetensors nor pytorch_model.bin')
+    if files == ['pytorch_model.bin']:
+        return _torch_load(folder / 'pytorch_model.bin')
+    return {name: tensor for file in files for name, tensor in _read_safetensors(folder / file).items()}
+
+
+def _weight_files(folder):
+    """Return the names of the files with a folder's weights: model.safetensors, its shards, or an old .bin."""
+    if (folder / 'model.safetensors').exists():
+        return ['model.safetensors']
+    if (folder / 'model.safetensors.index.json').exists():
+        path = folder / 'model.safetensors.index.json'
+        try:
+            return sorted(set(json.loads(path.read_text(encoding='utf-8'))['weight_map'].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f'{path} cannot be read: {error}') from error
+    return ['pytorch_model.bin'] if (folder / 'pytorch_model.bin').exists() else []
+
+
+def _read_safetensors(path):
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f'{path} is damaged or not a safetensors file: {error}') from error
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path, model, tokenizer, state=None, **rest):
+    """Write a checkpoint that nanoGPT reads too.
+
+    state: the weights, None for those of the model. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and more.
+    """
+    checkpoint = {
+        'model': model.state_dict() if state is None else state,
+        'model_args': dataclasses.asdict(model.config),
+        'gelu': model.gelu,
+        'tokenizer': None if tokenizer is None else tokenizer.contents,
+        **rest,
+    }
+    with _telling_of_failure(path) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+@contextmanager
+def _telling_of_failure(path):
+    """Write a file whole; torch and safetensors have errors of their own for a disk that is full."""
+    try:
+        with atomic_write(path) as temporary:
+            yield temporary
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'cannot write {path}: {reason}; what was there before is still there') from error
+
+
+def _load_checkpoint(path):
+    """Return (model, tokenizer, checkpoint) of a ckpt.pt, ours or nanoGPT's."""
+    if not path.exists():
+        raise UserError(
+            f'there is no checkpoint {path}; train.py writes one, --out_dir says where to look, '
+            'and --init_from=tiny-stories uses the shipped model'
+        )
+    checkpoint = _torch_load(path)
+    try:
+        if not isinstance(checkpoint, dict):
+            raise TypeError(f'it holds a {type(checkpoint).__name__}')
+        state, config = dict(checkpoint['model']), GPTConfig(**checkpoint['model_args'])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
+    gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not say; it has only the exact one
+    if gelu not in ('tanh', 'none'):
+        raise UserError(f'{path}: gelu={gelu!r} is neither tanh nor none')
+    prefix = '_orig_mod.'  # left behind by torch.compile
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.endswith('.attn.bias')}
+    state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
+    model = _build(config, gelu, state, path)
+    if checkpoint.get('tokenizer') is not None:
+        tokenizer = tokenizer_from_contents(checkpoint['tokenizer'])
+    else:
+        tokenizer = tokenizer_from_folder(path.parent)
+        dataset = (checkpoint.get('config') or {}).get('dataset')  # where nanoGPT leaves its characters
+        if tokenizer is None and dataset:
+            tokenizer = tokenizer_from_folder(resolve_path(Path('data') / dataset))
+    return model, tokenizer, checkpoint
+
+
+def _torch_load(path):
+    """Read what torch.save wrote, tensors and plain types only."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of pickle protocols that torch.save does not write
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words say how to run what the file holds
+        raise UserError(
+            f'{path} is refused: it is damaged, or it holds more than tensors and plain data, and nothing that a file '
+            'contains is executed'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f'{path} cannot be read: it is truncated, damaged or not a weights file ({reason})') from error
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves tensors as they are where torch.nn.init would fill them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, '__module__', None) == 'torch.nn.init':
+            return kwargs['tensor'] if 'tensor' in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def _build(config, gelu, state, where):
+    """Return a GPT with these weights. Raises UserError, which names `where`, if they do not fit its shape."""
+    try:
+        # Shapes without memory, weights not drawn: they would only be thrown away, and for `meta` torch would first
+        # import its compiler, a second's work.
+        with torch.device('meta'), _NoInit():
+            model = GPT(config, gelu)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f'{where}: {error}') from error
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name != 'lm_head.weight'}
+    for problem, names in (('lacks', expected.keys() - state.keys()), ('has unknown', state.keys() - expected.keys())):
+        if names:
+            raise UserError(f'{where} {problem} weights: {", ".join(sorted(names)[:3])} ({len(names)} in all)')
+    for name, shape in expected.items():
+        if state[name].shape != shape:
+            raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, and its config asks for {tuple(shape)}')
+        if not state[name].isfinite().all():
+            raise UserError(f'{where}: {name} is not finite; the file is damaged, or the training diverged')
+    state = {name: tensor.float().contiguous() for name, tensor in state.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return model

@@ -1,0 +1,43 @@
+"""Responses with their probabilities, as sample.py and eval.py generate or score them, token by token."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from lm.alternatives import TokenRecord, record_tokens
+
+
+@dataclass
+class Response:
+    """A drawn or fixed response: its ids, and each token's logprob under the sampler and under the model."""
+
+    ids: list[int] = field(default_factory=list)
+    sampler_logprobs: list[float] = field(default_factory=list)
+    model_logprobs: list[float] = field(default_factory=list)
+    records: list[TokenRecord] = field(default_factory=list)  # of the first steps, as many as were asked for
+
+
+def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None, recorded_steps=0):
+    """Draw num_samples responses in one batch, or score the fixed response_ids.
+
+    Yields the list of Responses as they grow: empty at first, then after every token. eot: an id that ends a response
+    when it is drawn. recorded_steps: for how many steps to make a TokenRecord.
+    """
+    cuts = {} if response_ids is not None else {'top_k': settings.top_k, 'top_p': settings.top_p}
+    idx = torch.tensor([prompt_ids] * num_samples, device=model.device)
+    responses = [Response() for _ in range(num_samples)]
+    yield responses
+    n, temperature, seed = settings.max_new_tokens, settings.temperature, settings.seed
+    for number, step in enumerate(model.steps(idx, n, temperature, fixed_response=response_ids, seed=seed, **cuts)):
+        records = record_tokens(step.logits, step.ids, temperature, **cuts) if number < recorded_steps else None
+        for row, response in enumerate(responses):
+            if eot is not None and response.ids and response.ids[-1] == eot:
+                continue
+            response.ids.append(step.ids[row].item())
+            response.sampler_logprobs.append(step.sampler_logprob[row].item())
+            response.model_logprobs.append(step.model_logprob[row].item())
+            if records is not None:
+                response.records.append(records[row])
+        yield responses
+        if eot is not None and all(response.ids[-1] == eot for response in responses):
+            break

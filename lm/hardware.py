@@ -1,0 +1,112 @@
+"""The machine at hand: which device to compute on, in which precision, and how fast it could be at most."""
+
+import re
+import sys
+import time
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+# Dense bfloat16 (float16 where the card has no bfloat16) FLOP/s from the makers' data sheets.
+DATASHEET_FLOPS = {
+    'B200': 2250e12,
+    'H200': 989e12,
+    'H100': 989e12,
+    'A100': 312e12,
+    'L40S': 362e12,
+    'L4': 121e12,
+    'A10': 125e12,
+    'V100': 125e12,
+    'T4': 65e12,
+    'RTX 4090': 165e12,
+    'RTX 3090': 71e12,
+}
+
+
+def pick_device(name=None):
+    """Return the torch.device called `name` ('cpu', 'cuda', 'cuda:1', 'mps'); for None cuda, else mps, else the CPU."""
+    if name is None:
+        kind = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+        return torch.device(kind)
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # a device can have a name and not be there; 'meta' holds no numbers
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UserError(f'--device={name} cannot be used on this machine; try --device=cpu') from error
+    return device
+
+
+def pick_dtype(name=None):
+    """Return the torch.dtype called `name`; float32 for None, because probabilities are the product."""
+    if name is None:
+        return torch.float32
+    if name not in DTYPES:
+        raise UserError(f'--dtype={name} is not one of {", ".join(DTYPES)}')
+    return DTYPES[name]
+
+
+def pick_training_dtype(device, name=None):
+    """Return the dtype to train in. None: bfloat16 where the hardware multiplies in it, float16 on other CUDA cards.
+
+    float16 overflows beyond 65,504, so its gradients need a scaler; elsewhere float32.
+    """
+    if name is not None:
+        return pick_dtype(name)
+    if device.type == 'cuda':
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has_bfloat16 = device.type == 'cpu' and torch.cpu.get_capabilities().get('avx512_bf16', False)
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def autocast(device, dtype):
+    """Compute matrix products in `dtype`; weights, normalisation and losses stay in float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def synchronize(device):
+    """Wait until the device has done what it was told, so that a clock read next tells the truth."""
+    if device.type in ('cuda', 'mps'):
+        getattr(torch, device.type).synchronize()
+
+
+@lru_cache
+def peak_flops(device, dtype):
+    """FLOP/s that the device reaches at most: from its data sheet if known, else measured with a large product."""
+    if device.type == 'cuda' and dtype != torch.float32:
+        name = torch.cuda.get_device_name(device)
+        known = [flops for card, flops in DATASHEET_FLOPS.items() if re.search(rf'\b{card}\b', name)]
+        if known:
+            return known[0]
+    best, n, seconds = 0.0, 256, 0.0
+    while n <= 8192 and seconds < 0.02:  # larger products come nearer to the peak, as long as they are quick
+        a = torch.randn(n, n, device=device).to(dtype)
+        for _ in range(4):
+            synchronize(device)
+            start = time.perf_counter()
+            a @ a
+            synchronize(device)
+            seconds = time.perf_counter() - start
+            best = max(best, 2 * n**3 / seconds)
+        n *= 2
+    return best
+
+
+def peak_memory_mib():
+    """Return the most memory that this process has held so far, in MiB; None where the system does not tell."""
+    try:  # Linux: getrusage would count what the program that started this one held
+        status = Path('/proc/self/status').read_text(encoding='ascii', errors='replace')
+        return round(int(re.search(r'^VmHWM:\s+(\d+) kB', status, re.MULTILINE)[1]) / 2**10, 1)
+    except (OSError, TypeError):
+        pass
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == 'darwin' else 2**10), 1)  # bytes on a Mac, KiB elsewhere

@@ -1,0 +1,197 @@
+"""Prompt/response pairs to scores, in batches: how likely is each token of a fixed response?
+
+A pair is (prompt ids, response ids), and the prompt is not empty. Everything that can be cut into pairs is scored here:
+responses, the choices of a multiple-choice question, running text. Every token sees exactly the context it has in
+`model.steps`, but a whole batch goes through the model in one forward pass, without a loop over tokens.
+
+Shapes: B rows of a batch, T tokens, N positions to predict, R tokens of a response, C channels, V token ids.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lm.alternatives import TokenRecord, rank_tokens, record_tokens
+from model import Cache, LanguageModel, logits_to_logprobs
+
+Pair = tuple[list[int], list[int]]  # ids of the prompt, ids of the response
+
+WINDOW = 512  # pairs sorted by length and batched together; a larger window pads less, but holds more in memory
+BATCH_TOKENS = {'cpu': 512}  # tokens in one forward pass; more would not fit into a CPU's cache
+OTHER_BATCH_TOKENS = 16384  # it takes many to keep a GPU busy
+OUTPUT_ROWS = 64  # positions in the output layer at a time: with 50,257 ids, 13 MB of logits, which fit into the cache
+SHARE_FROM = 48  # compute a prompt once for several responses if that saves this many tokens
+
+
+class Score(NamedTuple):
+    """How likely each of the R tokens of a response is; on the CPU, logprobs natural."""
+
+    model_logprobs: Float64[Tensor, ' R']
+    sampler_logprobs: Float64[Tensor, ' R']  # at the temperature asked for; no token is cut off
+    ranks: Int64[Tensor, ' R']  # 1 is the token that greedy decoding would pick
+    top_logprobs: Float64[Tensor, ' R']  # of the model's likeliest token: how confident it was
+    records: list[TokenRecord]  # of its first tokens, as many as were asked for
+
+
+class Row(NamedTuple):
+    """One row of a batch: each of the last len(targets) inputs predicts one target."""
+
+    pair: int  # which pair this belongs to
+    place: int  # where its first target stands in the response
+    inputs: list[int]
+    targets: list[int]
+
+
+def score(
+    model: LanguageModel, prompts: list[list[int]], responses: list[list[int]], temperature=1.0
+) -> list[Float64[Tensor, ' R']]:
+    """Return the logprob of each token of each response, given its prompt: a (len(response),) tensor for each pair.
+
+    The values are those that `model.steps` gives with fixed_response, also where the text is longer than block_size.
+    At temperature 1 they are the model's, otherwise the sampler's. Raises ValueError for an empty prompt or unknown
+    ids.
+    """
+    pairs = list(zip(prompts, responses, strict=True))
+    for number, (prompt, response) in enumerate(pairs):
+        model.check_ids([*prompt, *response], f'pair {number}')
+        if not prompt:
+            raise ValueError(f'pair {number} has an empty prompt: begin with the id of <|endoftext|>')
+    return [scored.sampler_logprobs for scored in score_pairs(model, pairs, temperature)]
+
+
+def score_pairs(model: LanguageModel, pairs: Iterable[Pair], temperature=1.0) -> Iterator[Score]:
+    """Yield a Score for each pair, in order. Reads WINDOW pairs at a time, so memory stays flat."""
+    pairs = iter(pairs)
+    while window := list(itertools.islice(pairs, WINDOW)):
+        yield from score_window(model, window, temperature)
+
+
+@torch.no_grad()
+def score_window(
+    model: LanguageModel, pairs: list[Pair], temperature=1.0, record: dict[int, int] | None = None
+) -> list[Score]:
+    """Return the Scores of a list of pairs.
+
+    record: {index of a pair: for how many of its first tokens to make a TokenRecord, in the same pass}.
+    Rows of similar length are batched, and a prompt that several pairs share is computed once. Where a pair is longer
+    than block_size, the model sees the last block_size tokens, as in `model.steps`.
+    """
+    scores = [empty_score(len(response)) for _, response in pairs]
+    batch_tokens = BATCH_TOKENS.get(model.device.type, OTHER_BATCH_TOKENS)
+    shared, single = share_prompts(pairs, model.block_size)
+    for prefix, rows in shared:
+        cache = model.new_cache(1, len(prefix) + max(len(row.inputs) for row in rows))
+        model.hidden(torch.tensor([prefix], device=model.device), cache)
+        for batch in batches(rows, batch_tokens):
+            score_batch(model, batch, temperature, record or {}, scores, cache.expand(len(batch)))
+    for batch in batches(single, batch_tokens):
+        score_batch(model, batch, temperature, record or {}, scores)
+    return scores
+
+
+def empty_score(size):
+    """Return a Score of `size` tokens, to be filled in."""
+    logprobs = [torch.zeros(size, dtype=torch.float64) for _ in range(3)]
+    return Score(logprobs[0], logprobs[1], torch.zeros(size, dtype=torch.int64), logprobs[2], [])
+
+
+def share_prompts(pairs, block_size):
+    """Return [(prefix, rows that continue it)] for the prompts worth sharing, and the rows that stand alone."""
+    alike = defaultdict(list)
+    for number, (prompt, response) in enumerate(pairs):
+        alike[tuple(prompt)].append((number, list(response)))
+    shared, single = [], []
+    for prompt, responses in alike.items():
+        prompt = list(prompt)
+        prefix = prompt[:-1]  # the last token is read with each response: its output predicts the first target
+        fitting = [(number, ids) for number, ids in responses if ids and len(prompt) + len(ids) - 1 <= block_size]
+        if (len(fitting) - 1) * len(prefix) >= SHARE_FROM:
+            shared.append((prefix, [Row(number, 0, [prompt[-1], *ids[:-1]], ids) for number, ids in fitting]))
+            responses = [(number, ids) for number, ids in responses if len(prompt) + len(ids) - 1 > block_size]
+        for number, ids in responses:
+            single += split_pair(number, prompt, ids, block_size)
+    return shared, single
+
+
+def split_pair(number, prompt, response, block_size):
+    """Yield the rows of a pair: one for all targets whose context begins with the text, then one for each other."""
+    text = prompt + response
+    start = len(prompt)
+    while start < len(text):
+        end = max(start + 1, min(len(text), block_size + 1))
+        yield Row(number, start - len(prompt), text[max(0, end - 1 - block_size) : end - 1], text[start:end])
+        start = end
+
+
+def batches(rows, batch_tokens):
+    """Yield lists of rows of similar length, at most batch_tokens tokens with padding, or a single longer row."""
+    batch = []
+    for row in sorted(rows, key=lambda row: len(row.inputs)):
+        if batch and (len(batch) + 1) * len(row.inputs) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def score_batch(model, rows, temperature, record, scores, cache: Cache | None = None):
+    """Run one forward pass and enter what it says about each row's targets into `scores`.
+
+    cache: the prefix that the rows continue.
+    """
+    # Padding is on the right, where no earlier token can look.
+    idx = pad_sequence([torch.tensor(row.inputs) for row in rows], batch_first=True).to(model.device)  # (B, T)
+    x = model.hidden(idx, cache)  # (B, T, C)
+    # Only positions before a target go through the output layer, by far the widest.
+    ends, sizes = [len(row.inputs) for row in rows], [len(row.targets) for row in rows]
+    x = torch.cat([x[place, end - size : end] for place, (end, size) in enumerate(zip(ends, sizes))])  # (N, C)
+    targets = torch.tensor([id for row in rows for id in row.targets], device=model.device)  # (N,)
+    recorded = torch.tensor(
+        [row.place + n < record.get(row.pair, 0) for row in rows for n in range(len(row.targets))], device=model.device
+    )  # (N,)
+    parts = zip(x.split(OUTPUT_ROWS), targets.split(OUTPUT_ROWS), recorded.split(OUTPUT_ROWS))
+    *columns, records = zip(*(score_positions(model, *part, temperature) for part in parts))
+    for name, column in zip(Score._fields, columns):
+        for row, values in zip(rows, torch.cat(column).cpu().split(sizes), strict=True):
+            getattr(scores[row.pair], name)[row.place : row.place + len(values)] = values
+    records = itertools.chain.from_iterable(records)
+    for row, of_row in zip(rows, recorded.split(sizes)):
+        scores[row.pair].records.extend(itertools.islice(records, int(of_row.sum())))  # a pair's rows come in order
+
+
+def score_positions(
+    model, x: Float[Tensor, 'N C'], targets: Int[Tensor, ' N'], recorded: Bool[Tensor, ' N'], temperature=1.0
+) -> tuple[Float[Tensor, ' N'], Float[Tensor, ' N'], Int[Tensor, ' N'], Float[Tensor, ' N'], list[TokenRecord]]:
+    """Return the fields of a Score for hidden states and the ids that follow them."""
+    logits = model.logits(x)  # (N, V)
+    logprobs = logits_to_logprobs(logits)
+    of_model, of_top = logprobs.gather(-1, targets[:, None])[:, 0], logprobs.amax(-1)
+    of_sampler = of_model
+    if temperature != 1:
+        of_sampler = logits_to_logprobs(logits, temperature).gather(-1, targets[:, None])[:, 0]
+    records = record_tokens(logits[recorded], targets[recorded], temperature) if recorded.any() else []
+    return of_model, of_sampler, rank_tokens(logits, targets, scratch=logprobs), of_top, records
+
+
+def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
+    """Return where the segments of a running text of n tokens end: one block first, then every `stride` tokens."""
+    return [*range(min(n, block_size), n, stride), n] if n else []
+
+
+def cut_text(ids: list[int], ends: list[int], block_size: int, first: int) -> Iterator[Pair]:
+    """Yield running text as pairs: each token is in one response, and the prompt is as much context as fits.
+
+    ids: the text. ends: where each response ends. first: the id before the text, <|endoftext|>. With
+    `segment_ends(n, block_size, block_size)` this is lm-evaluation-harness's loglikelihood_rolling, the fastest way; a
+    smaller stride gives each token more context (a sliding window).
+    """
+    text = [first, *ids]
+    for start, end in itertools.pairwise((0, *ends)):
+        yield text[min(max(0, end - block_size), start) : start + 1], text[start + 1 : end + 1]

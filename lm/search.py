@@ -1,0 +1,328 @@
+"""Looking ahead: find likely whole continuations, where sampling sees only one token at a time.
+
+    beam_search      keeps the few likeliest prefixes at each step; fast, but may miss the best continuation
+    most_probable    finds the k likeliest continuations and proves it; may take long
+
+Every probability here is the model's: temperature 1, no token cut off. Logprobs are natural, float64, on the CPU.
+Shapes: T tokens of the prompt, n of a continuation, w beams, k answers, B prefixes read at once, V token ids.
+"""
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lm.alternatives import likeliest
+from model import LanguageModel, logits_to_logprobs
+
+BATCH = 64  # prefixes that the exact search reads at once
+CACHE_BYTES = 2**28  # fewer if their caches would take more memory than this
+BEAMS_FIRST = 8  # the exact search starts from a beam search at least this wide: good answers early prune more
+
+
+# Beam search --------------------------------------------------------------------------------------------------------
+
+
+class Beam(NamedTuple):
+    """A continuation, or the beginning of one."""
+
+    ids: tuple[int, ...]  # after the prompt
+    logprob: float  # the sum over its tokens
+    parent: int  # the index of the beam that it extends, among those kept at the step before
+
+
+def beam_search(
+    model: LanguageModel,
+    idx: Int64[Tensor, '1 T'],
+    max_new_tokens: int,
+    beam_width: int,
+    length_penalty: float = 0.0,
+    eos: int | None = None,
+) -> tuple[Int64[Tensor, 'w T_plus_n'], Float64[Tensor, ' w']]:
+    """Find likely continuations by keeping the beam_width likeliest prefixes at each step.
+
+    eos: an id that ends a continuation. length_penalty: beams are ranked by logprob / length ** length_penalty, as in
+    transformers. 0 ranks by probability, 1 by the mean logprob per token; anything above 0 favours longer
+    continuations, which are otherwise never likelier.
+    Returns the sequences and their logprobs, best first; a row that ended early is filled up with eos. There are fewer
+    than beam_width only if no more continuations exist. Raises ValueError for invalid arguments.
+    """
+    *_, (_, finished) = beam_steps(model, idx, max_new_tokens, beam_width, length_penalty, eos)
+    return as_tensors(idx, [(beam.ids, beam.logprob) for beam in finished], max_new_tokens, eos)
+
+
+@torch.no_grad()
+def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=None):
+    """Search as `beam_search` does, yielding after each step (the beams that continue, the beams that have finished).
+
+    Continuing beams are ranked by logprob; finished ones, at most beam_width over all steps, by their score after the
+    length penalty.
+    """
+    check_search_arguments(model, idx, max_new_tokens)
+    if beam_width < 1:
+        raise ValueError(f'beam_width={beam_width}: it must be at least 1')
+    if not abs(length_penalty) <= 10:
+        raise ValueError(f'length_penalty={length_penalty}: it must be between -10 and 10')
+
+    def score(beam):
+        return beam.logprob / len(beam.ids) ** length_penalty
+
+    beams, finished = [Beam((), 0.0, 0)], []
+    text, cache = idx, None
+    for size in range(1, max_new_tokens + 1):
+        logits, cache = model.next_logits(text, cache, idx.size(1) + max_new_tokens)
+        # Twice as many candidates as beams: even if half of them end here, enough continue.
+        totals = [
+            (beam.logprob + logprob, parent, id)
+            for parent, (beam, row) in enumerate(zip(beams, logits_to_logprobs(logits).cpu()))
+            for logprob, id in likeliest(row, 2 * beam_width)
+        ]
+        totals = sorted(totals, key=lambda one: -one[0])[: 2 * beam_width]
+        candidates = [Beam((*beams[parent].ids, id), total, parent) for total, parent, id in totals]
+        ended = [size == max_new_tokens or beam.ids[-1] == eos for beam in candidates]
+        # Only the first beam_width candidates may finish; the others are there to replace those that do.
+        finished += [beam for beam, end in zip(candidates[:beam_width], ended) if end]
+        finished = sorted(finished, key=score, reverse=True)[:beam_width]
+        beams = [beam for beam, end in zip(candidates, ended) if not end][:beam_width]
+        yield beams, finished
+        if not beams:
+            return
+        # A beam's logprob can only fall, so its best possible score is its present logprob over the best length.
+        best_length = max_new_tokens if length_penalty > 0 else size
+        if len(finished) == beam_width and beams[0].logprob / best_length**length_penalty <= score(finished[-1]):
+            return
+        parents = torch.tensor([beam.parent for beam in beams], device=idx.device)
+        cache = cache.take(parents)
+        last = torch.tensor([beam.ids[-1] for beam in beams], device=idx.device)
+        text = torch.cat([text[parents], last[:, None]], dim=1)  # (w, T + size)
+
+
+# The most probable continuations, exactly ---------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What the exact search has found so far."""
+
+    sequences: Int64[Tensor, 'k T_plus_n']  # the likeliest continuations found, in descending order
+    logprobs: Float64[Tensor, ' k']
+    bound: float  # no other continuation has a higher logprob
+    exact: bool  # these are proved to be the likeliest
+    opened: int  # prefixes whose next token has been computed
+    waiting: int  # prefixes still to be opened, including those that can no longer win
+    mebibytes: float  # memory that the waiting prefixes take
+
+
+@dataclass
+class Budget:
+    """How much a search may use; None means no limit."""
+
+    prefixes: float | None = None
+    seconds: float | None = None
+    mebibytes: float | None = None  # for the waiting prefixes
+
+    def is_spent(self, found, seconds):
+        """Return whether a search must stop, given what it has `found` and how many seconds it has taken."""
+        pairs = ((found.opened, self.prefixes), (seconds, self.seconds), (found.mebibytes, self.mebibytes))
+        return any(limit is not None and used >= limit for used, limit in pairs)
+
+
+def most_probable(
+    model: LanguageModel,
+    idx: Int64[Tensor, '1 T'],
+    max_new_tokens: int,
+    k: int = 5,
+    eos: int | None = None,
+    budget: Budget | None = None,
+) -> tuple[Int64[Tensor, 'k T_plus_n'], Float64[Tensor, ' k'], float]:
+    """Find the k likeliest continuations of max_new_tokens tokens, and prove it.
+
+    eos: an id that ends a continuation; with it, all lengths up to max_new_tokens compete. budget: None searches to the
+    end.
+    Returns the sequences and their logprobs, likeliest first, and a bound: no other continuation has a higher logprob.
+    The k are proved to be the likeliest if the bound is not above the last of their logprobs, which always holds
+    without a budget. All this is up to rounding: continuations closer than that may change places (1e-5 in float32; in
+    bfloat16 and int8 a text's logprob depends on its batch, by some hundredths). A row that ended early is filled up
+    with eos. Raises ValueError for invalid arguments.
+    """
+    started = time.perf_counter()
+    for found in search_steps(model, idx, max_new_tokens, k, eos):
+        if budget is not None and budget.is_spent(found, time.perf_counter() - started):
+            break
+    return found.sequences, found.logprobs, found.bound
+
+
+@torch.no_grad()
+def search_steps(model, idx, max_new_tokens, k=5, eos=None) -> Iterator[Found]:
+    """Search as `most_probable` does, yielding what is `Found` after each batch of prefixes.
+
+    Best first, as in Dijkstra's algorithm: another token never makes a text likelier, so nothing unseen can be likelier
+    than the likeliest prefix that is still waiting. Once k continuations are at least that likely, the search is over.
+    Prefixes less likely than the k-th best continuation so far are not even kept.
+    """
+    check_search_arguments(model, idx, max_new_tokens)
+    if k < 1:
+        raise ValueError(f'k={k}: it must be at least 1')
+    answers = Answers(k)
+    for width in (1, min(max(k, BEAMS_FIRST), BATCH)):  # greedy first: the search never ends with less
+        *_, (_, finished) = beam_steps(model, idx, max_new_tokens, width, eos=eos)
+        for beam in finished:
+            answers.offer(beam.ids, beam.logprob)
+    cache = cache_prompt(model, idx, max_new_tokens)
+    at_once = BATCH if cache is None else min(BATCH, 1 + CACHE_BYTES // cache.nbytes)
+    opened, waiting = 0, Waiting()
+    yield Found(*as_tensors(idx, answers.best(), max_new_tokens, eos), 0.0, False, opened, 1, 0.0)
+    batch = [((), 0.0)]  # (prefix, logprob) to open; the first prefix is empty
+    while batch:
+        totals = next_logprobs(model, idx, [prefix for prefix, _ in batch], cache)  # (B, V)
+        opened += len(batch)
+        for (prefix, logprob), row in zip(batch, totals):
+            row += logprob
+            if len(prefix) == max_new_tokens - 1:
+                for total, id in likeliest(row, k + 1):  # one more than needed: it bounds those left out
+                    answers.offer((*prefix, id), total)
+                continue
+            if eos is not None:
+                answers.offer((*prefix, eos), row[eos].item())
+                row[eos] = -math.inf
+            hopeful = row > answers.floor
+            answers.pass_over(row.masked_fill(hopeful, -math.inf).max().item())
+            waiting.add(prefix, hopeful.nonzero()[:, 0], row[hopeful])
+        yield Found(
+            *as_tensors(idx, answers.best(), max_new_tokens, eos),
+            bound=max(answers.passed_over, waiting.best),
+            exact=waiting.best <= answers.floor,
+            opened=opened,
+            waiting=waiting.count,
+            mebibytes=waiting.bytes / 2**20,
+        )
+        batch = [waiting.pop() for _ in range(min(at_once, waiting.count)) if waiting.best > answers.floor]
+
+
+class Answers:
+    """The k likeliest continuations found so far, and a bound on all that were passed over."""
+
+    def __init__(self, k):
+        self._k = k
+        self._heap = []  # (logprob, ids), the least likely on top
+        self._known = set()
+        self.floor = -math.inf  # once there are k, a continuation must exceed this
+        self.passed_over = -math.inf
+
+    def offer(self, ids, logprob):
+        """Add a continuation if it is new and likely enough."""
+        if ids in self._known:  # already here, from another batch with other rounding
+            return
+        if len(self._heap) < self._k:
+            heapq.heappush(self._heap, (logprob, ids))
+        elif logprob <= self.floor:
+            self.pass_over(logprob)
+            return
+        else:
+            least, dropped = heapq.heapreplace(self._heap, (logprob, ids))
+            self.pass_over(least)
+            self._known.remove(dropped)
+        self._known.add(ids)
+        if len(self._heap) == self._k:
+            self.floor = self._heap[0][0]
+
+    def pass_over(self, logprob):
+        """Note that a continuation or prefix of this logprob is not pursued."""
+        self.passed_over = max(self.passed_over, logprob)
+
+    def best(self):
+        """Return [(ids, logprob)], likeliest first."""
+        return [(ids, logprob) for logprob, ids in sorted(self._heap, key=lambda one: -one[0])]
+
+
+class Waiting:
+    """The prefixes not yet opened, likeliest first.
+
+    Opening a prefix adds thousands of longer ones. They are kept in sorted arrays, and the heap holds only the
+    likeliest one of each array.
+    """
+
+    def __init__(self):
+        self._heap = []  # (-logprob, number, opened prefix, next ids, their logprobs, index of the next)
+        self._numbers = itertools.count()  # break ties before tuples are compared further
+        self.count = self.bytes = 0
+
+    def add(self, prefix, ids, logprobs):
+        """Add prefix, a tuple of ids, extended by each of the next ids."""
+        if not len(ids):
+            return
+        order = logprobs.argsort(descending=True, stable=True)
+        ids, logprobs = ids[order].numpy().astype(np.int32), logprobs[order].numpy()
+        self.count += len(ids)
+        self.bytes += ids.nbytes + logprobs.nbytes + 500  # about the size of the Python objects
+        heapq.heappush(self._heap, (-logprobs[0], next(self._numbers), prefix, ids, logprobs, 0))
+
+    @property
+    def best(self):
+        """The logprob of the likeliest waiting prefix; -inf if there is none."""
+        return float(-self._heap[0][0]) if self._heap else -math.inf
+
+    def pop(self):
+        """Remove and return the likeliest waiting prefix, (ids, logprob)."""
+        negative, number, prefix, ids, logprobs, place = self._heap[0]
+        self.count -= 1
+        if place + 1 < len(ids):
+            heapq.heapreplace(self._heap, (-logprobs[place + 1], number, prefix, ids, logprobs, place + 1))
+        else:
+            heapq.heappop(self._heap)
+            self.bytes -= ids.nbytes + logprobs.nbytes + 500
+        return (*prefix, int(ids[place])), float(-negative)
+
+
+# Shared by both -------------------------------------------------------------------------------------------------------
+
+
+def check_search_arguments(model, idx, max_new_tokens):
+    """Raise ValueError unless idx is one prompt of known ids and max_new_tokens is at least 1."""
+    if idx.size(0) != 1 or not idx.size(1):
+        raise ValueError(f'idx of shape {tuple(idx.shape)}: it must be one prompt, (1, T), of at least one token')
+    if max_new_tokens < 1:
+        raise ValueError(f'max_new_tokens={max_new_tokens}: a continuation has at least one token')
+    model.check_ids(idx[0].tolist(), 'the prompt')
+
+
+def cache_prompt(model, idx, max_new_tokens):
+    """Return a one-row cache of the prompt without its last token; None if prompt and continuation exceed block_size.
+
+    The last token is read again with each prefix: its output predicts the first token of the continuation.
+    """
+    if idx.size(1) + max_new_tokens - 1 > model.block_size:
+        return None
+    _, cache = model.prefill(idx, idx.size(1) + max_new_tokens)
+    cache.rewind(idx.size(1) - 1)
+    return cache
+
+
+def next_logprobs(model, idx, prefixes, cache) -> Float64[Tensor, 'B V']:
+    """Return the model's logprobs of the token after the prompt and each prefix, on the CPU."""
+    prompt = idx[0].tolist()
+    texts = [[*prompt, *prefix][-model.block_size :] for prefix in prefixes]
+    if cache is not None:
+        texts = [text[len(prompt) - 1 :] for text in texts]
+        cache = cache.expand(len(prefixes))
+    # Padding is on the right, where no earlier token can look.
+    padded = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(idx.device)  # (B, <= T + n)
+    last = torch.tensor([len(text) - 1 for text in texts], device=idx.device)
+    x = model.hidden(padded, cache)[torch.arange(len(texts), device=idx.device), last]  # (B, C)
+    return logits_to_logprobs(model.logits(x)).cpu().double()
+
+
+def as_tensors(idx, continuations, max_new_tokens, eos):
+    """Return (sequences (w, T + n), logprobs (w,)) of [(ids, logprob)] after the prompt, filled up with eos."""
+    rows = [[*ids, *[eos] * (max_new_tokens - len(ids))] for ids, _ in continuations]
+    continued = torch.tensor(rows, dtype=torch.int64, device=idx.device).view(len(rows), max_new_tokens)
+    logprobs = torch.tensor([logprob for _, logprob in continuations], dtype=torch.float64)
+    return torch.cat([idx.expand(len(rows), -1), continued], dim=1), logprobs

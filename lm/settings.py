@@ -1,0 +1,105 @@
+"""Settings that scripts share: which model to load, and how to sample from it. Each is declared and checked once."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from lm import fast
+from lm.checkpoint import load_model, require_tokenizer
+
+
+@dataclass
+class ModelChoice:
+    """Which model to load."""
+
+    init_from: str | None = None  # tiny-stories (None), tiny, gpt2 (any size), a name on the hub, a folder, resume
+    out_dir: str | None = None  # where resume finds ckpt.pt (None: out); given alone, it means resume
+
+
+@dataclass
+class ModelSettings(ModelChoice):
+    """Which model to load, and how to compute with it."""
+
+    device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best available
+    dtype: str | None = None  # float32 (None), bfloat16 or float16
+
+
+@dataclass
+class SamplingSettings(ModelSettings):
+    """The settings of sample.py, all of which eval.py takes too."""
+
+    start: str = 'Once upon a time'  # the prompt, or FILE:path to read it from a file; '' is <|endoftext|>
+    fixed_response: str | None = None  # a response to score instead of sampling; top_k and top_p do not apply to it
+    num_samples: int = 1  # how many samples to draw, all in one batch
+    max_new_tokens: int = 100  # tokens in each sample
+    temperature: float = 0.8  # 1 is the model's own distribution; lower is more predictable, 0 is greedy
+    top_k: int | None = 200  # draw from the k likeliest tokens only; None for all
+    top_p: float | None = None  # draw from the likeliest tokens that together have this probability; None for all
+    stop_at_eot: bool = False  # end a sample when <|endoftext|> is drawn
+    seed: int = 1337  # the same seed draws the same text
+    show_probs: bool = False  # draw bar charts of the likeliest tokens at every step
+    plot_steps: int = 20  # how many steps to draw
+    plot_dir: str = 'results'  # charts go into a new folder in here
+    quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
+    compile: bool = False  # torch.compile the model: a slower start, then faster
+
+
+def check_sampling_settings(settings):
+    """Return the settings with the model filled in; raise UserError for invalid values."""
+    if not 0 <= settings.temperature < math.inf:
+        raise UserError(f'--temperature={settings.temperature}: it must be 0 (greedy) or a positive number')
+    if settings.top_k is not None and settings.top_k < 1:
+        raise UserError(f'--top_k={settings.top_k}: it must be at least 1, or None for all tokens')
+    if settings.top_p is not None and not 0 < settings.top_p <= 1:
+        raise UserError(f'--top_p={settings.top_p}: it must be above 0 and at most 1, or None for all tokens')
+    if settings.quantize and (settings.compile or settings.dtype not in (None, 'float32')):
+        other = 'compile' if settings.compile else 'dtype'
+        raise UserError(f'--quantize={settings.quantize} cannot be combined with --{other}')
+    for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
+        if getattr(settings, name) < 0:
+            raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
+    return choose_model(settings)
+
+
+def choose_model(settings):
+    """Return the settings with init_from and out_dir filled in.
+
+    As in nanoGPT, --out_dir=FOLDER alone means the model that was trained there.
+    """
+    init_from = settings.init_from or ('tiny-stories' if settings.out_dir is None else 'resume')
+    return replace(settings, init_from=init_from, out_dir=settings.out_dir or 'out')
+
+
+def model_name(settings):
+    """Return what to call the model of the settings: its name, or the folder of its run."""
+    return settings.out_dir if settings.init_from == 'resume' else settings.init_from
+
+
+def load_chosen_model(settings):
+    """Return (model, tokenizer) of the settings, not yet optimised. Raises UserError if either is missing."""
+    model, tokenizer, _ = load_model(settings.init_from, settings.out_dir, settings.device, settings.dtype)
+    return model, require_tokenizer(tokenizer, settings.init_from)
+
+
+def optimise_for_inference(model, settings):
+    """Return the model, compiled or with packed matrices, as the settings ask: no longer trainable."""
+    if settings.compile:
+        model.hidden = torch.compile(model.hidden, dynamic=True)
+        return model
+    return fast.pack(model, settings.quantize)
+
+
+def read_prompt(start):
+    """Return the prompt that --start means: the text itself, or the contents of the file after FILE:."""
+    if not start.startswith('FILE:'):
+        return start
+    path = Path(start.removeprefix('FILE:'))
+    try:
+        return path.read_text(encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'--start={start}: cannot read {path}: {error.strerror}') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'--start={start}: {path} is not UTF-8 text (byte {error.start})') from error

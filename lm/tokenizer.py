@@ -1,0 +1,388 @@
+"""Text to token ids and back, three ways: GPT-2's BPE, a BPE of one's own, single characters.
+
+Each tokenizer has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, `vocab_size` and `eot` (the id of
+<|endoftext|>, None if it has none), can be saved into a model folder, and has `contents`: all that it is, in plain
+types, so that a checkpoint carries its tokenizer and needs no path.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import resolve_path
+from common.strings import replace_surrogates
+from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
+
+EOT = '<|endoftext|>'
+GPT2_FINGERPRINT = '5179c95f002c1e19e034e2ac61a2fb511b01641798da4793cf55a8b6edd9a4ac'
+VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
+
+
+class Tokenizer:
+    """What the three have in common."""
+
+    eot = None
+
+    def decode(self, ids):
+        """Return the text of token ids; bytes that are not UTF-8 (half a character, say) become U+FFFD."""
+        return self.decode_bytes(ids).decode('utf-8', errors='replace')
+
+    def decode_bytes(self, ids):
+        """Return the UTF-8 bytes of token ids. Raises UserError for ids that there are not."""
+        return b''.join(self._bytes_of(id) for id in self._check(ids))
+
+    def pieces(self, ids):
+        """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for a part of a character."""
+        return [_visible(self._bytes_of(id)) for id in self._check(ids)]
+
+    @property
+    def fingerprint(self):
+        """SHA-256 over all tokens in order: equal for two that turn text into the same ids, whatever their form."""
+        tokens = [self._bytes_of(id).hex() if self._has(id) else '' for id in range(self.vocab_size)]
+        return hashlib.sha256('\n'.join(tokens).encode()).hexdigest()
+
+    def _has(self, id):
+        return True
+
+    def encode_array(self, text, dtype):
+        """Return the token ids of a text as a NumPy array, the quickest way there is."""
+        return np.array(self.encode(text), dtype)
+
+    def encode_pair(self, prompt, response, boundary='joint'):
+        """Return (prompt ids, response ids), the one place that decides where a response begins.
+
+        'joint': white space at the end of the prompt moves to the response, both are encoded as one text, and the
+        response is what follows as many tokens as the prompt alone has: lm-evaluation-harness's rule, which gives a
+        prompt that ends inside a word its own tokens, not those of the whole. Where a merge across the boundary leaves
+        nothing, the split moves back to the last token that both encodings share.
+        'separate': each side by itself, which makes tokens at the boundary that a model has hardly seen.
+        An empty prompt is <|endoftext|>, an empty response has no ids.
+        """
+        if boundary not in ('joint', 'separate'):
+            raise UserError(f'boundary={boundary!r} is neither joint nor separate')
+        if boundary == 'separate' or not response:
+            return self._or_eot(self.encode(prompt)), self.encode(response)
+        stripped = prompt.rstrip()
+        whole, prompt_ids = self.encode(prompt + response), self.encode(stripped)
+        if len(whole) <= len(prompt_ids):
+            shared = next((i for i, (a, b) in enumerate(zip(whole, prompt_ids)) if a != b), len(whole))
+            prompt_ids = whole[:shared]
+        return self._or_eot(prompt_ids), whole[len(prompt_ids) :]
+
+    def encode_prompt(self, prompt):
+        """Return the ids of a prompt to go on from; an empty one is <|endoftext|>."""
+        return self._or_eot(self.encode(prompt))
+
+    def _or_eot(self, ids):
+        if ids:
+            return ids
+        if self.eot is None:
+            raise UserError(
+                f'the prompt is empty or all white space; this tokenizer has no {EOT} to begin with instead'
+            )
+        return [self.eot]
+
+    def _check(self, ids):
+        unknown = sorted({int(id) for id in ids if not 0 <= id < self.vocab_size})
+        if unknown:
+            raise UserError(f'token ids {unknown[:5]} are not among the {self.vocab_size} of this tokenizer')
+        return [int(id) for id in ids]
+
+
+class GPT2Tokenizer(Tokenizer):
+    """GPT-2's own byte-level BPE of 50,257 tokens, through tiktoken."""
+
+    vocab_size, eot = 50257, 50256
+    fingerprint = GPT2_FINGERPRINT  # known without the vocabulary, so that training on ready tokens does not need it
+
+    @functools.cached_property
+    def _encoding(self):
+        import tiktoken  # here: whoever brings a tokenizer of their own need not wait for it
+
+        try:
+            return tiktoken.get_encoding('gpt2')
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
+            cache = os.environ.get('TIKTOKEN_CACHE_DIR')
+            tried = f'in TIKTOKEN_CACHE_DIR={cache} and ' if cache else ''
+            raise UserError(
+                f"GPT-2's vocabulary was looked for {tried}at openaipublic.blob.core.windows.net, and could not be had "
+                f'({type(error).__name__}). Without a network: set TIKTOKEN_CACHE_DIR to a folder where tiktoken has '
+                'kept it before, or use what is shipped: --init_from=tiny-stories, or --tokenizer=tiny-stories'
+            ) from error
+
+    def encode(self, text):
+        """Return the token ids of a text; <|endoftext|> in it is the special token."""
+        return self._encoding.encode(text, allowed_special={EOT}, disallowed_special=())
+
+    def encode_array(self, text, dtype):
+        """Return the token ids of a text as a NumPy array, without a Python number for each on the way."""
+        return self._encoding.encode_to_numpy(text, allowed_special={EOT}, disallowed_special=()).astype(dtype)
+
+    def encode_batch(self, texts):
+        """Return the token ids of many texts, encoded in parallel."""
+        return self._encoding.encode_batch(texts, allowed_special={EOT}, disallowed_special=())
+
+    def _bytes_of(self, id):
+        return self._encoding.decode_single_token_bytes(id)
+
+    @property
+    def contents(self):
+        """What a checkpoint keeps of it: its name is enough, the vocabulary is OpenAI's and public."""
+        return {'kind': 'gpt2'}
+
+    def save(self, folder):
+        """Write a tokenizer.json that `transformers` reads; its merges follow from tiktoken's ranks."""
+        ranks = {self._bytes_of(id): id for id in range(self.eot)}
+        letters = letters_of_bytes()
+        written = {token: ''.join(letters[byte] for byte in token) for token in ranks}
+        vocab = {written[token]: id for token, id in ranks.items()}
+        merges = []
+        for token, rank in ranks.items():  # by rank, which is the order in which they were learned
+            if len(token) > 1:
+                left, right = find_merge(token, ranks, rank)
+                merges.append((written[left], written[right]))
+        bpe = byte_level_bpe(vocab, merges)
+        bpe.add_special_tokens([EOT])
+        BPETokenizer(bpe).save(folder)
+
+
+class BPETokenizer(Tokenizer):
+    """A byte-level BPE in Hugging Face's tokenizer.json format, such as `train_bpe` makes."""
+
+    def __init__(self, tokenizer):
+        tokenizer.no_truncation()  # what others set for their batches must neither cut our texts nor pad them
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.eot = tokenizer.token_to_id(EOT)
+        self._special = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items()}
+        self._bytes_of_letters = {letter: byte for byte, letter in letters_of_bytes().items()}
+
+    @classmethod
+    def from_file(cls, path):
+        """Read a tokenizer.json. Raises UserError for a file that is none, or not a byte-level BPE."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding='utf-8'))
+        except (OSError, UnicodeDecodeError, UserError) as error:
+            raise UserError(f'{path} cannot be read as a tokenizer.json: {error}') from error
+
+    @classmethod
+    def from_json(cls, text):
+        """Make one from the text of a tokenizer.json."""
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        try:
+            kind = json.loads(text)
+            kinds = json.dumps([kind.get('pre_tokenizer'), kind.get('decoder')])
+        except (ValueError, AttributeError) as error:
+            raise UserError('it is not a JSON object') from error
+        if 'ByteLevel' not in kinds:
+            raise UserError('it is not a byte-level BPE, the only kind whose tokens are known byte for byte')
+        try:
+            return cls(HuggingFaceTokenizer.from_str(text))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(str(error)) from error
+
+    @classmethod
+    def from_vocab_and_merges(cls, vocab_path, merges_path):
+        """Read GPT-2's older pair of files, vocab.json and merges.txt."""
+        from tokenizers.models import BPE
+
+        try:
+            vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
+            bpe = byte_level_bpe(vocab, merges)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f'{vocab_path} and {merges_path} cannot be read as a BPE: {error}') from error
+        if EOT in vocab:
+            bpe.add_special_tokens([EOT])
+        return cls(bpe)
+
+    def encode(self, text):
+        """Return the token ids of a text; <|endoftext|> in it is the special token."""
+        return self._tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts):
+        """Return the token ids of many texts, encoded in parallel."""
+        texts = [replace_surrogates(text) for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def _bytes_of(self, id):
+        if id in self._special:
+            return self._special[id].encode()
+        token = self._tokenizer.id_to_token(id)
+        if token is None:
+            raise UserError(f'token ids [{id}] are not among those of this tokenizer: its vocabulary leaves them out')
+        return bytes(self._bytes_of_letters[letter] for letter in token)
+
+    def _has(self, id):
+        return self._tokenizer.id_to_token(id) is not None
+
+    @property
+    def contents(self):
+        """What a checkpoint keeps of it: the text of its tokenizer.json."""
+        return {'kind': 'bpe', 'json': self._tokenizer.to_str()}
+
+    def save(self, folder):
+        """Write tokenizer.json, and the tokenizer_config.json that `transformers` asks for."""
+        special = {} if self.eot is None else {'bos_token': EOT, 'eos_token': EOT, 'unk_token': EOT}
+        write_tokenizer_files(self._tokenizer, folder, special)
+
+
+class CharTokenizer(Tokenizer):
+    """One token for each character of a text, as nanoGPT's character-level datasets have it."""
+
+    def __init__(self, chars):
+        """chars: the characters in the order of their ids."""
+        self._chars = list(chars)
+        if not all(isinstance(char, str) and len(char) == 1 for char in self._chars):
+            raise UserError('a list of single characters is needed, and this is none')
+        self._ids = {char: id for id, char in enumerate(self._chars)}
+        self.vocab_size = len(self._chars)
+
+    @classmethod
+    def from_meta_pkl(cls, path):
+        """Read the meta.pkl of a nanoGPT character dataset, executing nothing that it may contain."""
+        try:
+            with open(path, 'rb') as file:
+                itos = _PlainUnpickler(io.BytesIO(file.read())).load()['itos']
+            return cls([itos[id] for id in range(len(itos))])
+        except Exception as error:  # a damaged pickle can raise almost anything
+            raise UserError(f"{path} cannot be read as nanoGPT's meta.pkl: {' '.join(str(error).split())}") from error
+
+    def encode(self, text):
+        """Return one id a character. Raises UserError that names the characters it does not have."""
+        unknown = sorted(set(text) - set(self._ids))
+        if unknown:
+            named = ', '.join(f'{char!r} (U+{ord(char):04X})' for char in unknown[:5])
+            raise UserError(f'this tokenizer knows {self.vocab_size} characters, and these are not among them: {named}')
+        return [self._ids[char] for char in text]
+
+    def encode_batch(self, texts):
+        """Return the token ids of many texts."""
+        return [self.encode(text) for text in texts]
+
+    def _bytes_of(self, id):
+        return self._chars[id].encode('utf-8', errors='surrogatepass')
+
+    @property
+    def contents(self):
+        """What a checkpoint keeps of it: its characters."""
+        return {'kind': 'char', 'chars': self._chars}
+
+    def save(self, folder):
+        """Write a tokenizer.json whose words are characters, which `transformers` reads, too."""
+        from tokenizers import Regex, decoders, models, pre_tokenizers
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        words = HuggingFaceTokenizer(models.WordLevel(self._ids))
+        words.pre_tokenizer = pre_tokenizers.Split(Regex(r'[\s\S]'), 'isolated')
+        words.decoder = decoders.Fuse()
+        write_tokenizer_files(words, folder)
+
+
+def train_bpe(texts, vocab_size):
+    """Train a byte-level BPE (Sennrich et al. 2016) of vocab_size tokens, <|endoftext|> as id 0 among them."""
+    from tokenizers import pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size <= len(alphabet):
+        raise UserError(f'a byte-level BPE needs more than {len(alphabet)} tokens, and {vocab_size} were asked for')
+    bpe = byte_level_bpe()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[EOT], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return BPETokenizer(bpe)
+
+
+def tokenizer_from_contents(contents):
+    """Make the tokenizer that `contents` describes again, from a checkpoint or a dataset's meta.json."""
+    match contents:
+        case {'kind': 'gpt2'}:
+            return GPT2Tokenizer()
+        case {'kind': 'bpe', 'json': str(text)}:
+            return BPETokenizer.from_json(text)
+        case {'kind': 'char', 'chars': list(chars)}:
+            return CharTokenizer(chars)
+    raise UserError('the description of its tokenizer is not one that this program knows')
+
+
+def tokenizer_from_folder(folder):
+    """Return the tokenizer that lies in a folder, whatever its format, or None where there is none."""
+    folder = Path(folder)
+    if (folder / 'tokenizer.json').exists():
+        return _from_tokenizer_json(folder / 'tokenizer.json')
+    if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
+        return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
+    if (folder / 'characters.json').exists():  # how this program wrote characters once
+        return _from_json_file(folder / 'characters.json')
+    if (folder / 'meta.json').exists():
+        return _from_json_file(folder / 'meta.json', 'tokenizer')
+    if (folder / 'meta.pkl').exists():
+        return CharTokenizer.from_meta_pkl(folder / 'meta.pkl')
+    return None
+
+
+def _from_tokenizer_json(path):
+    """Return the tokenizer of a tokenizer.json: of characters, as CharTokenizer saves them, or a byte-level BPE."""
+    try:
+        model = json.loads(path.read_text(encoding='utf-8'))['model']
+        if model['type'] == 'WordLevel' and sorted(model['vocab'].values()) == list(range(len(model['vocab']))):
+            return CharTokenizer(sorted(model['vocab'], key=model['vocab'].get))
+    except UserError as error:
+        raise UserError(f'{path} is neither a byte-level BPE nor one of characters: {error}') from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # what is wrong with it is told below
+    return BPETokenizer.from_file(path)
+
+
+def _from_json_file(path, *keys):
+    try:
+        contents = json.loads(path.read_text(encoding='utf-8'))
+        for key in keys:
+            contents = contents[key]
+        return tokenizer_from_contents(contents)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a UserError is a ValueError
+        raise UserError(f'{path} cannot be read as the description of a tokenizer: {error}') from error
+
+
+def tokenizer_from_name(name):
+    """Return the tokenizer that a person names: gpt2, a shipped model, a model folder, or a tokenizer.json."""
+    if name == 'gpt2':
+        return GPT2Tokenizer()
+    shipped = resolve_path(Path('models') / name)
+    path = shipped if shipped.is_dir() else resolve_path(name)
+    if not path.exists():
+        raise UserError(f'there is no tokenizer {name!r}; it is gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
+    found = tokenizer_from_folder(path) if path.is_dir() else _from_tokenizer_json(path)
+    if found is None:
+        raise UserError(
+            f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'
+        )
+    return found
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Dicts, lists, strings and numbers need no class to be looked up; whatever asks for one is refused.
+
+    The slower unpickler, written in Python: the one in C sets memory aside for whatever size a damaged file names.
+    """
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f'it wants to load {module}.{name}, and only plain data is read')
+
+
+def _visible(token):
+    """Make the bytes of one token visible."""
+    try:
+        text = token.decode('utf-8')
+    except UnicodeDecodeError:
+        return f'‹{token.hex(" ")}›'
+    return ''.join(VISIBLE.get(char) or (char if char.isprintable() else f'‹U+{ord(char):04X}›') for char in text)

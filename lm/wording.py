@@ -1,0 +1,64 @@
+"""How probabilities are written, and how it is said which probability a number is."""
+
+import math
+import sys
+
+
+def format_three_digits(logprob):
+    """Write the probability of a logprob in three digits, even if it is too small for a float."""
+    if logprob > -690:  # the smallest float is near e^-708
+        return f'{math.exp(logprob):.3g}'
+    exponent = math.floor(logprob / math.log(10))
+    return f'{10 ** (logprob / math.log(10) - exponent):.2f}e{exponent}'
+
+
+def describe_sampler(settings, fixed):
+    """Name the settings that make the sampler's probabilities differ from the model's."""
+    cuts = [] if fixed else [(name, getattr(settings, name)) for name in ('top_k', 'top_p')]
+    cuts = ''.join(f', {name} {value}' for name, value in cuts if value is not None)
+    return f'temperature {settings.temperature:g}{cuts}{precision_note(settings.dtype, settings.quantize)}'
+
+
+def precision_note(dtype, quantize=None):
+    """Name the precision of the computation, unless it is float32."""
+    name = quantize or dtype
+    return '' if name in (None, 'float32') else f', computed in {name}'
+
+
+def describe_response(response, settings, fixed):
+    """Return two lines: how likely the response was under the sampler and under the model."""
+    names = f'sampler ({describe_sampler(settings, fixed)})', describe_model_probability(settings)
+    width = max(map(len, names))
+    logprobs = response.sampler_logprobs, response.model_logprobs
+    return '\n'.join(
+        f'{name:{width}}  {format_likelihood(math.fsum(of), len(response.ids))}' for name, of in zip(names, logprobs)
+    )
+
+
+def describe_model_probability(settings):
+    """Name the model's own probabilities."""
+    return f'model (temperature 1, every token{precision_note(settings.dtype, settings.quantize)})'
+
+
+def format_likelihood(logprob, n):
+    """Write how likely a response of n tokens is: logprob, probability, perplexity."""
+    return (
+        f'logprob {logprob:.4f}, probability {format_probability(logprob)}, '
+        f'perplexity per token {format_perplexity(logprob, n)} ({n} tokens)'
+    )
+
+
+def format_probability(logprob):
+    """Write exp(logprob); if it is too small for a float, add it as a power of ten."""
+    prob = math.exp(logprob)
+    if prob < sys.float_info.min and logprob > -math.inf:  # below this, floats lose digits
+        return f'0.0 (too small for a float: 10^{logprob / math.log(10):.1f})'
+    return f'{prob:.6g}'
+
+
+def format_perplexity(logprob, n):
+    """Write exp(-logprob / n): how many equally likely tokens would be as hard to guess."""
+    if n == 0:
+        return 'undefined'
+    mean = -logprob / n
+    return f'{math.exp(mean):.4g}' if mean < 700 else 'inf'

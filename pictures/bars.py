@@ -1,0 +1,119 @@
+"""Bar charts of what a model nearly said: one for each step of a response, and a sheet with all of them."""
+
+import math
+from dataclasses import dataclass
+
+from common.strings import shorten
+from lm.alternatives import TokenRecord
+from pictures.style import BAR, CHOSEN, MARK, allow_missing_glyphs, hide_spines, short_probability
+
+
+@dataclass
+class Chart:
+    """What a bar chart of one step shows."""
+
+    record: TokenRecord
+    pieces: list[str]  # of the record's alternatives_and_itself
+    context: str  # the text before this token
+    sampler: str  # temperature, top-k and top-p
+
+
+def make_charts(records, prompt_ids, tokenizer, sampler):
+    """Return a Chart for each TokenRecord at the beginning of a response to a prompt."""
+    said = [record.id for record in records]
+    return [
+        Chart(
+            record=record,
+            pieces=tokenizer.pieces([other.id for other in record.alternatives_and_itself]),
+            context=tokenizer.decode([*prompt_ids, *said[:number]]),
+            sampler=sampler,
+        )
+        for number, record in enumerate(records)
+    ]
+
+
+def draw_bars(axes, chart, title_width=50, title_size=10):
+    """Draw one step: a bar of sampler probability for each token, and a thin mark at its model probability.
+
+    The chosen token is orange; if it is not among the likeliest, it comes last, with its rank.
+    """
+    record, others = chart.record, chart.record.alternatives_and_itself
+    sampler, model = (
+        [math.exp(getattr(other, name)) for other in others] for name in ('sampler_logprob', 'model_logprob')
+    )
+    chosen = [other.id for other in others].index(record.id)
+    places = range(len(others))
+    axes.barh(places, sampler, color=[CHOSEN if place == chosen else BAR for place in places], height=0.8)
+    axes.plot(model, places, linestyle='none', marker='|', markersize=12, markeredgewidth=1.5, color=MARK)
+    labels = [shorten(piece, 24) for piece in chart.pieces]
+    if record.rank > chosen + 1:
+        labels[chosen] += f'  (rank {record.rank:,})'
+        axes.axhline(chosen - 0.5, color='grey', linewidth=0.8, linestyle=':')  # it is not one of the likeliest
+    # A token may contain a dollar sign, which must not start a formula.
+    axes.set_yticks(places, labels, parse_math=False)
+    axes.get_yticklabels()[chosen].set_color('#b34700')
+    axes.invert_yaxis()  # the likeliest on top
+    largest = max(*sampler, *model)
+    axes.set_xlim(0, largest * 1.22 or 1)
+    axes.locator_params(axis='x', nbins=4)
+    for place, of_sampler, of_model in zip(places, sampler, model):
+        axes.text(
+            max(of_sampler, of_model) + largest * 0.025,
+            place,
+            short_probability(of_sampler),
+            va='center',
+            fontsize='small',
+        )
+    hide_spines(axes, 'top', 'right')
+    context = shorten(chart.context, title_width, from_end=True)
+    axes.set_title(f'{context} ▁\n{chart.sampler}', loc='left', fontsize=title_size, parse_math=False)
+
+
+def save_bar_charts(charts, folder, keep_open=False):
+    """Write step_01.png, step_02.png, ... and sheet.png, with all steps side by side, into a folder.
+
+    Returns the paths, the sheet last. keep_open: if there is a screen, keep the sheet for show_sheets().
+    """
+    from matplotlib import pyplot  # here: whoever draws no charts need not wait for it
+
+    allow_missing_glyphs()
+    paths = []
+    figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
+    for number, chart in enumerate(charts, 1):
+        figure.clear()
+        axes = figure.subplots()
+        draw_bars(axes, chart)
+        axes.set_xlabel('probability (bar and number: sampler, mark: model)')
+        paths.append(folder / f'step_{number:02d}.png')
+        figure.savefig(paths[-1], dpi=110)
+    pyplot.close(figure)
+
+    columns = min(5, len(charts))
+    rows = -(-len(charts) // columns)
+    figure = pyplot.figure(figsize=(4.6 * columns, 3.2 * rows + 0.4), layout='constrained')
+    for chart, axes in zip(charts, figure.subplots(rows, columns, squeeze=False).flat):
+        draw_bars(axes, chart, title_width=26, title_size=9)
+    for axes in figure.axes[len(charts) :]:
+        axes.set_axis_off()
+    figure.supxlabel('probability (bar and number: sampler, mark: model); the chosen token in orange')
+    paths.append(folder / 'sheet.png')
+    figure.savefig(paths[-1], dpi=90)
+    if not (keep_open and has_screen()):
+        pyplot.close(figure)
+    return paths
+
+
+def show_sheets():
+    """Show the sheets that are open, all at once, until the person closes them; does nothing without a screen."""
+    from matplotlib import pyplot
+
+    if has_screen():
+        pyplot.show()
+
+
+def has_screen():
+    """Return whether matplotlib can show windows."""
+    import matplotlib
+    from matplotlib.backends import BackendFilter, backend_registry
+
+    return matplotlib.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)

@@ -1,0 +1,24 @@
+"""TODO."""
+
+from pictures.style import BAR, FELL, ROSE, hide_spines, save_figure
+
+
+def draw_losses(path, curves):
+    """Write the losses of a training run. curves: name -> [(iteration, loss in nats per token)]."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
+    axes = figure.subplots()
+    styles = ({'color': BAR, 'linewidth': 0.8}, {'color': ROSE, 'marker': 'o'}, {'color': FELL, 'marker': 's'})
+    for (name, points), style in zip(curves.items(), styles):
+        if points:
+            axes.plot(*zip(*points), label=name, markersize=4, **style)
+    axes.set_xlabel('iteration')
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylabel('loss, nats per token')
+    axes.grid(color='#dddddd', linewidth=0.6)
+    if any(curves.values()):
+        axes.legend(frameon=False)
+    hide_spines(axes, 'top', 'right')
+    save_figure(figure, path)
+    pyplot.close(figure)

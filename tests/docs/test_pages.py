@@ -1,0 +1,486 @@
+"""What the pages tell people to type works, offline, as typed, and prints what they say; their links lead somewhere.
+
+Every command of a page is run, or stands in SET_UP or NOT_RUN with the reason. Each is run in a copy of the project;
+those that go on with what others made (prepare_bin, then train, then sample) after those, in one copy and one test.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from helpers.markdown import Command, anchors, assert_same_output, commands, links, options, python_blocks
+from helpers.models import needs_gpt2_vocabulary, random_gpt
+from helpers.scripts import PROJECT, files_of_project
+
+import eval as eval_script
+import export
+import prepare_bin
+import sample
+import train
+import visualize
+from lab import bench
+from lm import fast
+from lm.checkpoint import save_pretrained
+from lm.tokenizer import GPT2Tokenizer
+
+PAGES = [name for name in ('README.md', 'CONTRIBUTING.md', 'results/REPORT.md') if (PROJECT / name).exists()]
+
+# What makes an environment needs a network. .ci/run does it with the README's own lines; here they are only known.
+SET_UP = {
+    r'python3 -m venv \.venv': 'a virtual environment',
+    r'source \.venv/bin/activate': 'switches it on',
+    r'pip install (-r \S+|[\w-]+(==[\d.]+)?)( -r \S+)*': 'packages',
+    r'git clone https://\S+( \S+)?': 'the project',
+    r'cd \S+': 'a folder',
+    r'(sudo )?apt-get install [\w -]+': 'programs',
+}
+NOT_RUN = {
+    r'python3? -m pytest\b.*': 'runs this',
+    r'pytest\b.*': 'runs this',
+    r'\.ci/run': 'runs this',
+    r'ruff (check|format)\b.*': '.ci/run does, on the files as they are committed',
+    r'git \w+.*': 'belongs to work on the project, not to what it does',
+    r'python -m lab\.experiment .*': 'takes hours; tests/test_experiment.py runs it on texts of a few pages',
+    r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers alike',
+    r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
+}
+
+# What is added to a command of which nothing but its end is awaited.
+TRAIN = '--max_iters=2 --eval_interval=1 --eval_iters=1 --batch_size=1 --gradient_accumulation_steps=2'
+SHORT = {
+    'train.py': f'{TRAIN} --epochs=None --warmup_iters=1',
+    'eval.py': '--resamples=20',
+    'sample.py': '--plot_steps=2',
+    'bench.py': '--rounds=1 --only=float32',
+}
+SMALL = '--n_layer=2 --n_head=2 --n_embd=16 --block_size=64'  # of a model from scratch
+
+# Names on the hub under which a small model with GPT-2's vocabulary stands in the cache.
+SIZES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
+GPT2 = [*SIZES, *(f'openai-community/{size}' for size in SIZES), 'distilgpt2', 'distilbert/distilgpt2']
+
+# What the reader brings.
+NAMES = [first + rest for first in 'BDLNT' for rest in ('an', 'en', 'im', 'ob')]
+STORIES = [
+    f'{name} and the Bear\n\nOnce upon a time {name} met a bear of {years} years in the old garden.\n\n'
+    f'“Where have you been, {name}?” said the bear. “I have been to the river with {friend}, and we saw a boat!”'
+    for years in range(2, 12)
+    for name, friend in zip(NAMES, NAMES[::-1], strict=True)
+]
+PAIRS = [
+    {'prompt': 'Once upon a time', 'response': 'there was a king', 'distractors': ['there was the of']},
+    {'prompt': 'The fox said:', 'response': '“Come in!”'},
+]
+
+
+# The commands, and which of them belong together --------------------------------------------------------------------
+
+
+class Chain(NamedTuple):
+    """Commands of a page, each of which goes on with what those before it made."""
+
+    page: str
+    commands: list[Command]
+
+    def __str__(self):
+        return f'{self.page}: {" ; ".join(command.text for command in self.commands)}'
+
+
+def read(page):
+    """Return the text of a page of the project."""
+    return (PROJECT / page).read_text(encoding='utf-8')
+
+
+def why_not(command):
+    """Say why a command is not run here; None where it is."""
+    reasons = SET_UP | NOT_RUN
+    return next((reasons[pattern] for pattern in reasons if re.fullmatch(pattern, command.text)), None)
+
+
+def is_run(command):
+    """Say whether a command is run here. Only Python is; whatever else a page may name, nobody has looked at."""
+    return re.match('(python3?|torchrun) ', command.text) and why_not(command) is None
+
+
+def words_of(command):
+    """Return the words of a command as a shell sees them."""
+    try:
+        return shlex.split(command.text)
+    except ValueError:  # a quote that is not closed; the shell will say so
+        return command.text.split()
+
+
+def script_of(command):
+    """Return the name of the script that a command runs, None if it runs none."""
+    return next((word for word in words_of(command) if word.endswith('.py') and '=' not in word), None)
+
+
+def settings_of(command):
+    """Return the settings that a command names as texts, those of its config file included."""
+    found = {}
+    words = words_of(command)
+    for word in words:
+        if word.startswith('config/') and (PROJECT / word).exists():
+            found |= dict(re.findall(r"^(\w+) = '?(.*?)'?$", read(word), re.MULTILINE))
+    for word, after in zip(words, [*words[1:], '--']):
+        if word.startswith('--'):
+            key, equals, value = word[2:].partition('=')
+            found[key] = value if equals or after.startswith('--') else after
+    return found
+
+
+def makes(command):
+    """Return the folder that a command makes for others, None if it makes none."""
+    settings, script = settings_of(command), script_of(command)
+    if script == 'prepare_bin.py':
+        return f'data/{settings.get("dataset")}'
+    if script == 'train.py' and settings.get('eval_only') != 'True':
+        return settings.get('out_dir', 'out')
+    return f'results/{settings["save"]}' if script == 'eval.py' and 'save' in settings else None
+
+
+def needs(command):
+    """Return all that may be a folder which another command makes."""
+    settings = settings_of(command)
+    goes_on = 'resume' in settings.values() or 'resume_eval' in settings
+    places = {settings.get('out_dir', 'out')} if 'resume' in settings.values() else set()
+    for key, value in settings.items():
+        places.add({'dataset': f'data/{value}', 'text': f'data/{value}', 'save': f'results/{value}'}.get(key, value))
+    return places if goes_on else places - {makes(command)}
+
+
+def chains_of(page):
+    """Return the commands of a page that are run, each in one chain with whatever made last what it needs."""
+    chains, made = [], {}  # made: folder -> the chain that made it last
+    for command in commands(read(page)):
+        if not is_run(command):
+            continue
+        before = []
+        for place in sorted(needs(command) & made.keys()):
+            if made[place] not in before:
+                before.append(made[place])
+        chain = [*(command for other in before for command in other), command]
+        chains = [other for other in chains if other not in before] + [chain]
+        made = {place: chain if other in before else other for place, other in made.items()}
+        if makes(command):
+            made[makes(command)] = chain
+    return chains
+
+
+def all_chains():
+    """Return the Chains of all pages, the longest first; what stands in several places once for each output printed."""
+    found = [Chain(page, chain) for page in PAGES for chain in chains_of(page)]
+    found.sort(key=lambda chain: (-len(chain.commands), all(command.output is None for command in chain.commands)))
+    unlike, typed = {}, set()
+    for chain in found:
+        texts = tuple(command.text for command in chain.commands)
+        if texts not in typed or any(command.output is not None for command in chain.commands):
+            unlike.setdefault(tuple(chain.commands), chain)
+        typed.add(texts)
+    return list(unlike.values())
+
+
+# Running them -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='session')
+def hub_cache(tmp_path_factory):
+    """The folder where the Hugging Face hub's models are kept; in it a small GPT-2 with random weights."""
+    cache = tmp_path_factory.mktemp('hub')
+    save_pretrained(random_gpt(vocab_size=50257, block_size=1024), cache / 'gpt2', GPT2Tokenizer())
+    for name in GPT2:
+        folder = cache / f'models--{name.replace("/", "--")}'
+        (folder / 'refs').mkdir(parents=True)
+        (folder / 'refs' / 'main').write_text('a' * 40)
+        (folder / 'snapshots').mkdir()
+        (folder / 'snapshots' / ('a' * 40)).symlink_to(cache / 'gpt2', target_is_directory=True)
+    return cache
+
+
+def environment(cache):
+    """Return the environment of somebody without a network and without a GPU."""
+    return {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+        'HF_HUB_OFFLINE': '1',
+        'HF_HUB_CACHE': str(cache),
+        'HF_HOME': str(cache),
+        'CUDA_VISIBLE_DEVICES': '',
+        'OMP_NUM_THREADS': '1',
+        'MPLBACKEND': 'Agg',
+        'PET_STANDALONE': '1',  # torchrun takes any free port
+    }
+
+
+def needs_gpt2(command):
+    """Say whether a command needs GPT-2's vocabulary, or a model that has it."""
+    settings, script = settings_of(command), script_of(command)
+    if script == 'prepare_bin.py':
+        return not settings.keys() & {'tokenizer', 'train_bpe', 'help'}
+    return script == 'bench.py' or any(value in GPT2 for value in settings.values())
+
+
+def bring_files(command, folder):
+    """Write what the reader of a page brings: files that a command reads, in no folder, and that are not there."""
+    for key, value in settings_of(command).items():
+        names = re.split(',|FILE:', value) if key in ('input', 'text', 'eval_data', 'eval_file', 'start') else []
+        for path in [folder / name for name in names if re.fullmatch(r'[\w-]+\.(txt|jsonl?)', name)]:
+            stories = STORIES if key == 'input' else STORIES[:20]  # to learn from, or to be scored
+            contents = {
+                '.txt': '\n\n\n'.join(stories),
+                '.json': json.dumps(PAIRS),
+                '.jsonl': '\n'.join(map(json.dumps, PAIRS)),
+            }
+            if not path.exists():
+                path.write_text(contents[path.suffix], encoding='utf-8')
+
+
+def shortened(command, cache):
+    """Return what is typed for a command: itself and, unless its output is awaited, settings that make it short."""
+    script, settings = script_of(command), settings_of(command)
+    if command.output is not None or 'help' in settings:
+        return command.text
+    more = [SHORT.get(script, '')]
+    if script == 'train.py':
+        begun = settings_of(Command(command.text.replace('--init_from=resume', '')))
+        more += [SMALL] * (begun.get('init_from', 'scratch') == 'scratch')
+        more += ['--max_iters=3'] * (settings.get('init_from') == 'resume')
+    if script == 'prepare_bin.py' and 'train_bpe' in settings:
+        more.append('--train_bpe=400')  # STORIES have no more to give
+    if script == 'bench.py' and 'init_from' not in settings:
+        more.append(f'--init_from={cache / "gpt2"}')
+    return ' '.join([command.text, *more]).strip()
+
+
+def type_in(text, folder, cache):
+    """Type a command in a folder; return the finished process."""
+    return subprocess.run(
+        text, shell=True, cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=300
+    )
+
+
+def see(truth, text, process):
+    """Fail, with all that a command printed, unless something is true of it."""
+    if not truth:
+        pytest.fail(f'$ {text}\n{process.stdout}\n{process.stderr}\nexit code {process.returncode}', pytrace=False)
+
+
+def do(command, folder, cache):
+    """Type a command of a page, and see that it ends well and prints what the page says."""
+    bring_files(command, folder)
+    text = shortened(command, cache)
+    process = type_in(text, folder, cache)
+    if 'hf_dataset' in settings_of(command):  # there is no network; then a file does instead, for what comes next
+        see(process.returncode == 2 and re.fullmatch('error: .*--hf_dataset.*\n', process.stderr), text, process)
+        do(Command(re.sub(r'--hf_dataset=\S+', '--input=instead.txt', command.text)), folder, cache)
+        return
+    is_mistake = command.output is not None and 'error: ' in command.output
+    see(process.returncode == (2 if is_mistake else 0), text, process)
+    see('Traceback' not in process.stderr and 'Warning' not in process.stderr, text, process)
+    if command.output is not None:
+        assert_same_output(command.output, process.stdout + (process.stderr if is_mistake else ''))
+
+
+def cache_for(request, of_gpt2):
+    """Return the hub's cache for a test: one with GPT-2 if that is needed, which takes a second to make; else empty."""
+    if not of_gpt2:
+        return request.getfixturevalue('tmp_path') / 'hub'
+    if needs_gpt2_vocabulary.args[0]:
+        pytest.skip(needs_gpt2_vocabulary.kwargs['reason'])
+    return request.getfixturevalue('hub_cache')
+
+
+@pytest.mark.parametrize('chain', all_chains(), ids=str)
+def test_commands_do_what_the_page_says(chain, project, request):
+    if 'int8' in str(chain) and not fast.can_quantize(torch.ones(1)):
+        pytest.skip('int8 needs an x86 CPU')
+    cache = cache_for(request, any(map(needs_gpt2, chain.commands)))
+    for command in chain.commands:
+        do(command, project, cache)
+
+
+SCRIPTS = [(page, script) for page in PAGES for script in python_blocks(read(page))]
+
+
+@pytest.mark.parametrize(('page', 'script'), SCRIPTS, ids=[page for page, _ in SCRIPTS])
+def test_python_on_the_page_runs(page, script, project, request):
+    (project / 'from_the_page.py').write_text(script, encoding='utf-8')
+    cache = cache_for(request, any(f"'{name}'" in script for name in GPT2))
+    process = type_in('python from_the_page.py', project, cache)
+    see(process.returncode == 0 and 'Warning' not in process.stderr, f'python\n{script}', process)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_every_command_is_run_or_it_is_said_why_not(page):
+    run = {command for chain in chains_of(page) for command in chain}
+    unknown = [command.text for command in commands(read(page)) if not why_not(command) and command not in run]
+    assert not unknown, f'{page}: neither run nor in NOT_RUN'
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_what_is_installed_is_what_is_tested(page):
+    files = {path.name: path.read_text(encoding='utf-8') for path in PROJECT.glob('requirements*.txt')}
+    pinned = {re.sub(r'\[.*\]', '', line) for text in files.values() for line in text.splitlines()}
+    installed = [command.text for command in commands(read(page)) if command.text.startswith('pip install ')]
+    named = [word for text in installed for word in re.findall(r'-r (\S+)|(\S+==\S+)', text)]
+    wrong = [file or pin for file, pin in named if file not in {*files, ''} or pin not in {*pinned, ''}]
+    assert not wrong, f'{page}: no file of requirements, or not a version in them'
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
+    """Or whoever follows the page is told at the second that the folder holds another."""
+    kept = {
+        command.text: makes(command)
+        for command in commands(read(page))
+        if script_of(command) == 'eval.py' and makes(command) and 'resume_eval' not in settings_of(command)
+    }
+    folders = list(kept.values())
+    twice = [text for text, folder in kept.items() if folders.count(folder) > 1]
+    assert not twice, f'{page}: two evaluations in one folder'
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_every_setting_that_the_page_names_is_one(page):
+    scripts = [script.Settings for script in (sample, eval_script, train, prepare_bin, bench, export)]
+    scripts += [settings_class for _, settings_class in visualize.PICTURES.values()]
+    known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}
+    known |= {'key', 'nproc_per_node', 'model', 'model_args', 'tasks'}  # an example, and those of other programs
+    unknown = [name for name in options(read(page)) if name not in known]
+    assert not unknown, f'{page}: settings that no script has'
+
+
+# Links --------------------------------------------------------------------------------------------------------------
+
+
+def pages_with_links():
+    """Return the pages whose links are looked at: those of the project, its models' and its results'."""
+    places = r'(README|CONTRIBUTING)\.md|results/.*\.md|(models/[^/]+|lessons)/README\.md'
+    return sorted(str(path) for path in files_of_project() if re.fullmatch(places, path.as_posix()))
+
+
+@pytest.mark.parametrize('page', pages_with_links())
+def test_links_lead_somewhere(page):
+    there = {path.as_posix() for path in files_of_project()}
+    there |= {folder.as_posix() for path in files_of_project() for folder in path.parents}
+    nowhere = []
+    for link in links(read(page)):
+        target, _, name = link.partition('#')
+        path = os.path.normpath(Path(page).parent / target) if target else page
+        if path not in there or (name and path.endswith('.md') and name not in anchors(read(path))):
+            nowhere.append(link)
+    assert not nowhere, f'{page}: no such file of the project, or no such heading'
+
+
+# How pages are read -------------------------------------------------------------------------------------------------
+
+
+PAGE = """# A page: `really`
+
+| I want to | command |
+| --- | --- |
+| two | `python a.py --x="a | b"` (or `b.py`, `c.py`), `--y` |
+| nothing | `python a.py ...`, `python`, `snake` |
+
+| `python d.py ...` | draws |
+| --- | --- |
+| `one` | `python e.py 1` (or `2`) |
+| `two`, `three` | |
+
+Prose with `python f.py
+--z`, [a link](x/y.md#z "title"), [![](i.png)](http://e.org) and `[no](link)`.
+
+```bash
+python3 -m venv .venv && .venv/bin/pip install -r r.txt  # set up
+python g.py --x='#1' \\
+    --y=2
+# nothing
+```
+
+1. In a list:
+
+   ```console
+   $ python h.py
+   out
+
+   more
+   $ python i.py  # again
+   ```
+
+## A page: really
+"""
+
+
+def test_commands_are_found_where_pages_have_them():
+    assert [command.text for command in commands(PAGE)] == [
+        *('python a.py --x="a | b"', 'python b.py --x="a | b"', 'python c.py --x="a | b"'),
+        *('python e.py 1', 'python e.py 2', 'python d.py one', 'python d.py two', 'python d.py three'),
+        *('python f.py --z', 'python3 -m venv .venv', 'pip install -r r.txt', "python g.py --x='#1' --y=2"),
+        *('python h.py', 'python i.py'),
+    ]
+    assert [command.output for command in commands(PAGE) if command.output] == ['out\n\nmore\n']
+
+
+def test_links_and_headings_are_found():
+    assert links(PAGE) == ['x/y.md#z', 'i.png']
+    assert anchors(PAGE) == {'a-page-really', 'a-page-really-1'}
+
+
+@pytest.mark.parametrize(
+    ('expected', 'actual'),
+    [
+        ('a\nb', '\na  \nb\n\n'),
+        ('logprob -8.3766 (6 tokens)', 'logprob -8.3770 (6 tokens)'),
+        ('p = 8.95212e-109', 'p = 8.9531e-109'),
+        ('2,676 prefixes in 0.6 s; 1', '2,677 prefixes in 12.25 s; 1'),
+        ('a   3 ms   b', 'a 1,234 ms   b'),
+        ('saved results/x-20250101-120000/a.png', 'saved results/x-20261231-235959/a.png'),
+        ('a\n...\nd', 'a\nb\nc\nd'),
+        ('a\n...\nb', 'a\nb'),
+        ('...\nb 1\n...', 'b 2\nb 1\nc'),
+    ],
+)
+def test_outputs_that_are_the_same(expected, actual):
+    assert_same_output(expected, actual)
+
+
+@pytest.mark.parametrize(
+    ('expected', 'actual'),
+    [
+        ('a\nb', 'a'),
+        ('a', 'a\nb'),
+        ('a b', 'a  b'),
+        ('logprob -8.37', 'logprob 8.37'),
+        ('logprob -8.3766', 'logprob -8.3966'),
+        ('12 tokens', '13 tokens'),
+        ('1 and 2', '1 and two'),
+        ('5 steps in 0.6 s', '6 steps in 0.6 s'),
+        ('a\n...\nd', 'a\nb'),
+        ('', 'a'),
+    ],
+)
+def test_outputs_that_are_not(expected, actual):
+    with pytest.raises(AssertionError, match='the page prints'):
+        assert_same_output(expected, actual)
+
+
+def test_what_goes_on_with_something_follows_it(monkeypatch):
+    page = """```bash
+python prepare_bin.py --input=a.txt --dataset=a
+python sample.py
+python train.py --dataset=a --out_dir=out-a
+python eval.py --out_dir=out-a --compare_to=tiny --save=kept
+python train.py --dataset=b --out_dir=out-a
+python sample.py --init_from=out-a
+```"""
+    monkeypatch.setattr('test_pages.read', lambda _: page)
+    typed = [command.text for command in commands(page)]
+    chains = [[typed.index(command.text) for command in chain] for chain in chains_of('page')]
+    assert sorted(chains) == [[0, 2, 3], [1], [4, 5]]

@@ -1,0 +1,288 @@
+"""The notebook for those who write no code: run as its forms are filled in, offline, from top to bottom."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import nbclient
+import nbformat
+import pytest
+from helpers.scripts import PROJECT
+from nbclient.exceptions import CellExecutionError
+
+from lm.checkpoint import load_model
+from notebooks import steps
+from texts.files import input_paths
+
+NOTEBOOK = 'notebooks/fine_tune_your_own.ipynb'
+FORM = re.compile(r'^(\w+) = (.+?)  #@param (.+)$', re.MULTILINE)
+FILLED_IN = {
+    'model': 'tiny',
+    'dataset': 'tales.csv',
+    'column': 'tale',
+    'documents': 200,
+    'learning_rate': 0.0003,
+    'steps_to_show': 5,
+    'epochs': 2,
+    'start': 'The cat',
+    'length': 10,
+}
+
+
+def notebook():
+    return nbformat.read(PROJECT / NOTEBOOK, as_version=4)
+
+
+def cells():
+    return [cell for cell in notebook().cells if cell.cell_type == 'code']
+
+
+def fill_in(source, values):
+    """Return a cell whose forms have been filled in."""
+    return FORM.sub(lambda form: f'{form[1]} = {values.get(form[1], None)!r}' if form[1] in values else form[0], source)
+
+
+@pytest.fixture
+def someone(monkeypatch):
+    """The environment of somebody without a network, a GPU or a token."""
+    for name in ('HF_TOKEN', 'PYTHONPATH'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setenv('PATH', f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
+
+
+def execute(folder, values, which=slice(None)):
+    """Run these of the notebook's forms in a folder; return them with what they show."""
+    filled_in = notebook()
+    filled_in.cells = cells()[which]
+    for cell in filled_in.cells:
+        cell.source = fill_in(cell.source, values)
+    nbclient.NotebookClient(filled_in, timeout=300, kernel_name='python3').execute(cwd=str(folder))
+    return filled_in.cells
+
+
+def text_of(cell):
+    return ''.join(output.get('text', '') for output in cell.outputs)
+
+
+def pictures_of(cell):
+    return [output for output in cell.outputs if 'image/png' in output.get('data', {})]
+
+
+@pytest.mark.slow
+def test_from_top_to_bottom(project, someone):
+    stories = (PROJECT / steps.STORIES).read_text(encoding='utf-8').split('\n\n\n')[:24]
+    rows = ['"{}",{}\n'.format(story.replace('"', '""'), number) for number, story in enumerate(stories)]
+    (project / 'tales.csv').write_text('tale,number\n' + ''.join(rows), encoding='utf-8')
+    done = execute(project / 'notebooks', FILLED_IN)
+    said = [text_of(cell) for cell in done]
+    assert str(project) in said[0]
+    assert 'Once upon a time' in said[1] and 'perplexity per token' in said[1]
+    assert 'tale' in said[2] and 'number' in said[2]
+    assert all(f'data/notebook/{part}.bin' in said[3] for part in ('train', 'val', 'test'))
+    (before,) = re.findall(r'perplexity per token │ +([\d.]+)', said[4])
+    for cell in done[5:7]:  # the second draws its picture again and again
+        assert len(pictures_of(cell)) == 1
+    was, now = re.findall(r'perplexity per token │ +([\d.]+) .*? │ +([\d.]+)', said[7])[0]
+    assert was == before
+    assert float(now) < 0.8 * float(was)
+    assert said[8].count('The cat') == 2 and said[8].index('before:') < said[8].index('after:')
+    (page,) = [output['data']['text/html'] for output in done[8].outputs if 'text/html' in output.get('data', {})]
+    assert '&lt;html' in page and 'The cat' in page
+    assert 'out-notebook/my-gpt2' in said[9] and 'by more than 0\n' in said[9]
+    assert (project / 'out-notebook' / 'my-gpt2' / 'model.safetensors').exists()
+    changed = subprocess.run(
+        ['git', 'status', '--porcelain'], cwd=PROJECT, capture_output=True, text=True, check=False
+    ).stdout
+    assert 'out-notebook' not in changed and 'data/notebook' not in changed
+
+
+def test_a_mistake_is_one_line_and_ends_it(project, someone):
+    with pytest.raises(CellExecutionError) as failed:
+        execute(project, {'model': 'gpt3'}, slice(2))
+    assert "error: there is no folder 'gpt3' here" in str(failed.value)
+    assert 'Traceback' not in str(failed.value)
+
+
+def test_elsewhere_it_asks_for_the_address_and_fetches_the_project_from_there(tmp_path, project, someone):
+    with pytest.raises(CellExecutionError, match='type the address of its repository'):
+        execute(tmp_path, {}, slice(1))
+    git = ['git', '-c', 'user.name=Someone', '-c', 'user.email=someone@example.org']
+    for command in (['init', '-q'], ['add', '-A'], ['commit', '-q', '-m', 'A copy']):
+        subprocess.run([*git, *command], cwd=project, check=True)
+    (tmp_path / 'elsewhere').mkdir()
+    (cell,) = execute(tmp_path / 'elsewhere', {'repository': f'file://{project}'}, slice(1))
+    assert str(tmp_path / 'elsewhere' / 'nanogpt-probs') in text_of(cell)
+
+
+def test_what_is_missing_is_installed(project, someone, monkeypatch):
+    monkeypatch.setenv('PIP_NO_INDEX', '1')
+    with open(project / 'requirements.txt', 'a') as file:
+        file.write('surely-not-there==1.0\n')
+    with pytest.raises(CellExecutionError) as failed:
+        execute(project, {}, slice(1))
+    assert "'install', '--quiet', 'surely-not-there==1.0']' returned non-zero" in str(failed.value)
+
+
+def test_its_forms_are_forms_and_nothing_that_it_showed_is_kept():
+    for cell in cells():
+        assert re.match(r'#@title \d+\. .+ \{ display-mode: "form" \}\n', cell.source)
+        assert cell.metadata['cellView'] == 'form'
+        assert not cell.outputs and cell.execution_count is None
+    forms = {name: (eval(value), kind) for cell in cells() for name, value, kind in FORM.findall(cell.source)}
+    assert forms.keys() >= FILLED_IN.keys() | {'repository', 'push_to', 'private', 'temperature'}
+    assert forms['model'][1] == '["distilgpt2", "gpt2", "tiny"]'
+    for value, kind in forms.values():
+        if 'slider' in kind:
+            least, most = (float(re.search(rf'{end}:([\d.]+)', kind)[1]) for end in ('min', 'max'))
+            assert least <= value <= most
+
+
+# What stands behind the forms ---------------------------------------------------------------------------------------
+
+
+def test_a_text_file_has_one_column_with_a_document_in_each_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'two.txt').write_text('The cat.\n\n\nThe dog.\n')
+    assert steps.choose_dataset('two.txt') == 'two.txt'
+    shown = capsys.readouterr().out
+    assert 'text' in shown and "'The cat.'" in shown and "'The dog.'" in shown
+
+
+def test_without_a_name_it_is_the_stories_of_the_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert steps.choose_dataset('') == str(PROJECT / steps.STORIES)
+
+
+def test_a_half_written_line_of_a_curve_is_left_for_later(tmp_path):
+    lines = ['{"iter": 0, "train_loss": 3.5, "val_loss": 3.6}', '{"iter": 1, "loss": 3.4}', '{"iter": 2, "lo']
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines))
+    assert steps.read_curve(tmp_path) == {
+        'of each step': [(1, 3.4)],
+        'training part': [(0, 3.5)],
+        'validation part': [(0, 3.6)],
+    }
+    assert steps.read_curve(tmp_path / 'nothing') == {'of each step': [], 'training part': [], 'validation part': []}
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch, someone):
+    """A folder in which form 4 has prepared short texts for `tiny`."""
+    monkeypatch.chdir(tmp_path)
+    tale = 'Once upon a time a [red] cat met a dog, and they went to the sea together.'
+    (tmp_path / 'tales.csv').write_text('tale\n' + ''.join(f'"{tale} {number}."\n' for number in range(60)))
+    steps.prepare('tales.csv', ' tale', 'tiny', 200)
+
+
+def test_training_needs_texts_and_enough_of_them(tmp_path, monkeypatch, someone):
+    monkeypatch.chdir(tmp_path)
+    for form in (lambda: steps.show_learning_rates('tiny', 1e-4, 5), lambda: steps.fine_tune('tiny', 1e-4, 1)):
+        with pytest.raises(steps.Stopped, match='from 2 to 4'):
+            form()
+    (tmp_path / 'short.txt').write_text('The cat.\n\n\nThe dog.\n\n\nThe bear.')
+    with pytest.raises(steps.Stopped, match='too little text'):
+        steps.prepare('short.txt', 'text', 'tiny', 200)
+
+
+def test_short_texts_are_read_in_shorter_pieces(texts):
+    least = min(steps.sizes().values())
+    assert steps.settings_for('tiny').block_size == min(128, least - 1)
+    assert steps.settings_for('gpt2').block_size == min(256, least - 1)
+
+
+@pytest.mark.slow
+def test_what_never_was_better_is_not_kept_and_an_interrupt_keeps_the_best(texts, monkeypatch, capfd):
+    with pytest.raises(steps.Stopped, match='At no moment was it better'):
+        steps.fine_tune('tiny', 0.5, 1)
+
+    curves = []
+
+    def interrupted(path, so_far):
+        curves.append(so_far)
+        if len(so_far['validation part']) > 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps.plots, 'draw_losses', interrupted)
+    monkeypatch.setattr(steps, 'Image', str)
+    monkeypatch.setattr(steps, 'display', lambda *shown, **rest: SimpleNamespace(update=str))
+    steps.fine_tune('tiny', 1e-4, 80)
+    assert 'Stopped.\nWhat was best' in capfd.readouterr().out
+    checkpoint = load_model('resume', steps.OUT, device='cpu')[2]
+    assert 0 < checkpoint['iter_num'] < 50 * steps.sizes()['train'] / 2048
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps.time, 'sleep', interrupt)
+    with pytest.raises(KeyboardInterrupt):  # nor do the other two runs go on
+        steps.show_learning_rates('tiny', 1e-4, 5)
+    assert not (steps.OUT / 'rates').exists()
+
+
+def test_a_script_that_fails_stops_it_with_its_last_line(monkeypatch):
+    with pytest.raises(steps.Stopped, match='error: there is no setting --nothing'):
+        steps.run('sample.py', '--nothing=1')
+    killed = SimpleNamespace(returncode=-9)
+    assert 'memory was short' in steps.complaint_of(killed, '  3%|###')
+
+
+def test_scripts_write_utf8_whatever_the_computer_does(tmp_path, monkeypatch, someone, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('PYTHONIOENCODING', 'cp1252')
+    steps.run('sample.py', '--init_from=tiny', '--start=café', '--max_new_tokens=1')
+    assert 'café' in capfd.readouterr().out
+
+
+@pytest.fixture
+def colab(monkeypatch):
+    """Colab's modules as far as the forms use them; what they were asked for is in `downloaded`."""
+    files = ModuleType('google.colab.files')
+    files.upload = lambda: {'tales.csv': b'tale\n"a [INST] cat [/INST]"\n'}
+    files.downloaded = []
+    files.download = files.downloaded.append
+    userdata = ModuleType('google.colab.userdata')
+    userdata.get = {'HF_TOKEN': 'hf_aSecret'}.__getitem__
+    package = ModuleType('google.colab')
+    package.files, package.userdata = files, userdata
+    for name, module in {'google.colab': package, 'google.colab.files': files}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return files
+
+
+def test_on_colab_a_file_is_uploaded_and_the_model_downloaded(tmp_path, monkeypatch, someone, colab, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tales.csv').write_text('an older file of that name')
+    assert steps.choose_dataset('') == str(Path('data/uploaded/tales.csv'))
+    assert "'a [INST] cat [/INST]'" in capfd.readouterr().out  # which is no markup
+    asked = []
+    monkeypatch.setattr(steps, 'run', lambda script, *settings: asked.append((script, settings)))
+    monkeypatch.setenv('HF_TOKEN', '')
+    (steps.OUT / 'my-gpt2').mkdir(parents=True)
+    steps.save('Tales.', ' tales ')
+    ((script, settings),) = asked
+    assert script == 'export.py' and {'--push_to=tales', '--private=True', '--about=Tales.'} <= set(settings)
+    assert os.environ['HF_TOKEN'] == 'hf_aSecret' and 'hf_aSecret' not in str(asked)
+    assert [Path(path).name for path in colab.downloaded] == ['my-gpt2.zip']
+
+
+def test_a_file_of_another_kind_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'story.md').write_text('# A story')
+    with pytest.raises(steps.Stopped, match=r'story\.md is of a kind that is not read.*\.txt'):
+        steps.choose_dataset('story.md')
+    (tmp_path / 'a, b.txt').write_text('A story.')
+    assert steps.choose_dataset(' "a, b.txt" ') == 'a, b.txt'
+    assert input_paths('a, b.txt') == [Path('a, b.txt')]
+
+
+@pytest.mark.parametrize('name', ['nothing.csv', 'nothing.txt', 'someone/tales', 'no such name'])
+def test_a_dataset_that_is_not_there_is_said_in_a_line(name, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(steps.Stopped, match=name) as stopped:
+        steps.choose_dataset(name)
+    assert '\n' not in str(stopped.value)

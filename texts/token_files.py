@@ -1,0 +1,56 @@
+"""TODO."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import resolve_path
+
+
+def dataset_folder(dataset):
+    """Return data/<dataset>, where the person stands or else as shipped."""
+    return resolve_path(Path('data') / dataset)
+
+
+def read_meta(dataset):
+    """Return what prepare_bin.py noted about a dataset, or {} for one that nanoGPT prepared."""
+    path = dataset_folder(dataset) / 'meta.json'
+    try:
+        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py writes it anew') from error
+
+
+def open_tokens(dataset, split):
+    """Return the tokens of one split, a memory map: what is not looked at is not read."""
+    path = dataset_folder(dataset) / f'{split}.bin'
+    if not path.exists():
+        more = ' --test_fraction=0.1' if split == 'test' else ''
+        raise UserError(
+            f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}{more}'
+        )
+    dtype = np.dtype(read_meta(dataset).get('dtype', 'uint16'))
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype)  # an empty file cannot be mapped
+    try:
+        return np.memmap(path, dtype, mode='r')
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read as {dtype.name} tokens: {error}') from error
+
+
+def tokens_sha256(tokens):
+    """Return a SHA-256 of tokens; of more than 256 MiB, that of 256 pieces of 1 MiB spread evenly over them."""
+    size, piece = len(tokens), 2**20 // tokens.itemsize
+    digest = hashlib.sha256(str(size).encode())
+    starts = range(0, size, piece) if size <= 256 * piece else np.linspace(0, size - piece, 256).astype(int)
+    for start in starts:
+        digest.update(np.ascontiguousarray(tokens[start : start + piece]))
+    return digest.hexdigest()
+
+
+def largest_token(tokens, piece=2**24):
+    """Return the largest token id, reading a piece at a time; -1 where there is none."""
+    return max((int(tokens[start : start + piece].max()) for start in range(0, len(tokens), piece)), default=-1)
