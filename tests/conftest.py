@@ -9,6 +9,9 @@ import sys
 import pytest
 import torch
 from helpers.scripts import PROJECT, files_of_project
+from jaxtyping import install_import_hook
+
+install_import_hook(['lm', 'lessons'], 'beartype.beartype')  # a tensor of the wrong shape or dtype fails at once
 
 TIKTOKEN_CACHE = PROJECT.parent / 'shared' / 'tiktoken_cache'
 if TIKTOKEN_CACHE.is_dir():
