@@ -1,8 +1,8 @@
-"""Who runs in bench.py, and how each does a job: this project's ways, and the programs that people would use instead.
+"""What bench.py compares: this project and the programs people would use instead, each doing the same jobs.
 
-Every function here is a contender. It is given the Task, makes itself ready (loads, converts, warms up) and returns a
-function that does the job once, which is what gets timed. Each runs in a process of its own, so that one's threads do
-not stand in another's way and its memory can be told. One that is not installed raises ImportError and is left out.
+Each contender is a function here. It takes the Task, gets ready (loads, converts, warms up) and returns a function that
+does the job once; only that is timed. Each runs in its own process, so that its threads do not disturb the others and
+its memory can be measured. A program that is not installed raises ImportError and is left out.
 """
 
 import contextlib
@@ -22,22 +22,23 @@ from lm.hardware import autocast, peak_memory_mib, pick_training_dtype
 from lm.scoring import score_pairs
 from training.lean_loss import LeanLoss
 
-TRAIN_STEPS = 2  # timed at once
+TRAIN_STEPS = 2  # in one timed run
+TRAIN_BATCH = (4, 256)  # texts, tokens in each
 
 
 @dataclass
 class Task:
-    """What is to be done, the same for every contender."""
+    """The work to do, the same for every contender."""
 
-    folder: str  # a model folder, GPT-2's form
-    scratch: str  # a folder for files made on the way
-    rows: int = 1  # texts written at once
+    folder: str  # a GPT-2 model folder
+    scratch: str  # a folder for temporary files
+    rows: int = 1  # texts generated at once
     new_tokens: int = 100  # tokens in each
-    pairs: tuple = ()  # (prompt ids, response ids, prompt text, response text) to be scored
-    text: str = ''  # a file to be turned into tokens
+    pairs: tuple = ()  # (prompt ids, response ids, prompt text, response text) to score
+    text: str = ''  # a text file to turn into tokens
     prompt: str = 'Once upon a time'
-    layers: int = 0  # numbers in the matrices of the model's layers, all of which are read for each token
-    head: int = 0  # and in its output layer
+    layers: int = 0  # numbers in the matrices of the model's layers; all are read for each token
+    head: int = 0  # numbers in its output layer
 
     @property
     def prompt_ids(self):
@@ -45,20 +46,20 @@ class Task:
         return checkpoint.load_model(self.folder)[1].encode_prompt(self.prompt)
 
 
-def ours(task, dtype=None, quantize=None):
-    """Return this project's model, packed as sample.py and eval.py have it."""
+def load_ours(task, dtype=None, quantize=None):
+    """Return this project's model, packed as sample.py and eval.py use it."""
     return fast.pack(checkpoint.load_model(task.folder, device='cpu', dtype=dtype)[0], quantize)
 
 
-def hf(task, dtype):
-    """Return the model in transformers, ready to compute."""
+def load_transformers(task, dtype):
+    """Return the model in transformers, ready for inference."""
     from transformers import GPT2LMHeadModel
 
     return GPT2LMHeadModel.from_pretrained(task.folder, dtype=dtype).eval()
 
 
-def ct2(task, compute_type):
-    """Return (generator, its tokens by id) of CTranslate2, the model converted first."""
+def load_ctranslate2(task, compute_type):
+    """Return CTranslate2's (generator, tokens by id), after converting the model."""
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
@@ -70,19 +71,19 @@ def ct2(task, compute_type):
     return generator, json.loads((folder / 'vocabulary.json').read_text(encoding='utf-8'))
 
 
-# Writing ------------------------------------------------------------------------------------------------------------
+# Generating ---------------------------------------------------------------------------------------------------------
 
 
-def write(task, dtype=None, quantize=None):
-    """Draw task.rows texts with this project, all in one batch."""
-    model, idx = ours(task, dtype, quantize), torch.tensor([task.prompt_ids] * task.rows)
+def generate_ours(task, dtype=None, quantize=None):
+    """Generate task.rows texts with this project, in one batch."""
+    model, idx = load_ours(task, dtype, quantize), torch.tensor([task.prompt_ids] * task.rows)
     return lambda: model.generate(idx, task.new_tokens, temperature=0.8, top_k=200, seed=1)
 
 
-def write_without_cache(task):
-    """Draw one text at a time, all of it read again for each token, as nanoGPT does.
+def generate_without_cache(task):
+    """Generate one text at a time, reading all of it again for each token, as nanoGPT does.
 
-    One of task.rows is drawn: the others would take as long, and `work` counts it that often.
+    Only one of task.rows is generated. The others would take as long, so `run_contender` multiplies its time.
     """
     model, idx = checkpoint.load_model(task.folder, device='cpu')[0], torch.tensor([task.prompt_ids])
 
@@ -98,18 +99,18 @@ def write_without_cache(task):
     return run
 
 
-def write_hf(task, dtype=torch.float32):
-    """Draw the texts with transformers' generate."""
-    model, idx = hf(task, dtype), torch.tensor([task.prompt_ids])
+def generate_transformers(task, dtype=torch.float32):
+    """Generate the texts with transformers."""
+    model, idx = load_transformers(task, dtype), torch.tensor([task.prompt_ids])
     settings = {'do_sample': True, 'temperature': 0.8, 'top_k': 200, 'num_return_sequences': task.rows}
     length = {'min_new_tokens': task.new_tokens, 'max_new_tokens': task.new_tokens}
     mask = torch.ones_like(idx)
     return lambda: model.generate(idx, attention_mask=mask, pad_token_id=50256, **settings, **length)
 
 
-def write_ct2(task, compute_type):
-    """Draw the texts with CTranslate2."""
-    generator, tokens = ct2(task, compute_type)
+def generate_ctranslate2(task, compute_type):
+    """Generate the texts with CTranslate2."""
+    generator, tokens = load_ctranslate2(task, compute_type)
     prompt = [[tokens[id] for id in task.prompt_ids]] * task.rows
     settings = {'sampling_temperature': 0.8, 'sampling_topk': 200, 'include_prompt_in_result': False, 'end_token': []}
     return lambda: generator.generate_batch(prompt, min_length=task.new_tokens, max_length=task.new_tokens, **settings)
@@ -118,15 +119,15 @@ def write_ct2(task, compute_type):
 # Scoring ------------------------------------------------------------------------------------------------------------
 
 
-def score(task, dtype=None, quantize=None):
+def score_ours(task, dtype=None, quantize=None):
     """Score the pairs with this project."""
-    model, pairs = ours(task, dtype, quantize), [pair[:2] for pair in task.pairs]
+    model, pairs = load_ours(task, dtype, quantize), [pair[:2] for pair in task.pairs]
     return lambda: list(score_pairs(model, pairs))
 
 
-def score_hf(task, dtype=torch.float32):
-    """Score the pairs with transformers in the plain way: sorted batches of 16, cross-entropy of the responses."""
-    model = hf(task, dtype)
+def score_transformers(task, dtype=torch.float32):
+    """Score the pairs with transformers in the plain way: sorted batches of 16, the responses' logprobs summed."""
+    model = load_transformers(task, dtype)
     texts = sorted(([*prompt, *response], len(prompt)) for prompt, response, *_ in task.pairs)
     texts.sort(key=lambda text: len(text[0]))
 
@@ -145,15 +146,15 @@ def score_hf(task, dtype=torch.float32):
     return run
 
 
-def score_ct2(task, compute_type):
-    """Score the whole texts with CTranslate2, which gives each token's logprob."""
-    generator, tokens = ct2(task, compute_type)
+def score_ctranslate2(task, compute_type):
+    """Score prompts and responses with CTranslate2, which returns the logprob of every token."""
+    generator, tokens = load_ctranslate2(task, compute_type)
     texts = [[tokens[id] for id in (*prompt, *response)] for prompt, response, *_ in task.pairs]
     return lambda: generator.score_batch(texts, max_batch_size=1024, batch_type='tokens')
 
 
 def score_lm_eval(task):
-    """Score the pairs with lm-evaluation-harness, from tokens."""
+    """Score the tokenized pairs with lm-evaluation-harness."""
     from lm_eval.models.huggingface import HFLM
 
     model = HFLM(pretrained=task.folder, device='cpu', dtype='float32', batch_size=16)
@@ -162,7 +163,7 @@ def score_lm_eval(task):
 
 
 def score_minicons(task):
-    """Score the pairs with minicons, from text, sorted batches of 16."""
+    """Score the texts of the pairs with minicons, in sorted batches of 16."""
     from minicons.scorer import IncrementalLMScorer
 
     model = IncrementalLMScorer(task.folder, 'cpu')
@@ -179,14 +180,14 @@ def score_minicons(task):
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-def train(task):
-    """Take a step as train.py does on this CPU: its precision, the loss that never holds all logits, fused AdamW."""
+def train_ours(task):
+    """Train as train.py does on this CPU: its precision, a loss that never holds all logits, fused AdamW."""
     model = checkpoint.load_model(task.folder, device='cpu')[0].train()
     device = torch.device('cpu')
     dtype = pick_training_dtype(device)
     optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.95), 'cpu')
     lean = LeanLoss(model)
-    x, y = torch.randint(model.n_ids, (2, 4, 256))
+    x, y = torch.randint(model.n_ids, (2, *TRAIN_BATCH))
 
     def step():
         with autocast(device, dtype):
@@ -194,37 +195,37 @@ def train(task):
         loss.backward()
         finish_step(model, optimizer)
 
-    return several(step)
+    return repeat_step(step)
 
 
 def train_plain(task):
-    """Take a plain step: eager float32, all logits, AdamW that is not fused."""
+    """Train in the plain way: eager float32, all logits, AdamW without fusing."""
     model = checkpoint.load_model(task.folder, device='cpu')[0].train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=False, foreach=False)
-    x, y = torch.randint(model.n_ids, (2, 4, 256))
+    x, y = torch.randint(model.n_ids, (2, *TRAIN_BATCH))
 
     def step():
         model(x, y)[1].backward()
         finish_step(model, optimizer)
 
-    return several(step)
+    return repeat_step(step)
 
 
-def train_hf(task):
-    """Take a plain step with transformers' model."""
-    model = hf(task, torch.float32).train()
+def train_transformers(task):
+    """Train transformers' model in the plain way."""
+    model = load_transformers(task, torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    x = torch.randint(50257, (4, 256))
+    x = torch.randint(50257, TRAIN_BATCH)
 
     def step():
         model(x, labels=x).loss.backward()
         finish_step(model, optimizer)
 
-    return several(step)
+    return repeat_step(step)
 
 
-def several(step):
-    """Return a function that takes TRAIN_STEPS steps; a first one, which sets memory aside, is taken here."""
+def repeat_step(step):
+    """Return a function that takes TRAIN_STEPS steps. The first step, which allocates memory, is taken here."""
     step()
 
     def run():
@@ -235,20 +236,20 @@ def several(step):
 
 
 def finish_step(model, optimizer):
-    """Clip the gradients, step, and forget them, which all do alike."""
+    """Clip the gradients, update the weights and clear the gradients: the same for all."""
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-# Starting, and preparing data: commands, as a person types them -----------------------------------------------------
+# Starting, and preparing data: commands as a person types them -------------------------------------------------------
 
 
-def command(*arguments, folder='.'):
-    """Return a function that runs Python with these arguments in a folder; what goes wrong there is raised here."""
+def run_python(*arguments, folder='.'):
+    """Return a function that runs Python with these arguments in a folder; it raises RuntimeError if that fails."""
 
     def run():
-        # One network less to ask: transformers looks for a newer model on the hub otherwise.
+        # Otherwise transformers looks on the hub for a newer model.
         environment = {**os.environ, 'HF_HUB_OFFLINE': '1'}
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=folder)
         if done.returncode:
@@ -257,16 +258,16 @@ def command(*arguments, folder='.'):
     return run
 
 
-def start(task):
-    """Run sample.py for one token."""
-    return command(str(PROJECT / 'sample.py'), f'--init_from={task.folder}', '--max_new_tokens=1', '--device=cpu')
+def start_ours(task):
+    """Run sample.py to generate one token."""
+    return run_python(str(PROJECT / 'sample.py'), f'--init_from={task.folder}', '--max_new_tokens=1', '--device=cpu')
 
 
-def start_hf(task):
-    """Do the same in a script that uses transformers."""
-    import transformers  # noqa: F401 (to be left out where it is not there)
+def start_transformers(task):
+    """Generate one token with a script that uses transformers."""
+    import transformers  # noqa: F401 (raises ImportError if it is not installed)
 
-    return command(
+    return run_python(
         '-c',
         'import sys\n'
         'from transformers import AutoTokenizer, GPT2LMHeadModel\n'
@@ -280,19 +281,19 @@ def start_hf(task):
     )
 
 
-def start_torch(task):
-    """Import torch, which none of them can do without."""
-    return command('-c', 'import torch')
+def import_torch(task):
+    """Import torch, which both need."""
+    return run_python('-c', 'import torch')
 
 
-def prepare(task):
-    """Run prepare_bin.py on the text."""
-    return command(str(PROJECT / 'prepare_bin.py'), f'--input={task.text}', '--dataset=bench', folder=task.scratch)
+def prepare_ours(task):
+    """Turn the text into tokens with prepare_bin.py."""
+    return run_python(str(PROJECT / 'prepare_bin.py'), f'--input={task.text}', '--dataset=bench', folder=task.scratch)
 
 
 def prepare_tiktoken(task):
-    """Write the same tokens with a loop over the documents in one process, as nanoGPT's prepare.py does."""
-    return command(
+    """Write the same tokens with a loop over the documents in a single process, as nanoGPT's prepare.py does."""
+    return run_python(
         '-c',
         'import sys, numpy, tiktoken\n'
         'tokenizer = tiktoken.get_encoding("gpt2")\n'
@@ -301,63 +302,63 @@ def prepare_tiktoken(task):
         'ids = []\n'
         'for document in documents:\n'
         '    ids += [*tokenizer.encode_ordinary(document), tokenizer.eot_token]\n'
-        'cut = int(0.9 * len(ids))\n'
-        'numpy.array(ids[:cut], dtype=numpy.uint16).tofile(sys.argv[2] + "/train.bin")\n'
-        'numpy.array(ids[cut:], dtype=numpy.uint16).tofile(sys.argv[2] + "/val.bin")',
+        'split = int(0.9 * len(ids))\n'
+        'numpy.array(ids[:split], dtype=numpy.uint16).tofile(sys.argv[2] + "/train.bin")\n'
+        'numpy.array(ids[split:], dtype=numpy.uint16).tofile(sys.argv[2] + "/val.bin")',
         task.text,
         task.scratch,
     )
 
 
-# Who takes part in what, this project's own ways first --------------------------------------------------------------
+# Who does which job: this project's contenders first -----------------------------------------------------------------
 
-ONE_BY_ONE = 'no cache, one by one'
-WRITERS = {
-    'float32': (write, {}),
-    'bfloat16': (write, {'dtype': 'bfloat16'}),
-    'int8': (write, {'quantize': 'int8'}),
-    'transformers float32': (write_hf, {}),
-    'CTranslate2 float32': (write_ct2, {'compute_type': 'float32'}),
-    'CTranslate2 int8': (write_ct2, {'compute_type': 'int8'}),
-    ONE_BY_ONE: (write_without_cache, {}),
+WITHOUT_CACHE = 'no cache, one by one'
+GENERATORS = {
+    'float32': (generate_ours, {}),
+    'bfloat16': (generate_ours, {'dtype': 'bfloat16'}),
+    'int8': (generate_ours, {'quantize': 'int8'}),
+    'transformers float32': (generate_transformers, {}),
+    'CTranslate2 float32': (generate_ctranslate2, {'compute_type': 'float32'}),
+    'CTranslate2 int8': (generate_ctranslate2, {'compute_type': 'int8'}),
+    WITHOUT_CACHE: (generate_without_cache, {}),
 }
 SCORERS = {
-    'float32': (score, {}),
-    'bfloat16': (score, {'dtype': 'bfloat16'}),
-    'int8': (score, {'quantize': 'int8'}),
-    'transformers float32': (score_hf, {}),
-    'transformers bfloat16': (score_hf, {'dtype': torch.bfloat16}),
+    'float32': (score_ours, {}),
+    'bfloat16': (score_ours, {'dtype': 'bfloat16'}),
+    'int8': (score_ours, {'quantize': 'int8'}),
+    'transformers float32': (score_transformers, {}),
+    'transformers bfloat16': (score_transformers, {'dtype': torch.bfloat16}),
     'lm-eval float32': (score_lm_eval, {}),
     'minicons float32': (score_minicons, {}),
-    'CTranslate2 float32': (score_ct2, {'compute_type': 'float32'}),
-    'CTranslate2 int8': (score_ct2, {'compute_type': 'int8'}),
+    'CTranslate2 float32': (score_ctranslate2, {'compute_type': 'float32'}),
+    'CTranslate2 int8': (score_ctranslate2, {'compute_type': 'int8'}),
 }
 CONTENDERS = {
-    'decode': WRITERS,
-    'sample': WRITERS,
+    'decode': GENERATORS,
+    'sample': GENERATORS,
     'score': SCORERS,
     'prompts': {name: SCORERS[name] for name in ('float32', 'int8', 'transformers bfloat16', 'CTranslate2 int8')},
     'train': {
-        'train.py': (train, {}),
+        'train.py': (train_ours, {}),
         'plain float32': (train_plain, {}),
-        'transformers float32': (train_hf, {}),
+        'transformers float32': (train_transformers, {}),
     },
     'start': {
-        'sample.py': (start, {}),
-        'transformers': (start_hf, {}),
-        'import torch': (start_torch, {}),
+        'sample.py': (start_ours, {}),
+        'transformers': (start_transformers, {}),
+        'import torch': (import_torch, {}),
     },
     'prepare': {
-        'prepare_bin.py': (prepare, {}),
+        'prepare_bin.py': (prepare_ours, {}),
         'a tiktoken loop': (prepare_tiktoken, {}),
     },
 }
 
 
-def work(job, name, task, pipe):
-    """Be a contender: say 'ready', then do the job whenever told to and answer with the seconds that it took.
+def run_contender(job, name, task, pipe):
+    """Be one contender, in its own process: send 'ready', then do the job on each message and send the seconds it took.
 
-    Runs in a process of its own. Ends on None, with the most memory that it held.
+    Ends on None and sends the peak memory of the process, in MiB.
     """
     function, arguments = CONTENDERS[job][name]
     try:
@@ -367,7 +368,7 @@ def work(job, name, task, pipe):
             while pipe.recv() is not None:
                 started = time.perf_counter()
                 run()
-                pipe.send((time.perf_counter() - started) * (task.rows if name == ONE_BY_ONE else 1))
+                pipe.send((time.perf_counter() - started) * (task.rows if name == WITHOUT_CACHE else 1))
         pipe.send(peak_memory_mib())
     except ImportError as error:
         pipe.send(ImportError(error.name))
