@@ -45,3 +45,19 @@ def project(original, tmp_path):
     """A copy of that for one test, gone after it."""
     yield shutil.copytree(original, tmp_path / 'project')
     shutil.rmtree(tmp_path / 'project')
+
+
+@pytest.fixture(scope='session')
+def world(tmp_path_factory):
+    """A folder in which data was prepared and a model trained and saved; the finished processes that did it."""
+    from helpers.world import make_world  # here: it imports all scripts, which takes seconds
+
+    return make_world(tmp_path_factory.mktemp('world'))
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch):
+    """A copy of that folder as the current one, for a test to change."""
+    folder = shutil.copytree(world.folder, tmp_path / 'here')
+    monkeypatch.chdir(folder)
+    return folder
