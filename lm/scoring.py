@@ -9,7 +9,7 @@ Shapes: B rows of a batch, T tokens, N positions to predict, R tokens of a respo
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lm.alternatives import TokenRecord, rank_tokens, record_tokens
 from model import Cache, LanguageModel, logits_to_logprobs
 
-Pair = tuple[list[int], list[int]]  # ids of the prompt, ids of the response
+Pair = tuple[Sequence[int], Sequence[int]]  # ids of the prompt, ids of the response
 
 WINDOW = 512  # pairs sorted by length and batched together; a larger window pads less, but holds more in memory
 BATCH_TOKENS = {'cpu': 512}  # tokens in one forward pass; more would not fit into a CPU's cache
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def score(
-    model: LanguageModel, prompts: list[list[int]], responses: list[list[int]], temperature=1.0
+    model: LanguageModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature=1.0
 ) -> list[Float64[Tensor, ' R']]:
     """Return the logprob of each token of each response, given its prompt: a (len(response),) tensor for each pair.
 
