@@ -6,7 +6,7 @@ from helpers.scripts import PROJECT
 from lab.sourced_numbers import find_disagreements, quotations
 
 FULLY_SOURCED = ['results/REPORT.md']  # every number that was measured says where it is from
-PAGES = [*FULLY_SOURCED, 'README.md', 'models/tiny/README.md', 'models/tiny-stories/README.md']
+PAGES = [*FULLY_SOURCED, 'README.md', 'docs/speed.md', 'models/tiny/README.md', 'models/tiny-stories/README.md']
 
 
 @pytest.mark.parametrize('page', PAGES)
