@@ -172,6 +172,11 @@ def temper_distribution(logits, temperature, top_k=None, top_p=None):
 # Embeddings -----------------------------------------------------------------------------------------------------------
 
 
+def token_embeddings(model):
+    """Return the embeddings of all real ids, (V, C)."""
+    return model.transformer.wte.weight.detach()[: model.n_ids]
+
+
 def nearest_neighbours(table, ids, k):
     """Return the k rows of a (V, C) table that point most nearly the same way as each of its rows `ids`, (N,).
 

@@ -1,1 +1,1 @@
-"""Numbers to pictures and pages."""
+"""Turns numbers into pictures, terminal tables and pages."""

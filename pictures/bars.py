@@ -1,16 +1,16 @@
-"""Bar charts of what a model nearly said: one for each step of a response, and a sheet with all of them."""
+"""Draws the likeliest tokens at each step of a response as bars: a picture for each step, and a sheet of all."""
 
 import math
 from dataclasses import dataclass
 
 from common.strings import shorten
 from lm.alternatives import TokenRecord
-from pictures.style import BAR, CHOSEN, MARK, allow_missing_glyphs, hide_spines, short_probability
+from pictures.style import BAR, CHOSEN, MARK, allow_missing_glyphs, format_bar_value, hide_spines
 
 
 @dataclass
 class Chart:
-    """What a bar chart of one step shows."""
+    """What the bar chart of one step shows."""
 
     record: TokenRecord
     pieces: list[str]  # of the record's alternatives_and_itself
@@ -19,13 +19,13 @@ class Chart:
 
 
 def make_charts(records, prompt_ids, tokenizer, sampler):
-    """Return a Chart for each TokenRecord at the beginning of a response to a prompt."""
-    said = [record.id for record in records]
+    """Return a Chart for each TokenRecord; they are the first tokens of a response to a prompt."""
+    ids = [record.id for record in records]
     return [
         Chart(
             record=record,
             pieces=tokenizer.pieces([other.id for other in record.alternatives_and_itself]),
-            context=tokenizer.decode([*prompt_ids, *said[:number]]),
+            context=tokenizer.decode([*prompt_ids, *ids[:number]]),
             sampler=sampler,
         )
         for number, record in enumerate(records)
@@ -35,12 +35,11 @@ def make_charts(records, prompt_ids, tokenizer, sampler):
 def draw_bars(axes, chart, title_width=50, title_size=10):
     """Draw one step: a bar of sampler probability for each token, and a thin mark at its model probability.
 
-    The chosen token is orange; if it is not among the likeliest, it comes last, with its rank.
+    The chosen token is orange. If it is not among the likeliest, it comes last, with its rank.
     """
     record, others = chart.record, chart.record.alternatives_and_itself
-    sampler, model = (
-        [math.exp(getattr(other, name)) for other in others] for name in ('sampler_logprob', 'model_logprob')
-    )
+    sampler = [math.exp(other.sampler_logprob) for other in others]
+    model = [math.exp(other.model_logprob) for other in others]
     chosen = [other.id for other in others].index(record.id)
     places = range(len(others))
     axes.barh(places, sampler, color=[CHOSEN if place == chosen else BAR for place in places], height=0.8)
@@ -48,7 +47,7 @@ def draw_bars(axes, chart, title_width=50, title_size=10):
     labels = [shorten(piece, 24) for piece in chart.pieces]
     if record.rank > chosen + 1:
         labels[chosen] += f'  (rank {record.rank:,})'
-        axes.axhline(chosen - 0.5, color='grey', linewidth=0.8, linestyle=':')  # it is not one of the likeliest
+        axes.axhline(chosen - 0.5, color='grey', linewidth=0.8, linestyle=':')  # sets it apart from the likeliest
     # A token may contain a dollar sign, which must not start a formula.
     axes.set_yticks(places, labels, parse_math=False)
     axes.get_yticklabels()[chosen].set_color('#b34700')
@@ -57,26 +56,26 @@ def draw_bars(axes, chart, title_width=50, title_size=10):
     axes.set_xlim(0, largest * 1.22 or 1)
     axes.locator_params(axis='x', nbins=4)
     for place, of_sampler, of_model in zip(places, sampler, model):
-        axes.text(
-            max(of_sampler, of_model) + largest * 0.025,
-            place,
-            short_probability(of_sampler),
-            va='center',
-            fontsize='small',
-        )
+        x = max(of_sampler, of_model) + largest * 0.025
+        axes.text(x, place, format_bar_value(of_sampler), va='center', fontsize='small')
     hide_spines(axes, 'top', 'right')
     context = shorten(chart.context, title_width, from_end=True)
     axes.set_title(f'{context} ▁\n{chart.sampler}', loc='left', fontsize=title_size, parse_math=False)
 
 
 def save_bar_charts(charts, folder, keep_open=False):
-    """Write step_01.png, step_02.png, ... and sheet.png, with all steps side by side, into a folder.
+    """Write step_01.png, step_02.png, ... and sheet.png, which has all steps side by side, into a folder.
 
-    Returns the paths, the sheet last. keep_open: if there is a screen, keep the sheet for show_sheets().
+    Returns the paths, the sheet last. keep_open: if there is a screen, keep the sheet open for show_sheets().
     """
-    from matplotlib import pyplot  # here: whoever draws no charts need not wait for it
-
     allow_missing_glyphs()
+    return [*save_steps(charts, folder), save_sheet(charts, folder, keep_open)]
+
+
+def save_steps(charts, folder):
+    """Write step_01.png, step_02.png, ... into a folder; return the paths."""
+    from matplotlib import pyplot  # imported only now, so that scripts start fast
+
     paths = []
     figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
     for number, chart in enumerate(charts, 1):
@@ -87,24 +86,30 @@ def save_bar_charts(charts, folder, keep_open=False):
         paths.append(folder / f'step_{number:02d}.png')
         figure.savefig(paths[-1], dpi=110)
     pyplot.close(figure)
+    return paths
+
+
+def save_sheet(charts, folder, keep_open):
+    """Write sheet.png, with all steps side by side, into a folder; return its path."""
+    from matplotlib import pyplot
 
     columns = min(5, len(charts))
-    rows = -(-len(charts) // columns)
+    rows = math.ceil(len(charts) / columns)
     figure = pyplot.figure(figsize=(4.6 * columns, 3.2 * rows + 0.4), layout='constrained')
     for chart, axes in zip(charts, figure.subplots(rows, columns, squeeze=False).flat):
         draw_bars(axes, chart, title_width=26, title_size=9)
     for axes in figure.axes[len(charts) :]:
         axes.set_axis_off()
     figure.supxlabel('probability (bar and number: sampler, mark: model); the chosen token in orange')
-    paths.append(folder / 'sheet.png')
-    figure.savefig(paths[-1], dpi=90)
+    path = folder / 'sheet.png'
+    figure.savefig(path, dpi=90)
     if not (keep_open and has_screen()):
         pyplot.close(figure)
-    return paths
+    return path
 
 
 def show_sheets():
-    """Show the sheets that are open, all at once, until the person closes them; does nothing without a screen."""
+    """Show all open sheets until the person closes them; does nothing without a screen."""
     from matplotlib import pyplot
 
     if has_screen():

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draws a beam search as a tree of tokens."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from pictures.style import (
     MARK,
     ROSE,
     allow_missing_glyphs,
+    format_bar_value,
     hide_spines,
     save_figure,
-    short_probability,
 )
 
 
@@ -20,19 +20,19 @@ class Branch:
     """A beam after one step of a search."""
 
     piece: str  # its last token
-    parent: int  # the place, one step before, of the beam that it goes on from
-    prob: float  # model probability of the token there
+    parent: int  # the place in the level before of the beam that it extends
+    prob: float  # model probability of its last token
     total: float  # logprob of the whole continuation so far
-    best: bool  # the best beam in the end goes through it
-    kept: bool  # one of the beams in the end does
+    best: bool  # the best beam at the end contains it
+    kept: bool  # some beam at the end contains it
 
 
 def draw_beams(path, levels, title):
-    """Write a beam search as a tree that grows to the right: a list of Branch for each step, likeliest on top.
+    """Write a picture of a beam search as a tree that grows to the right.
 
-    The number at an edge is the model probability of the token that it leads to; the wider the edge, the likelier. The
-    number below a token is the logprob of all so far. What the best beam went through is orange, what another one at
-    the end did is blue, and what was given up is grey. Beams that have ended stand below those that go on.
+    levels: a list of Branch for each step, the likeliest first, finished beams last. The number at an edge is the model
+    probability of the token that it leads to; likelier tokens have wider edges. The number below a token is the logprob
+    of the continuation so far. The best beam at the end is orange, others at the end are blue, abandoned ones are grey.
     """
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
@@ -48,7 +48,7 @@ def draw_beams(path, levels, title):
         for y, branch in enumerate(level):
             colour = CHOSEN if branch.best else ROSE if branch.kept else GIVEN_UP
             start, middle = (0, 0) if step == 1 else (step - 1, branch.parent), step - 0.6
-            # A curve that leaves and arrives level, from centre to centre: the pieces stand before its ends.
+            # The curve is horizontal at both ends and goes from centre to centre; the pieces cover its ends.
             curve = Curve([start, (middle, start[1]), (middle, y), (step, y)], [Curve.MOVETO] + 3 * [Curve.CURVE4])
             width, height = 0.6 + 3.4 * branch.prob, 1 + branch.kept + branch.best
             axes.add_patch(PathPatch(curve, facecolor='none', edgecolor=colour, linewidth=width, zorder=height))
@@ -58,18 +58,16 @@ def draw_beams(path, levels, title):
             text.set(ha='center', va='center')
             total = axes.text(step, y + 0.27, f'{branch.total:.2f}', fontsize=6, color='#777777', zorder=6)
             total.set(ha='center', va='center')
-            before_it = step - 0.07 - 0.021 * len(piece)
-            axes.text(
-                before_it, y - 0.08, short_probability(branch.prob), fontsize=7, ha='right', va='bottom', zorder=5
-            )
+            x, prob = step - 0.07 - 0.021 * len(piece), format_bar_value(branch.prob)
+            axes.text(x, y - 0.08, prob, fontsize=7, ha='right', va='bottom', zorder=5)
     axes.set_xlim(-0.2, len(levels) + 0.5)
     axes.set_ylim(most - 0.4, -0.7)
     axes.set_xticks(range(1, len(levels) + 1))
     axes.set_yticks([])
-    axes.set_xlabel('step (at an edge: model probability of its token; below a token: logprob of all so far)')
+    axes.set_xlabel('step (at an edge: model probability of its token; below a token: logprob of the text so far)')
     hide_spines(axes, 'top', 'right', 'left')
     axes.set_title(shorten(title, 40 + 18 * len(levels)), loc='left', fontsize=9, parse_math=False)
-    colours = {'best beam': CHOSEN, 'other beams at the end': ROSE, 'given up': GIVEN_UP}
+    colours = {'best beam': CHOSEN, 'other beams at the end': ROSE, 'abandoned': GIVEN_UP}
     handles = [Line2D([], [], color=colour, linewidth=2.5, label=label) for label, colour in colours.items()]
     figure.legend(handles=handles, loc='outside lower right', ncols=3, frameon=False, fontsize=8)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Draws how the probability of each response changed from one model to another."""
 
 import math
 
@@ -7,17 +7,17 @@ from pictures.style import FELL, ROSE, allow_missing_glyphs, hide_spines, save_f
 
 
 def draw_before_after(path, labels, before, after, names, unit):
-    """Write a chart of what changed: a line for each label from its logprob before to that after, on a log axis.
+    """Write a picture with a line for each label, from its probability before to its probability after, on a log axis.
 
     before, after: natural logarithms, drawn as powers of ten, since a probability itself may be too small for a float.
-    names: of the two models. unit: what the probabilities are of.
+    names: of the two models. unit: what has these probabilities, such as 'of the response'.
     """
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
 
     allow_missing_glyphs()
     before, after = ([logprob / math.log(10) for logprob in logprobs] for logprobs in (before, after))
-    order = sorted(range(len(labels)), key=lambda place: after[place] - before[place])  # what rose most is on top
+    order = sorted(range(len(labels)), key=lambda place: after[place] - before[place])  # the largest increase on top
     figure = pyplot.figure(figsize=(11, 1.3 + 0.2 * len(labels)), layout='constrained')
     axes = figure.subplots()
     for y, place in enumerate(order):

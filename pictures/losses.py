@@ -1,10 +1,10 @@
-"""TODO."""
+"""Draws the loss curves of a training run."""
 
 from pictures.style import BAR, FELL, ROSE, hide_spines, save_figure
 
 
 def draw_losses(path, curves):
-    """Write the losses of a training run. curves: name -> [(iteration, loss in nats per token)]."""
+    """Write a picture of losses. curves: name -> [(iteration, loss in nats per token)]."""
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')

@@ -1,12 +1,12 @@
-"""TODO."""
+"""Draws how well a model is calibrated: a reliability diagram."""
 
 from pictures.style import FELL, ROSE, hide_spines, save_figure
 
 
 def draw_reliability(path, tables):
-    """Write a reliability diagram: how often the likeliest token came, against how sure the model was.
+    """Write a picture of how often the likeliest token was right, against how confident the model was.
 
-    tables: name -> [(mean confidence, share that came, tokens) of each bin].
+    tables: name -> [(mean confidence, share that was right, number of tokens) of each bin].
     """
     from matplotlib import pyplot
 
@@ -17,7 +17,7 @@ def draw_reliability(path, tables):
         confidence, share, count = zip(*table)
         curve.plot(confidence, share, marker=marker, markersize=5, color=colour, label=name)
         counts.plot(confidence, count, marker=marker, markersize=4, color=colour)
-    curve.set_ylabel('share of them that came')
+    curve.set_ylabel('share that was right')
     curve.legend(frameon=False, fontsize=9)
     curve.set_ylim(0, 1)
     counts.set_yscale('log')

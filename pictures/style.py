@@ -1,37 +1,41 @@
-"""Numbers to matplotlib figures. Nothing here knows where the numbers came from."""
+"""Colours and small drawing helpers that all pictures share.
+
+matplotlib takes a second to import, so nothing here imports it.
+"""
 
 import warnings
 
 from common.files import atomic_write
 
-BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # told apart in grey and by colour-blind people too
+BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # distinct in grey and for colour-blind readers
 ROSE, FELL = '#2b6ca3', '#d1602a'
 GIVEN_UP = '#b0b0b0'
-MISSING_GLYPHS = r'Glyph .* missing from (current )?font'  # such a character is drawn as a box, which says enough
+MISSING_GLYPHS = r'Glyph .* missing from (current )?font'
 
 
 def allow_missing_glyphs():
-    """Let a character that the font lacks be drawn as a box without a warning."""
+    """Let matplotlib draw a box for a character that the font lacks, without a warning."""
     warnings.filterwarnings('ignore', message=MISSING_GLYPHS)
 
 
 def hide_spines(axes, *sides):
-    """Take away the lines on some sides of axes."""
+    """Hide the border lines of axes on the given sides."""
     for side in sides:
         axes.spines[side].set_visible(False)
 
 
 def text_colour(colour):
-    """Return white or black, whichever can be read on a colour, (red, green, blue, ...) from 0 to 1."""
+    """Return 'white' or 'black', whichever is readable on a colour, (red, green, blue, ...) from 0 to 1."""
     red, green, blue = colour[:3]
     return 'white' if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else 'black'
 
 
 def save_figure(figure, path):
-    """Write a figure as a PNG, whole or not at all."""
+    """Write a figure as a PNG, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=100, format='png')
 
 
-def short_probability(probability):
+def format_bar_value(probability):
+    """Return a probability as text that fits beside a bar: three decimals, or a power of ten if it is too small."""
     return f'{probability:.3f}' if probability >= 0.001 or probability == 0 else f'{probability:.0e}'

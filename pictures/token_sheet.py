@@ -1,63 +1,78 @@
-"""TODO."""
+"""Draws texts token by token, each token on the colour of its value."""
 
 from common.strings import shorten
 from pictures.style import allow_missing_glyphs, save_figure, text_colour
 
-SCALES = {  # where values lie -> their colours, the lowest and the highest as multiples of the largest, open ends
+SCALES = {  # range of the values -> colour map, limits as multiples of the largest value, open ends
     'around 0': ('RdBu', -1, 1, 'both'),  # red below, blue above
     'below 0': ('YlOrRd_r', -1, 0, 'min'),  # dark red is the lowest
     'above 0': ('Blues', 0, 1, 'max'),  # dark blue is the highest
 }
+LINE_LENGTH, MARGIN = 118, 44  # characters in a line; how many of them are for the text before the tokens
+FONT_SIZE = 8  # points
+CHARACTER_WIDTH, LINE_HEIGHT = FONT_SIZE * 0.602 / 72, FONT_SIZE * 1.5 / 72  # inches, in DejaVu Sans Mono
+COLOUR_BAR_LINES = 5
 
 
 def draw_token_sheet(path, lines, meaning, scale):
-    """Write a sheet of texts in which every token stands on the colour of its value.
+    """Write a picture of texts, each token on the colour of its value.
 
-    lines: (what stands before, pieces, a value for each piece). meaning: what the values are, for the colour bar.
-    scale: one of SCALES.
+    lines: (text before the tokens, pieces, a value for each piece). meaning: of the values, for the colour bar.
+    scale: a key of SCALES.
     """
-    from matplotlib import colormaps, pyplot
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib import pyplot
     from matplotlib.patches import Rectangle
 
     allow_missing_glyphs()
-    width = 118  # characters in a line
-    margin = 44 if any(before for before, _, _ in lines) else 0  # of them for what stands before
-    sizes = sorted(abs(value) for _, _, values in lines for value in values)
-    largest = max(sizes[int(0.97 * (len(sizes) - 1))] if sizes else 0, 0.1)  # a single extreme would pale all others
-    colour_map, low, high, open_ends = SCALES[scale]
-    colours = ScalarMappable(Normalize(low * largest, high * largest), colormaps[colour_map])
-
-    placed, y = [], 0  # (x, y, text, value), in characters and lines
-    for before, pieces, values in lines:
-        placed.append((0, y, shorten(before, margin - 2, from_end=True), None))
-        x = margin
-        for piece, value in zip(pieces, values, strict=True):
-            piece = piece[: width - margin]
-            if x + len(piece) > width:
-                x, y = margin, y + 1
-            placed.append((x, y, piece, value))
-            x += len(piece)
-        y += 1.4
-    size = 8  # points; a character of DejaVu Sans Mono is 0.602 of that wide
-    top = 5  # lines for the colour bar
-    inches = (width * size * 0.602 / 72, (y + top) * size * 1.5 / 72)
+    colours = make_colours([value for _, _, values in lines for value in values], scale)
+    placed, height = place_tokens(lines)
+    inches = (LINE_LENGTH * CHARACTER_WIDTH, (height + COLOUR_BAR_LINES) * LINE_HEIGHT)
     figure = pyplot.figure(figsize=inches)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(y, -top))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, LINE_LENGTH), ylim=(height, -COLOUR_BAR_LINES))
     axes.set_axis_off()
     for x, y, text, value in placed:
-        colour, background = '#666666', None
+        ink = '#666666'
         if value is not None:
             background = colours.to_rgba(value)
-            colour = text_colour(background)
-            axes.add_patch(
-                Rectangle((x, y - 0.5), len(text), 1, facecolor=background, edgecolor='white', linewidth=0.6)
-            )
-        axes.text(x, y, text, color=colour, fontsize=size, family='monospace', va='center', parse_math=False)
-    bar = figure.add_axes((0.5, 1 - 1.3 / (inches[1] * 72 / size), 0.45, 0.6 / (inches[1] * 72 / size)))
-    figure.colorbar(colours, cax=bar, orientation='horizontal', extend=open_ends)
+            ink, style = text_colour(background), {'facecolor': background, 'edgecolor': 'white', 'linewidth': 0.6}
+            axes.add_patch(Rectangle((x, y - 0.5), len(text), 1, **style))
+        axes.text(x, y, text, color=ink, fontsize=FONT_SIZE, family='monospace', va='center', parse_math=False)
+    line = FONT_SIZE / 72 / inches[1]  # as a share of the figure
+    bar = figure.add_axes((0.5, 1 - 1.3 * line, 0.45, 0.6 * line))
+    figure.colorbar(colours, cax=bar, orientation='horizontal', extend=SCALES[scale][-1])
     bar.tick_params(labelsize=7)
     bar.set_xlabel(meaning, fontsize=8)
     save_figure(figure, path)
     pyplot.close(figure)
+
+
+def make_colours(values, scale):
+    """Return the mapping from values to colours. A few extreme values would make all others pale, so they are cut."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    sizes = sorted(map(abs, values))
+    largest = max(sizes[int(0.97 * (len(sizes) - 1))] if sizes else 0, 0.1)
+    colour_map, low, high, _ = SCALES[scale]
+    return ScalarMappable(Normalize(low * largest, high * largest), colormaps[colour_map])
+
+
+def place_tokens(lines):
+    """Return [(x, y, text, value)] of all texts and tokens, in characters and lines, and the height in lines.
+
+    The value of a text before the tokens is None.
+    """
+    margin = MARGIN if any(before for before, _, _ in lines) else 0
+    placed, y = [], 0
+    for before, pieces, values in lines:
+        placed.append((0, y, shorten(before, margin - 2, from_end=True), None))
+        x = margin
+        for piece, value in zip(pieces, values, strict=True):
+            piece = piece[: LINE_LENGTH - margin]
+            if x + len(piece) > LINE_LENGTH:
+                x, y = margin, y + 1
+            placed.append((x, y, piece, value))
+            x += len(piece)
+        y += 1.4
+    return placed, y

@@ -1,7 +1,8 @@
-"""TODO."""
+"""Draws one forward pass step by step, and prints it with the lines of model.py, shapes and a few values."""
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,227 +14,88 @@ from rich.table import Table
 from rich.text import Text
 
 from lm import internals
-from pictures.canvas import LONGEST, draw_colour_scale, label_axis, label_room, new_sheet, place_axes, write_text
-from pictures.reading import PromptSettings, check_index, read_text, save_pictures, to_numpy, visible_pieces
+from pictures.canvas import (
+    MAX_INCHES,
+    axis_label_inches,
+    label_axis,
+    new_figure,
+    place_axes,
+    place_colour_bar,
+    place_text,
+    save_pictures,
+)
 from pictures.style import BAR, text_colour
+from pictures.subject import TextSettings, check_index, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import print_parts
-
-# Trace ----------------------------------------------------------------------------------------------------------------
-
-TITLES = {
-    'q = qkv[0]': 'q, k, v',
-    'y': 'y = weights · v',
-    'c_proj(gelu(...))': 'c_proj',
-    'wpe(positions)': '+ wpe(positions)',
-}
-READS, ADDS = '#e8eef5', '#f6d9c8'  # boxes that read the stream, and boxes that add to it
-
-
-def draw_trace(title, boxes, block, layers, stops, norms, pieces, answer):
-    """Draw how data flows through the model, with shapes, and how long the stream's vectors grow on the way.
-
-    boxes: {name: (shape, line of model.py)} of what is computed, by inside.trace's names. block: the one that is shown,
-    layers: how many there are.
-    stops: names of the places along the stream, norms: (stops, T) lengths of its vectors there. pieces: of the tokens.
-    answer: lines of text.
-    """
-    T, wide = len(pieces), 12.4
-    cell = min(max(0.2, min(0.8, (wide - 2.4) / T)), LONGEST / T)
-    heat_wide, heat_high = cell * T, min(0.27 * len(stops), LONGEST / 2)
-    names = label_room(stops) + 0.3
-    flow_high = 6.1
-    width = max(wide, names + heat_wide + 1.1)
-    figure = new_sheet(width, flow_high + 1.15 + heat_high + label_room(pieces) + 0.35, title)
-    flow = place_axes(figure, 0, 0.5, wide, flow_high, xlim=(0, wide), ylim=(flow_high, 0))
-    flow.set_axis_off()
-    draw_flow(flow, boxes, block, layers, answer)
-
-    top = flow_high + 1.1
-    axes = place_axes(figure, names, top, heat_wide, heat_high)
-    colours = ScalarMappable(LogNorm(max(norms.min(), 1e-6), max(norms.max(), 2e-6)), colormaps['viridis'])
-    axes.imshow(norms, cmap=colours.cmap, norm=colours.norm, aspect='auto', interpolation='nearest')
-    every = math.ceil(len(stops) * 0.14 / heat_high)
-    axes.set_yticks(range(0, len(stops), every), stops[::every], fontsize=8)
-    which = label_axis(axes, 'x', pieces, heat_wide)
-    note = 'how long the vector of each token is on its way down the stream (L2 norm)' + (which and f'; {which}')
-    write_text(figure, names, top - 0.12, note, fontsize=9)
-    if cell >= 0.34:
-        for (row, column), value in np.ndenumerate(norms):
-            text = f'{value:.1f}' if value < 100 else f'{value:,.0f}'
-            axes.text(
-                column, row, text, ha='center', va='center', fontsize=7, color=text_colour(colours.to_rgba(value))
-            )
-    lowest, highest = colours.norm.vmin, colours.norm.vmax
-    ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
-    ticks = [tick for tick in ticks if lowest <= tick <= highest]
-    bar = draw_colour_scale(
-        figure, names + heat_wide + 0.15, top, min(heat_high, 3), colours, 'L2 norm (log colours)', ticks=ticks
-    )
-    bar.minorticks_off()
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
-    return figure
-
-
-def draw_flow(axes, boxes, block, layers, answer):
-    """Draw the boxes of one forward pass along the residual stream, which runs down the left."""
-    stream, first, step, tall = 0.75, 1.75, 1.72, 0.72
-    attention = ['ln_1(x)', 'c_attn(x)', 'q = qkv[0]', 'softmax(q kᵀ / √hs)', 'y', 'c_proj(y)']
-    mlp = ['ln_2(x)', 'c_fc(x)', 'gelu(c_fc(x))', 'c_proj(gelu(...))']
-    rows = {'embed': 0.45, 'attn': 1.75, 'mlp': 3.0, 'rest': 4.15, 'head': 5.2}
-    axes.plot([stream, stream], [rows['embed'], rows['head']], color=BAR, linewidth=9, solid_capstyle='round', zorder=0)
-    axes.text(
-        stream - 0.32,
-        3.1,
-        f'the residual stream  x {boxes["x"][0]}',
-        rotation=90,
-        fontsize=9,
-        color='#4a6d8c',
-        ha='center',
-        va='center',
-    )
-    axes.add_patch(
-        FancyBboxPatch(
-            (first - 0.28, rows['attn'] - 0.68),
-            10.7,
-            2.5,
-            boxstyle='round,pad=0,rounding_size=0.12',
-            facecolor='none',
-            edgecolor='#9a9a9a',
-            linestyle='--',
-        )
-    )
-    axes.text(
-        first - 0.15,
-        rows['attn'] - 0.52,
-        f'Block {block}: transformer.h[{block}]',
-        fontsize=9,
-        color='#555555',
-        va='center',
-    )
-
-    for column, name in enumerate(['idx', 'wte(idx)', 'wpe(positions)']):
-        flow_box(axes, first + column * step, rows['embed'], tall, name, boxes[name], READS)
-        if column:
-            arrow(axes, (first + column * step - step + 1.46, rows['embed']), (first + column * step, rows['embed']))
-    back(axes, first + 2 * step, rows['embed'], stream, tall, 'begins')
-    for row, names in (('attn', attention), ('mlp', mlp)):
-        y = rows[row]
-        arrow(axes, (stream, y), (first, y))
-        for column, name in enumerate(names):
-            x = first + column * step
-            flow_box(axes, x, y, tall, name, boxes[name], ADDS if column == len(names) - 1 else READS)
-            if column:
-                arrow(axes, (x - step + 1.46, y), (x, y))
-        back(axes, first + (len(names) - 1) * step, y, stream, tall, '+')
-    if layers > 1:
-        text = other_blocks(block, layers)
-        axes.text(first, rows['rest'], text, fontsize=10, style='italic', color='#555555', va='center')
-        axes.plot([stream, first - 0.1], [rows['rest']] * 2, color='#9a9a9a', linestyle=':', linewidth=1.2)
-    arrow(axes, (stream, rows['head']), (first, rows['head']))
-    for column, name in enumerate(['ln_f(x)', 'lm_head(x)', 'logprobs']):
-        x = first + column * step
-        flow_box(axes, x, rows['head'], tall, name, boxes[name], READS)
-        if column:
-            arrow(axes, (x - step + 1.46, rows['head']), (x, rows['head']))
-    arrow(axes, (first + 2 * step + 1.46, rows['head']), (first + 3 * step, rows['head']))
-    axes.text(first + 3 * step + 0.08, rows['head'], '\n'.join(answer), fontsize=9, va='center', parse_math=False)
-
-
-def other_blocks(block, layers):
-    """Say which blocks, before and after the one that is shown, do the same."""
-    spans = []
-    for begin, end, where in ((0, block - 1, 'before it'), (block + 1, layers - 1, 'after it')):
-        if begin <= end:
-            between = {0: f'h[{begin}]', 1: f'h[{begin}] and h[{end}]'}.get(end - begin, f'h[{begin}] to h[{end}]')
-            spans.append(f'{between} {where}')
-    do, whose = ('does', 'its') if layers == 2 else ('do', 'their')
-    return f'{", and ".join(spans)} {do} the same with weights of {whose} own'
-
-
-def flow_box(axes, x, y, tall, name, lines, colour):
-    """Draw a box with a name and two small lines, its left side at x, its middle at y."""
-    axes.add_patch(
-        FancyBboxPatch(
-            (x, y - tall / 2),
-            1.46,
-            tall,
-            boxstyle='round,pad=0,rounding_size=0.07',
-            facecolor=colour,
-            edgecolor='#8a8a8a',
-            linewidth=0.9,
-        )
-    )
-    name = TITLES.get(name, name)
-    small = 9 if len(name) <= 14 else 8
-    axes.text(x + 0.73, y - 0.17, name, ha='center', va='center', fontsize=small, weight='bold')
-    axes.text(x + 0.73, y + 0.05, lines[0], ha='center', va='center', fontsize=7.5, color='#333333')
-    axes.text(x + 0.73, y + 0.23, lines[1], ha='center', va='center', fontsize=6.5, color='#8a8a8a')
-
-
-def arrow(axes, start, end):
-    """Draw a short arrow."""
-    axes.annotate('', end, start, arrowprops={'arrowstyle': '-|>', 'color': '#666666', 'linewidth': 1.1})
-
-
-def back(axes, x, y, stream, tall, sign):
-    """Draw the way from the box at x back to the stream, where its content is added."""
-    low = y + tall / 2 + 0.17
-    axes.plot([x + 0.73, x + 0.73, stream + 0.2], [y + tall / 2, low, low], color='#c07a52', linewidth=1.3)
-    arrow(axes, (stream + 0.25, low), (stream + 0.04, low))
-    axes.text(stream + 0.32, low - 0.02, sign, fontsize=9 if len(sign) > 1 else 13, color='#c07a52', va='bottom')
-
 
 MODEL_PROBABILITY = 'model probability (softmax of the raw logits)'
 
 
 @dataclass
-class TraceSettings(PromptSettings):
+class TraceSettings(TextSettings):
     """Every step of one forward pass, with the lines of model.py, shapes and a few values."""
 
-    layer: int = 0  # the block that is shown in full
+    layer: int = 0  # the block to show in full
 
 
-# Trace ----------------------------------------------------------------------------------------------------------------
+# What is computed and printed -----------------------------------------------------------------------------------------
 
 
 def show_trace(settings):
     """Print every step of one forward pass, and draw how the data flows."""
-    scene = read_text(settings)
-    config = scene.model.config
-    check_index('layer', settings.layer, config.n_layer, scene.name)
-    steps = internals.trace_forward(scene.model, scene.idx)
-    print_parts(*trace_lines(scene, steps, settings.layer))
+    subject = load_subject(settings)
+    config, pieces, name = subject.model.config, subject.pieces, subject.name
+    check_index('layer', settings.layer, config.n_layer, name)
+    steps = internals.trace_forward(subject.model, subject.idx)
+    print_parts(*trace_lines(subject, steps, settings.layer))
 
-    *_, logprobs = steps
-    best = logprobs.value[0, -1].topk(min(5, scene.model.n_ids))
-    pieces = visible_pieces(scene.tokenizer, best.indices.tolist())
-    probs = best.values.exp().tolist()
-    answer = [f'{prob:.3f}  {piece}' for piece, prob in zip(pieces, probs)]
+    logprobs = steps[-1].value[0, -1]  # (V,) after the last token
+    best = logprobs.topk(min(5, subject.model.n_ids))
+    likeliest = zip(best.values.exp().tolist(), pieces_of_ids(subject.tokenizer, best.indices.tolist()))
+    answer = [f'{prob:.3f}  {piece}' for prob, piece in likeliest]
     print_parts(Text(f'\nnext: {", ".join(answer)}   {MODEL_PROBABILITY}'))
-    from pictures.trace import draw_trace
 
-    in_boxes = [one for one in steps if one.layer in (None, settings.layer)]
-    boxes = {one.name: (shape_text(one.value), f'line {one.line}') for one in in_boxes}
-    stream = [one for one in steps if one.name == 'x']
-    stops = ['wte + wpe', *(f'h[{layer}] + {what}' for layer in range(config.n_layer) for what in ('attn', 'mlp'))]
-    norms = torch.stack([one.value[0].float().norm(dim=-1) for one in stream])  # (2 L + 1, T)
-    title = f'{scene.name}: one forward pass over {len(scene.pieces)} token{"s" * (len(scene.pieces) > 1)}'
-    figure = draw_trace(
-        title,
-        boxes,
-        settings.layer,
-        config.n_layer,
-        stops,
-        to_numpy(norms),
-        scene.pieces,
-        ['next, model probability:', *answer],
-    )
-    save_pictures({'trace': figure}, settings, 'trace', f'{scene.name}-{scene.text}')
+    shown = [step for step in steps if step.layer in (None, settings.layer)]
+    boxes = {step.name: (format_shape(step.value), f'line {step.line}') for step in shown}
+    stops = ['wte + wpe', *(f'h[{layer}] + {part}' for layer in range(config.n_layer) for part in ('attn', 'mlp'))]
+    stream = [step.value[0] for step in steps if step.name == 'x']
+    norms = torch.stack([x.float().norm(dim=-1) for x in stream])  # (2 L + 1, T)
+    flow = Flow(boxes, settings.layer, config.n_layer, ['next, model probability:', *answer])
+    title = f'{name}: one forward pass over {len(pieces)} token{"s" * (len(pieces) > 1)}'
+    figure = draw_trace(title, flow, stops, to_numpy(norms), pieces)
+    save_pictures({'trace': figure}, settings, 'trace', f'{name}-{subject.text}')
 
 
-def trace_lines(scene, steps, unfolded):
-    """Return what to print of a trace: sizes and tokens, then every line of model.py with what it computes."""
-    config, pieces = scene.model.config, scene.pieces
+def trace_lines(subject, steps, full_layer):
+    """Return the texts to print: sizes and tokens, then every line of model.py with what it computes.
+
+    Of all layers but full_layer, only the residual stream is shown.
+    """
+    parts, layer, function, line = [trace_heading(subject)], None, None, None
+    for step in steps:
+        if step.layer not in (None, full_layer) and step.name != 'x':
+            continue
+        if step.layer != layer and step.layer is not None:
+            hint = '' if step.layer == full_layer else f', in short: --layer={step.layer} shows it in full'
+            parts.append(Text(f'\ntransformer.h[{step.layer}]{hint}', style='bold'))
+            function = None
+        if step.function != function:
+            parts.append(Text(f'model.py, {step.function}', style='cyan'))
+        if (step.function, step.line) != (function, line):
+            parts.append(Text(f'{step.line:5}  {step.code}', style='green'))
+        layer, function, line = step.layer, step.function, step.line
+        shape = f'({step.letters}) = {format_shape(step.value)}'
+        row = Table.grid(padding=(0, 1))
+        for width in (8, 22, 35, 36, 34):
+            row.add_column(width=width)
+        row.add_row('', Text(step.name, style='bold'), Text(step.meaning), shape, format_excerpt(step.value))
+        parts.append(row)
+    return parts
+
+
+def trace_heading(subject):
+    """Return what stands above the steps: the tokens, and what the letters in shapes mean."""
+    config, pieces = subject.model.config, subject.pieces
     sizes = {
         'B': 1,
         'T': len(pieces),
@@ -242,40 +104,169 @@ def trace_lines(scene, steps, unfolded):
         'hs': config.n_embd // config.n_head,
         'V': config.vocab_size,
     }
-    head = Text(f'{scene.name} reads ')
-    head.append(' │ '.join(pieces), style='bold')
-    head.append(f'\n{", ".join(f"{letter} = {size:,}" for letter, size in sizes.items())}; ')
-    head.append(f'values: the last six ids, and the first four numbers of the last token, {pieces[-1]}, in head 0')
-    parts, layer, function, line = [head], None, None, None
-    for step in steps:
-        if step.layer not in (None, unfolded) and step.name != 'x':
-            continue
-        if step.layer != layer and step.layer is not None:
-            more = '' if step.layer == unfolded else f', in short: --layer={step.layer} unfolds it'
-            parts.append(Text(f'\ntransformer.h[{step.layer}]{more}', style='bold'))
-            function = None
-        if step.function != function:
-            parts.append(Text(f'model.py, {step.function}', style='cyan'))
-        if (step.function, step.line) != (function, line):
-            parts.append(Text(f'{step.line:5}  {step.code}', style='green'))
-        layer, function, line = step.layer, step.function, step.line
-        shape = f'({step.letters}) = {shape_text(step.value)}'
-        row = Table.grid(padding=(0, 1))
-        for width in (8, 22, 35, 36, 34):
-            row.add_column(width=width)
-        row.add_row('', Text(step.name, style='bold'), Text(step.meaning), shape, few(step.value))
-        parts.append(row)
-    return parts
+    heading = Text(f'{subject.name} reads ')
+    heading.append(' │ '.join(pieces), style='bold')
+    heading.append(f'\n{", ".join(f"{letter} = {size:,}" for letter, size in sizes.items())}; ')
+    heading.append(f'values: the last six ids, and the first four numbers of the last token, {pieces[-1]}, in head 0')
+    return heading
 
 
-def shape_text(value):
-    """Write the shape of a tensor."""
+def format_shape(value):
+    """Return the shape of a tensor as text."""
     return str(tuple(value.shape)).replace(',)', ')')
 
 
-def few(value):
-    """Write the last few ids, or the first few numbers of the last token."""
+def format_excerpt(value):
+    """Return the last six ids, or the first four numbers of the last token in the first head, as text."""
     if not value.is_floating_point():
         return '… ' * (value.size(-1) > 6) + ' '.join(map(str, value.flatten()[-6:].tolist()))
     row = value.reshape(-1, *value.shape[-2:])[0, -1]
     return ' '.join(f'{number:7.3f}' for number in row[:4].tolist()) + ' …' * (len(row) > 4)
+
+
+# The figure -----------------------------------------------------------------------------------------------------------
+
+BOX_TITLES = {  # if not the name of the step
+    'q = qkv[0]': 'q, k, v',
+    'y': 'y = weights · v',
+    'c_proj(gelu(...))': 'c_proj',
+    'wpe(positions)': '+ wpe(positions)',
+}
+READS, ADDS = '#e8eef5', '#f6d9c8'  # colours of boxes that read the residual stream, and of boxes that add to it
+FLOW_WIDTH, FLOW_HEIGHT = 12.4, 6.1  # inches
+STREAM_X, FIRST_X = 0.75, 1.75  # of the residual stream, and of the first box of each row
+BOX_STEP, BOX_WIDTH, BOX_HEIGHT = 1.72, 1.46, 0.72
+ROWS = {  # of boxes: y, steps
+    'embedding': (0.45, ['idx', 'wte(idx)', 'wpe(positions)']),
+    'attention': (1.75, ['ln_1(x)', 'c_attn(x)', 'q = qkv[0]', 'softmax(q kᵀ / √hs)', 'y', 'c_proj(y)']),
+    'mlp': (3.0, ['ln_2(x)', 'c_fc(x)', 'gelu(c_fc(x))', 'c_proj(gelu(...))']),
+    'head': (5.2, ['ln_f(x)', 'lm_head(x)', 'logprobs']),
+}
+OTHER_BLOCKS_Y = 4.15
+
+
+class Flow(NamedTuple):
+    """What the boxes of the picture show."""
+
+    boxes: dict[str, tuple[str, str]]  # name of a step in internals.trace_forward -> its shape, its line in model.py
+    block: int  # the block that is shown in full
+    n_layer: int
+    answer: list[str]  # lines with the likeliest next tokens
+
+
+def draw_trace(title, flow, stops, norms, pieces):
+    """Return a figure of how data flows through the model, and of how long the vectors in the residual stream are.
+
+    stops: names of the places along the stream, norms: (stops, T) lengths of the vectors there. pieces: of the tokens.
+    """
+    T = len(pieces)
+    cell = min(max(0.2, min(0.8, (FLOW_WIDTH - 2.4) / T)), MAX_INCHES / T)
+    width, height = cell * T, min(0.27 * len(stops), MAX_INCHES / 2)
+    left, top = axis_label_inches(stops) + 0.3, FLOW_HEIGHT + 1.1
+    figure_height = top + 0.05 + height + axis_label_inches(pieces) + 0.35
+    figure = new_figure(max(FLOW_WIDTH, left + width + 1.1), figure_height, title)
+    axes = place_axes(figure, 0, 0.5, FLOW_WIDTH, FLOW_HEIGHT, xlim=(0, FLOW_WIDTH), ylim=(FLOW_HEIGHT, 0))
+    axes.set_axis_off()
+    draw_flow(axes, flow)
+
+    axes = place_axes(figure, left, top, width, height)
+    colours = ScalarMappable(LogNorm(max(norms.min(), 1e-6), max(norms.max(), 2e-6)), colormaps['viridis'])
+    axes.imshow(norms, cmap=colours.cmap, norm=colours.norm, aspect='auto', interpolation='nearest')
+    every = math.ceil(len(stops) * 0.14 / height)
+    axes.set_yticks(range(0, len(stops), every), stops[::every], fontsize=8)
+    which = label_axis(axes, 'x', pieces, width)
+    note = 'length of each token’s vector on its way down the residual stream (L2 norm)' + (which and f'; {which}')
+    place_text(figure, left, top - 0.12, note, fontsize=9)
+    if cell >= 0.34:
+        for (row, column), value in np.ndenumerate(norms):
+            text, ink = f'{value:.1f}' if value < 100 else f'{value:,.0f}', text_colour(colours.to_rgba(value))
+            axes.text(column, row, text, ha='center', va='center', fontsize=7, color=ink)
+    draw_norm_scale(figure, left + width + 0.15, top, min(height, 3), colours)
+    return figure
+
+
+def draw_norm_scale(figure, left, top, height, colours):
+    """Draw the logarithmic colour bar of the norms, with round numbers beside it."""
+    lowest, highest = colours.norm.vmin, colours.norm.vmax
+    ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if lowest <= tick <= highest]
+    bar = place_colour_bar(figure, left, top, height, colours, 'L2 norm (log colours)', ticks=ticks)
+    bar.minorticks_off()
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+
+
+def draw_flow(axes, flow):
+    """Draw the boxes of one forward pass, with the residual stream on their left from top to bottom."""
+    draw_stream(axes, flow.boxes['x'][0])
+    draw_block_frame(axes, f'Block {flow.block}: transformer.h[{flow.block}]')
+    for name, (y, steps) in ROWS.items():
+        if name != 'embedding':
+            draw_arrow(axes, (STREAM_X, y), (FIRST_X, y))
+        for column, step in enumerate(steps):
+            x = FIRST_X + column * BOX_STEP
+            adds = name in ('attention', 'mlp') and column == len(steps) - 1
+            draw_box(axes, x, y, step, flow.boxes[step], ADDS if adds else READS)
+            if column:
+                draw_arrow(axes, (x - BOX_STEP + BOX_WIDTH, y), (x, y))
+        if name != 'head':
+            draw_return(axes, x, y, 'begins' if name == 'embedding' else '+')
+    if flow.n_layer > 1:
+        y, text = OTHER_BLOCKS_Y, describe_other_blocks(flow.block, flow.n_layer)
+        axes.text(FIRST_X, y, text, fontsize=10, style='italic', color='#555555', va='center')
+        axes.plot([STREAM_X, FIRST_X - 0.1], [y, y], color='#9a9a9a', linestyle=':', linewidth=1.2)
+    y, steps = ROWS['head']
+    x = FIRST_X + len(steps) * BOX_STEP
+    draw_arrow(axes, (x - BOX_STEP + BOX_WIDTH, y), (x, y))
+    axes.text(x + 0.08, y, '\n'.join(flow.answer), fontsize=9, va='center', parse_math=False)
+
+
+def draw_stream(axes, shape):
+    """Draw the residual stream, a thick line from the embedding to the head."""
+    y = [ROWS['embedding'][0], ROWS['head'][0]]
+    axes.plot([STREAM_X, STREAM_X], y, color=BAR, linewidth=9, solid_capstyle='round', zorder=0)
+    style = {'rotation': 90, 'fontsize': 9, 'color': '#4a6d8c', 'ha': 'center', 'va': 'center'}
+    axes.text(STREAM_X - 0.32, 3.1, f'the residual stream  x {shape}', **style)
+
+
+def draw_block_frame(axes, title):
+    """Draw a dashed frame around the boxes of the block that is shown in full."""
+    left, top = FIRST_X - 0.28, ROWS['attention'][0] - 0.68
+    style = {'facecolor': 'none', 'edgecolor': '#9a9a9a', 'linestyle': '--'}
+    axes.add_patch(FancyBboxPatch((left, top), 10.7, 2.5, boxstyle='round,pad=0,rounding_size=0.12', **style))
+    axes.text(left + 0.13, top + 0.16, title, fontsize=9, color='#555555', va='center')
+
+
+def describe_other_blocks(block, n_layer):
+    """Return a sentence about the blocks before and after the one that is shown."""
+    spans = []
+    for begin, end, where in ((0, block - 1, 'before it'), (block + 1, n_layer - 1, 'after it')):
+        if begin <= end:
+            names = {0: f'h[{begin}]', 1: f'h[{begin}] and h[{end}]'}.get(end - begin, f'h[{begin}] to h[{end}]')
+            spans.append(f'{names} {where}')
+    verb, whose = ('does', 'its') if n_layer == 2 else ('do', 'their')
+    return f'{", and ".join(spans)} {verb} the same with {whose} own weights'
+
+
+def draw_box(axes, x, y, step, lines, colour):
+    """Draw a box with the title of a step and two small lines; x is its left side, y its middle."""
+    corner, style = (x, y - BOX_HEIGHT / 2), {'facecolor': colour, 'edgecolor': '#8a8a8a', 'linewidth': 0.9}
+    boxstyle = 'round,pad=0,rounding_size=0.07'
+    axes.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, boxstyle=boxstyle, **style))
+    title, x, style = BOX_TITLES.get(step, step), x + BOX_WIDTH / 2, {'ha': 'center', 'va': 'center'}
+    axes.text(x, y - 0.17, title, fontsize=9 if len(title) <= 14 else 8, weight='bold', **style)
+    axes.text(x, y + 0.05, lines[0], fontsize=7.5, color='#333333', **style)
+    axes.text(x, y + 0.23, lines[1], fontsize=6.5, color='#8a8a8a', **style)
+
+
+def draw_arrow(axes, start, end):
+    """Draw a short arrow."""
+    axes.annotate('', end, start, arrowprops={'arrowstyle': '-|>', 'color': '#666666', 'linewidth': 1.1})
+
+
+def draw_return(axes, x, y, sign):
+    """Draw the line from the box at (x, y) back to the residual stream, to which its content is added."""
+    bottom, colour = y + BOX_HEIGHT / 2, '#c07a52'
+    low, middle = bottom + 0.17, x + BOX_WIDTH / 2
+    axes.plot([middle, middle, STREAM_X + 0.2], [bottom, low, low], color=colour, linewidth=1.3)
+    draw_arrow(axes, (STREAM_X + 0.25, low), (STREAM_X + 0.04, low))
+    axes.text(STREAM_X + 0.32, low - 0.02, sign, fontsize=9 if len(sign) > 1 else 13, color=colour, va='bottom')

@@ -350,7 +350,7 @@ def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
 @pytest.mark.parametrize('page', PAGES)
 def test_every_setting_that_the_page_names_is_one(page):
     scripts = [script.Settings for script in (sample, eval_script, train, prepare_bin, bench, export)]
-    scripts += [settings_class for _, settings_class in visualize.PICTURES.values()]
+    scripts += [visualize.load_picture(name)[1] for name in visualize.PICTURES]
     known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}
     known |= {'key', 'nproc_per_node', 'model', 'model_args', 'tasks'}  # an example, and those of other programs
     unknown = [name for name in options(read(page)) if name not in known]
