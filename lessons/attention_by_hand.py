@@ -1,20 +1,18 @@
-"""Self-attention with weights set by hand: two languages that need it, spoken without training; then learned.
+"""Self-attention with weights set by hand: two languages that need it, first written without training, then learned.
 
 The alphabet is a to z, 0 and 1; y is a consonant. Each language is a rule for the next symbol:
 
-    problem 1: a vowel is the likelier, the larger the share of consonants among all symbols so far
-    problem 2: after a vowel, the digit 1 if a consonant has appeared since the sequence began, else 0;
-               after a consonant, after a digit, and at the beginning, any letter
+    problem 1: a vowel is likelier, the larger the share of consonants among all symbols so far
+    problem 2: after a vowel comes 1 if there has been a consonant since the start, else 0; otherwise comes any letter
 
-The last symbol does not tell enough: one has to look back, and attention does (Vaswani et al. 2017, arXiv:1706.03762).
-The model is as small as attention gets: one layer, one head, a single number for each query, key and value, and no
-positions, layer normalisation or MLP, which model.py's GPT has.
+The last symbol is not enough; attention looks back (Vaswani et al. 2017, arXiv:1706.03762). The model is as small as it
+gets: one layer, one head, one number for each query, key and value; no positions, layer normalisation or MLP.
 
     python -m lessons.attention_by_hand --text=o0a0mythe1
 
-What to look for: that few numbers suffice, and are exact; in the picture, how queries (left) and keys (below) make the
-map, and map and values what is said next; that training, which is not told what a vowel is, finds out; and where the
-learned model looks when it does not matter what it sees there: with another --seed, somewhere else.
+What to look for: a few numbers are enough, and exact; in the picture, queries (left) and keys (below) make the map, and
+the map and the values make the next symbol; training, which is not told what a vowel is, finds out; and where it does
+not matter, the learned model looks anywhere: with another --seed, somewhere else.
 """
 
 import math
@@ -25,23 +23,26 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from torch import Tensor
 
 import configurator
 from common.errors import UserError
 from pictures.style import BAR, CHOSEN, GIVEN_UP, MARK, save_figure
 
 ALPHABET, VOWELS, CONSONANTS = 'abcdefghijklmnopqrstuvwxyz01', 'aeiou', 'bcdfghjklmnpqrstvwxyz'
-START = '▷'  # stands before every sequence
-KINDS, NEXT = (VOWELS, CONSONANTS, '01', START), (VOWELS, CONSONANTS, '0', '1')  # of what is read, what may come next
-BIG = 50.0  # a probability of e^-50, that is 2e-22, is none
-numbers = partial(torch.tensor, dtype=torch.float64)  # 16 digits, to see that what is exact is exact
+START = '▷'  # comes before every sequence
+READ_GROUPS, NEXT_GROUPS = (VOWELS, CONSONANTS, '01', START), (VOWELS, CONSONANTS, '0', '1')
+BIG = 50.0  # a probability of e^-50, or 2e-22, is as good as 0
+float64 = partial(torch.tensor, dtype=torch.float64)  # 16 digits, to show that the weights are exact
 
 
 def vowels_by_share(text):
     """Problem 1: return the probability of each symbol of the alphabet after a text.
 
-    P(vowel) = sigmoid(12 (share - 1/2)): 5 % where a quarter of the symbols so far are consonants, 50 % at a half, and
-    at the beginning, 95 % at three quarters. All vowels are equally likely, and so are the 23 other symbols.
+    P(vowel) = sigmoid(12 (share - 1/2)): 5 % if a quarter of the symbols so far are consonants, 50 % at a half and at
+    the start, 95 % at three quarters. All vowels are equally likely, and so are the 23 other symbols.
     """
     share = sum(symbol in CONSONANTS for symbol in text) / len(text) if text else 1 / 2
     vowel = 1 / (1 + math.exp(-12 * (share - 1 / 2)))
@@ -56,90 +57,90 @@ def digits_by_memory(text):
     return [1 / 26 if symbol.isalpha() else 0.0 for symbol in ALPHABET]
 
 
-def generate(rule, number, length, rng):
-    """Return so many sequences of a length, drawn symbol by symbol with the rule's probabilities."""
+def sample_texts(rule, number, length, rng):
+    """Return `number` texts of `length` symbols, sampled one by one with the rule's probabilities."""
     texts = [''] * number
     for _ in range(length):
         texts = [text + rng.choices(ALPHABET, rule(text))[0] for text in texts]
     return texts
 
 
-def probs_of_rule(rule, texts):
-    """Return what the rule says before and after each of T symbols in N texts: (N, T + 1, 28)."""
-    return numbers([[rule(text[:place]) for place in range(len(text) + 1)] for text in texts])
+def compute_rule_probs(rule, texts) -> Float[Tensor, 'N T 28']:
+    """Return the rule's probabilities at the start of each of N texts, of T - 1 symbols, and after each symbol."""
+    return float64([[rule(text[:place]) for place in range(len(text) + 1)] for text in texts])
 
 
-def attend(queries, keys, values):
+def attend(
+    queries: Float[Tensor, 'N T hs'], keys: Float[Tensor, 'N T hs'], values: Float[Tensor, 'N T hs']
+) -> tuple[Float[Tensor, 'N T hs'], Float[Tensor, 'N T T']]:
     """Let every symbol gather values from itself and the symbols before it.
 
-    queries, keys, values: (N, T, hs). The larger the product of one's query and another's key, the larger its share of
-    attention. Returns the average of the values by these shares, (N, T, hs), and the shares, who at whom, (N, T, T).
+    The larger the product of one symbol's query and another's key, the more attention the first pays to the second.
+    Returns the average of the values, weighted by attention, and the attention of each symbol (row) to each (column).
     """
-    T, hs = queries.shape[-2:]
-    scores = queries @ keys.transpose(-1, -2) / math.sqrt(hs)  # (N, T, T)
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)  # above the diagonal: not said yet
-    shares = scores.masked_fill(future, -math.inf).softmax(-1)  # e^score, divided by the sum of these in its row
-    return shares @ values, shares
+    scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.size(-1))  # (N, T, T)
+    future = torch.ones_like(scores, dtype=torch.bool).triu(1)  # above the diagonal: not written yet
+    attention = scores.masked_fill(future, -math.inf).softmax(-1)  # e^score, divided by the row's sum of these
+    return attention @ values, attention
 
 
 class Weights(NamedTuple):
-    """All that the model knows. A symbol is a vector of C = 5 numbers; its query, key and value are hs = 1 number."""
+    """All the weights of the model. A symbol is a vector of C = 5 numbers; its query, key and value have hs = 1."""
 
-    embed: torch.Tensor  # (29, C) the vector of each symbol of the alphabet, and of ▷
-    W_q: torch.Tensor  # (C, hs) what a symbol looks for
-    W_k: torch.Tensor  # (C, hs) what it is found by
-    W_v: torch.Tensor  # (C, hs) what it tells those who look at it
-    W_o: torch.Tensor  # (hs, C) where in the vector it goes what one is told
-    unembed: torch.Tensor  # (C, 28) from the vector to a logit for each symbol that may come next
+    embed: Float[Tensor, '29 C']  # the vector of each symbol of the alphabet, and of ▷
+    W_q: Float[Tensor, 'C hs']  # what a symbol looks for
+    W_k: Float[Tensor, 'C hs']  # what other symbols find it by
+    W_v: Float[Tensor, 'C hs']  # what it tells those that look at it
+    W_o: Float[Tensor, 'hs C']  # where in the vector the gathered value goes
+    unembed: Float[Tensor, 'C 28']  # from the vector to a logit for each possible next symbol
 
 
-def encode(texts):
-    """Return texts of T symbols as ids with ▷ before them, (N, T + 1)."""
+def encode_texts(texts) -> Int[Tensor, 'N T']:
+    """Return N texts of T - 1 symbols as ids, with ▷ before each."""
     return torch.tensor([[(ALPHABET + START).index(symbol) for symbol in START + text] for text in texts])
 
 
-def forward(weights, ids):
-    """Return logprobs of what comes after each of ids (N, T), (N, T, 28), and the shares of attention, (N, T, T)."""
+def forward(weights, ids: Int[Tensor, 'N T']) -> tuple[Float[Tensor, 'N T 28'], Float[Tensor, 'N T T']]:
+    """Return the logprobs of the symbol after each id, and the attention from each symbol to each."""
     x = weights.embed[ids]  # (N, T, C)
-    told, shares = attend(x @ weights.W_q, x @ weights.W_k, x @ weights.W_v)
-    x = x + told @ weights.W_o  # added: a symbol does not forget what it is
-    return (x @ weights.unembed).log_softmax(-1), shares
+    gathered, attention = attend(x @ weights.W_q, x @ weights.W_k, x @ weights.W_v)
+    x = x + gathered @ weights.W_o  # added, so a symbol does not forget what it is
+    return (x @ weights.unembed).log_softmax(-1), attention
 
 
-def places(symbols, groups):
-    """Return for each symbol which of the groups it is in."""
+def find_groups(symbols, groups) -> Int[Tensor, ' n']:
+    """Return the number of the group that each of n symbols is in."""
     return torch.tensor([[symbol in group for group in groups].index(True) for symbol in symbols])
 
 
-def by_hand(W_k, W_v, unembed):
-    """Return weights for vectors of which four numbers say the kind of a symbol, and the fifth what it is told."""
+def make_weights(W_k, W_v, unembed):
+    """Return weights for vectors in which four numbers hold the group of a symbol, and the fifth what it gathers."""
     return Weights(
-        embed=torch.eye(5).double()[places(ALPHABET + START, KINDS)],  # such as 0 1 0 0 0 for a consonant
-        W_q=numbers([[1], [1], [1], [1], [0]]),  # all ask alike: the query is 1, so the scores are the keys
-        W_k=numbers(W_k)[:, None],
-        W_v=numbers(W_v)[:, None],
-        W_o=numbers([[0, 0, 0, 0, 1]]),
-        unembed=numbers(unembed)[places(ALPHABET, NEXT)].T,  # one row for all vowels, one for all consonants
+        embed=torch.eye(5).double()[find_groups(ALPHABET + START, READ_GROUPS)],  # 0 1 0 0 0 for a consonant
+        W_q=float64([[1], [1], [1], [1], [0]]),  # every query is 1, so the scores are the keys
+        W_k=float64(W_k)[:, None],
+        W_v=float64(W_v)[:, None],
+        W_o=float64([[0, 0, 0, 0, 1]]),
+        unembed=float64(unembed)[find_groups(ALPHABET, NEXT_GROUPS)].T,  # one row for all vowels, and so on
     )
 
 
-# Problem 1 needs the share of consonants. Where keys are equal, one looks at all symbols alike, and the average of
-# values that are 1 for consonants and 0 for others is their share. ▷ is not part of the text, so it has a low key: it
-# is seen where there is nothing else, and tells 1/2. A difference of logits is the log of a ratio of probabilities. Any
-# vowel to any other symbol is as P/5 to (1 - P)/23, and the log of that is a straight line: log 23/5 - 6 + 12 share.
-LINE = math.log(23 / 5) - 6  # whatever kind the last symbol is of
-SHARE = by_hand(
-    # kind:  vowel consonant digit ▷, and what it is told
-    W_k=(0, 0, 0, -BIG, 0),
+# Problem 1 needs the share of consonants. If keys are equal, attention is equal too, and the average of values that are
+# 1 for consonants and 0 for others is the share. ▷ is not part of the text, so its key is low: it gets attention only
+# when it is alone, and tells 1/2. A difference of logits is the log of a ratio of probabilities. That of a vowel to any
+# other symbol is P/5 to (1 - P)/23, and its log is a straight line: log 23/5 - 6 + 12 share.
+LINE = math.log(23 / 5) - 6  # whatever group the last symbol is in
+SHARE = make_weights(
+    W_k=(0, 0, 0, -BIG, 0),  # for vowel, consonant, digit, ▷, and the gathered value
     W_v=(0, 1, 0, 1 / 2, 0),
     unembed=((LINE, LINE, LINE, LINE, 12), *3 * [(0, 0, 0, 0, 0)]),  # for a vowel; for a consonant, for 0, for 1
 )
 
 # Problem 2 needs to know whether there has been a consonant. Consonants have the highest key: if there are any, they
-# get all attention, and the average of their values is 1. If there are none, ▷ gets it, and tells 0. What is possible
-# shall have logit 0, all else -50 or less: after a vowel that is told 1, 0 gets 0 - 50, and 1 gets -50 + 50; after a
-# consonant, 0 gets -50 - 50, and 1 gets -100 + 50; and where 0 is told, the second numbers fall away.
-MEMORY = by_hand(
+# get all attention, and the average of their values is 1. If there are none, ▷ gets it, and tells 0. Possible symbols
+# should have logit 0, all others -50 or less: after a vowel that gathers 1, 0 gets 0 - 50, and 1 gets -50 + 50; after a
+# consonant, 0 gets -50 - 50, and 1 gets -100 + 50; after a symbol that gathers 0, the second number is 0.
+MEMORY = make_weights(
     W_k=(-BIG, BIG, -BIG, 0, 0),
     W_v=(0, 1, 0, 0, 0),
     unembed=(
@@ -150,16 +151,16 @@ MEMORY = by_hand(
 )
 
 
-def loss(logprobs, ids):
-    """Return the mean of -log probability, nats per symbol, of ids (N, T + 1) that logprobs (N, T + 1, 28) foretold."""
+def mean_loss(logprobs: Float[Tensor, 'N T 28'], ids: Int[Tensor, 'N T']) -> Float[Tensor, '']:
+    """Return the mean of -log probability, in nats per symbol, of each id after the first, given those before it."""
     return -logprobs[:, :-1].gather(-1, ids[:, 1:, None]).mean()
 
 
-def learn(texts, steps, seed, starts=16):
+def train_weights(texts, steps, seed, starts=16):
     """Return weights of the same shapes, trained to make texts likely: the best of several starts, run side by side."""
-    rng, data = torch.Generator().manual_seed(seed), encode(texts)
+    rng, data = torch.Generator().manual_seed(seed), encode_texts(texts)
     weights = Weights(*((torch.randn(starts, *weight.shape, generator=rng) / 2).requires_grad_() for weight in SHARE))
-    losses = torch.vmap(lambda weights, ids: loss(forward(weights, ids)[0], ids), in_dims=(0, None))
+    losses = torch.vmap(lambda weights, ids: mean_loss(forward(weights, ids)[0], ids), in_dims=(0, None))
     optimizer = torch.optim.AdamW(weights, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)  # up to 0.1 and down to almost 0
     for _ in range(steps):
@@ -167,40 +168,39 @@ def learn(texts, steps, seed, starts=16):
         losses(weights, data[torch.randint(len(data), (64,), generator=rng)]).sum().backward()
         optimizer.step()
         schedule.step()
-    best = losses(weights, data[:1000]).argmin()  # some starts never find that looking back helps
+    best = losses(weights, data[:1000]).argmin()  # some starts never learn to look back
     return Weights(*(weight[best].detach().double() for weight in weights))
 
 
-def compare(rule, models, texts):
-    """Print the loss of models beside the best, with and without attention, and how much who looks at consonants."""
-    ids, probs = encode(texts), probs_of_rule(rule, texts)
-    best, kinds = loss(probs.log(), ids), places(ALPHABET + START, KINDS)[ids]
-    alone = torch.stack([probs[kinds == kind].mean(0) for kind in range(4)])[kinds]  # mean after such a symbol
-    print(f'  loss, at best {best:.4f} nats per symbol; by the last symbol alone {loss(alone.log(), ids) - best:+z.4f}')
+def print_comparison(rule, models, texts):
+    """Print how far models are from the best possible loss, and how much attention each group pays to consonants."""
+    ids, probs = encode_texts(texts), compute_rule_probs(rule, texts)
+    best, groups = mean_loss(probs.log(), ids), find_groups(ALPHABET + START, READ_GROUPS)[ids]
+    after_group = torch.stack([probs[groups == group].mean(0) for group in range(4)])  # (4, 28)
+    alone = mean_loss(after_group[groups].log(), ids)
+    print(f'  best possible loss {best:.4f} nats per symbol; from the last symbol alone {alone - best:+z.4f}')
     for name, weights in zip(('by hand', 'learned'), models):
-        said, shares = forward(weights, ids)
-        seen = (shares * (kinds == 1)[:, None]).sum(-1)  # (N, T + 1) the share of attention that goes to consonants
-        by = ', '.join(f'{seen[kinds == kind].mean():.0%}' for kind in range(3))
-        print(f'  {name} {loss(said, ids) - best:+z.4f}; vowels, consonants, digits pay {by} attention to consonants')
+        logprobs, attention = forward(weights, ids)
+        paid = (attention * (groups == 1)[:, None]).sum(-1)  # (N, T) attention to all consonants together
+        by_group = ', '.join(f'{paid[groups == group].mean():.0%}' for group in range(3))
+        excess = mean_loss(logprobs, ids) - best
+        print(f'  {name} {excess:+z.4f}; vowels, consonants, digits pay {by_group} attention to consonants')
 
 
-def draw(path, text, models):
-    """Draw queries, keys, values, who looks at whom, and what is said next, while models read a text."""
-    from matplotlib.figure import Figure
-
+def draw_attention(path, text, models):
+    """Draw queries, keys, values, attention, and the next symbol's probabilities while models read a text."""
     figure = Figure(figsize=(15, 15.5), layout='constrained')
-    figure.suptitle('Rows look at columns, darker is more. Vowels: orange, consonants: blue, digits: black, ▷: grey')
-    ids, at, ends = encode([text]), range(len(text) + 1), (-0.5, len(text) + 0.5)
-    colours = [(CHOSEN, BAR, MARK, GIVEN_UP)[kind] for kind in places(START + text, KINDS)]
+    figure.suptitle('Rows look at columns; darker is more. Vowels: orange, consonants: blue, digits: black, ▷: grey')
+    ids, at, ends = encode_texts([text]), range(len(text) + 1), (-0.5, len(text) + 0.5)
+    colours = [(CHOSEN, BAR, MARK, GIVEN_UP)[group] for group in find_groups(START + text, READ_GROUPS)]
     for part, (name, weights) in zip(figure.subfigures(2, 2, wspace=0.03, hspace=0.03).flat, models.items()):
-        logprobs, shares = forward(weights, ids)
-        probs = logprobs[0].exp() @ torch.eye(4).double()[places(ALPHABET, NEXT)]  # (T + 1, 4)
-        queries, keys, values = ((weights.embed[ids[0]] @ W[:, 0]).tolist() for W in weights[1:4])
+        logprobs, attention = forward(weights, ids)
+        probs = logprobs[0].exp() @ torch.eye(4).double()[find_groups(ALPHABET, NEXT_GROUPS)]  # (T, 4)
         axes = part.subplot_mosaic('QLN;.K.;.V.', width_ratios=(3, 10, 5), height_ratios=(5, 1, 1))
-        axes['Q'].barh(at, queries, color=colours)
-        axes['K'].bar(at, keys, color=colours)
-        axes['V'].bar(at, values, color=colours)
-        for panel, table in (('L', shares[0]), ('N', probs)):
+        for panel, W in zip('QKV', weights[1:4]):
+            draw_bars = axes[panel].barh if panel == 'Q' else axes[panel].bar
+            draw_bars(at, (weights.embed[ids[0]] @ W[:, 0]).tolist(), color=colours)
+        for panel, table in (('L', attention[0]), ('N', probs)):
             axes[panel].imshow(table.sqrt().numpy(), cmap='Blues', vmin=0, vmax=1.5, aspect='auto')
         for y, x in product(at, range(4)):
             axes['N'].text(x, y, f'{probs[y, x]:.2f}', ha='center', va='center', fontsize=8)
@@ -208,7 +208,7 @@ def draw(path, text, models):
             axes[panel].set(yticks=at, yticklabels=START + text, ylim=ends[::-1])
         for panel in 'LKV':
             axes[panel].set(xticks=at, xticklabels=START + text, xlim=ends)
-        axes['N'].set(xticks=range(4), xticklabels=('vow.', 'cons.', '0', '1'), xlabel='comes next')
+        axes['N'].set(xticks=range(4), xticklabels=('vow.', 'cons.', '0', '1'), xlabel='next symbol')
         for panel, title in zip('QLNKV', ('query', f'{name}: attention', 'model probability', 'key', 'value')):
             axes[panel].set_title(title, loc='left', fontsize=11)
     save_figure(figure, path)
@@ -216,34 +216,34 @@ def draw(path, text, models):
 
 @dataclass
 class Settings:
-    """Speak two languages with attention set by hand, and learn them."""
+    """Write two languages with attention set by hand, and learn them."""
 
-    text: str = 'o0a0mythe1so1u1'  # what is read in the picture, of a to z, 0 and 1
+    text: str = 'o0a0mythe1so1u1'  # the text in the picture, made of a to z, 0 and 1
     sequences: int = 8000  # to learn from; a quarter as many others measure the loss
-    length: int = 16  # of each
-    steps: int = 600  # of learning
-    seed: int = 1337  # decides what is drawn, and where learning begins
-    plot_dir: str = 'results/lessons'  # where attention_by_hand.png goes
+    length: int = 16  # symbols in each sequence
+    steps: int = 600  # training steps
+    seed: int = 1337  # decides the sequences and the initial weights
+    plot_dir: str = 'results/lessons'  # folder for attention_by_hand.png
 
 
 def main(settings):
     """Check the weights set by hand on all short texts, learn others, compare."""
     if settings.sequences < 4 or settings.length < 1 or settings.steps < 10:
-        raise UserError('--sequences is at least 4, --length 1 and --steps 10')
+        raise UserError('--sequences must be at least 4, --length 1 and --steps 10')
     if not 1 <= len(settings.text) <= 30 or not set(settings.text) <= set(ALPHABET):
-        raise UserError(f'--text={settings.text}: it is 1 to 30 of the symbols a to z, 0 and 1')
-    torch.set_num_threads(1)  # tensors this small are quicker so
+        raise UserError(f'--text={settings.text}: it must be 1 to 30 of the symbols a to z, 0 and 1')
+    torch.set_num_threads(1)  # faster for tensors this small
     models, every = {}, [''.join(symbols) for symbols in product(ALPHABET, repeat=3)]
-    for problem, rule, hand in (('problem 1', vowels_by_share, SHARE), ('problem 2', digits_by_memory, MEMORY)):
+    for problem, rule, by_hand in (('problem 1', vowels_by_share, SHARE), ('problem 2', digits_by_memory, MEMORY)):
         rng = random.Random(settings.seed)
-        texts = generate(rule, settings.sequences, settings.length, rng)
+        texts = sample_texts(rule, settings.sequences, settings.length, rng)
         print(f'{problem}: {" ".join(texts[:4])} ...')
-        off = (forward(hand, encode(every))[0].exp() - probs_of_rule(rule, every)).abs().max()
-        print(f'  by hand, no model probability is off by more than {off:.0e} in all texts of 3 symbols')
-        learned = learn(texts, settings.steps, settings.seed)
-        compare(rule, (hand, learned), generate(rule, settings.sequences // 4, settings.length, rng))
-        models |= {f'{problem}, by hand': hand, f'{problem}, learned': learned}
-    draw(f'{settings.plot_dir}/attention_by_hand.png', settings.text, models)
+        error = (forward(by_hand, encode_texts(every))[0].exp() - compute_rule_probs(rule, every)).abs().max()
+        print(f'  by hand, the largest error of a model probability in all texts of 3 symbols is {error:.0e}')
+        learned = train_weights(texts, settings.steps, settings.seed)
+        print_comparison(rule, (by_hand, learned), sample_texts(rule, settings.sequences // 4, settings.length, rng))
+        models |= {f'{problem}, by hand': by_hand, f'{problem}, learned': learned}
+    draw_attention(f'{settings.plot_dir}/attention_by_hand.png', settings.text, models)
 
 
 if __name__ == '__main__':

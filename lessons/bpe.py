@@ -1,15 +1,15 @@
-"""Byte-pair encoding from nothing: how a text becomes the tokens that a model reads.
+"""Byte-pair encoding from scratch: how a text becomes the tokens that a model reads.
 
 A model knows a fixed list of tokens. Characters make long sequences, and no list of words is ever complete. Byte-pair
-encoding lies between: begin with the 256 bytes, in which everything can be written; make the most frequent pair of
-neighbours a token of its own; and again, some thousand times, new tokens counting like old ones. Frequent words end as
-one token, rare ones as a few, and nothing is unknown. (Gage 1994 made files smaller so; Sennrich et al. 2016,
-arXiv:1508.07909, cut words so; GPT-2, Radford et al. 2019, began at bytes; with its merges, this is its tokenizer.)
+encoding is in between: start with the 256 bytes, which can spell everything; make the most frequent pair of neighbours
+a new token; repeat a few thousand times, treating new tokens like old ones. Frequent words become one token, rare words
+a few, and nothing is unknown. (Gage 1994 compressed files this way; Sennrich et al. 2016, arXiv:1508.07909, split
+words; GPT-2, Radford et al. 2019, started from bytes; with GPT-2's merges, this is GPT-2's tokenizer.)
 
-    python -m lessons.bpe --sentence="What does it make of this?"       (GPT-2's tokens stand beside ours)
+    python -m lessons.bpe --sentence="Which tokens are in this?"       (GPT-2's tokens are shown next to ours)
 
-What to look for: how merges build upon each other; which words are one token for GPT-2 and several for us; how a larger
-vocabulary goes on shortening the text it was learned from, but other text less; how few words a merge has to look at.
+What to look for: how merges build on each other; which words are one token for GPT-2 and several for us; how a larger
+vocabulary keeps shortening the text it was learned from, but other text less; how few words a merge has to look at.
 """
 
 import heapq
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from pathlib import Path
 
-import regex  # as the standard library's re, but it knows \p{L}, any letter of any script
+import regex  # like the standard library's re, but it has \p{L}, any letter of any script
+from matplotlib import pyplot
 from rich.console import Console
 from rich.text import Text
 
@@ -30,54 +31,54 @@ from common.strings import replace_surrogates
 from lm.tokenizer import EOT, GPT2Tokenizer, Tokenizer
 from pictures.style import BAR, CHOSEN, FELL, GIVEN_UP, MARK, ROSE, hide_spines, save_figure
 from pictures.token_sheet import draw_token_sheet
-from texts.files import input_paths, read_files
+from texts.readers import input_paths, read_files
 
 console = Console(markup=False, emoji=False, highlight=False)
 
 
 @dataclass
 class Settings:
-    """Learn byte-pair encoding from a text, and see what it makes of a sentence."""
+    """Learn byte-pair encoding from a text, and split a sentence into tokens."""
 
     input: str = 'data/childrens_stories/childrens_stories.txt'  # the text to learn from (UTF-8)
-    num_merges: int = 4000  # tokens to learn, besides the 256 bytes
+    num_merges: int = 4000  # tokens to learn in addition to the 256 bytes
     sentence: str = "Grandmother's fox didn't sell 1,024 umbrellas; it lent them to a hippopotamus. Voilà! 🦊"  # to cut
-    plot_dir: str = 'results/lessons'  # where bpe.png and bpe-compression.png go
+    plot_dir: str = 'results/lessons'  # folder for bpe.png and bpe-compression.png
 
 
-# Merges stay inside words, or "fox.", "fox," and "fox!" would be tokens. GPT-2 cuts so; the first line that fits wins.
+# Merges stay inside words, or "fox.", "fox," and "fox!" would be tokens. GPT-2 splits like this; the first match wins.
 WORD = regex.compile(
     r"""'(?:s|t|re|ve|m|ll|d)    # the ends of it's, don't, we're, I've, I'm, we'll, I'd
       | [ ]?\p{L}+               # letters, with the space before them
       | [ ]?\p{N}+               # digits
-      | [ ]?[^\s\p{L}\p{N}]+     # neither of them, nor white space: punctuation, emoji
-      | \s+(?!\S)                # white space, up to the space that belongs to the next word
-      | \s+                      # or all of it, where a new line stands before the word""",
+      | [ ]?[^\s\p{L}\p{N}]+     # neither, nor white space: punctuation, emoji
+      | \s+(?!\S)                # white space, except the space that belongs to the next word
+      | \s+                      # or all of it, if a newline comes just before the word""",
     regex.VERBOSE,
 )
-# Ids 0 to 255 are the bytes; GPT-2 has first the 188 that Latin-1 can print, so that its '!' is 0 and its 'A' is 32.
+# Ids 0 to 255 are the bytes. GPT-2 puts the 188 that Latin-1 can print first, so its '!' is 0 and its 'A' is 32.
 BYTES = [*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range(127, 161), 173]  # id -> byte
 ID_OF_BYTE = {byte: id for id, byte in enumerate(BYTES)}
 
 
-def cut(text, specials=()):
-    """Return the words of a text, among them the special tokens in it, each a word of its own."""
-    parts = regex.split(r'(\L<specials>)', text, specials=specials) if specials else [text]  # \L: any of a list
+def split_words(text, specials=()):
+    """Return the words of a text; each special token in it is a word."""
+    parts = regex.split(r'(\L<specials>)', text, specials=specials) if specials else [text]  # \L: any in a list
     return [word for part in parts for word in ([part] if part in specials else WORD.findall(part))]
 
 
-def spell(word):
-    """Return the ids of a word's bytes; a byte that was no UTF-8 has come as a lone surrogate (PEP 383)."""
+def spell_word(word):
+    """Return the ids of a word's bytes; bytes that are not UTF-8 are lone surrogates in the word (PEP 383)."""
     return tuple(ID_OF_BYTE[byte] for byte in word.encode('utf-8', 'surrogateescape'))
 
 
 def count_words(text, specials=()):
-    """Return {ids of a word: how often it occurs}: what comes a thousand times is worked on once."""
-    return {spell(word): often for word, often in Counter(cut(text, specials)).items() if word not in specials}
+    """Return {ids of a word: number of occurrences}, so that a frequent word is processed only once."""
+    return {spell_word(word): n for word, n in Counter(split_words(text, specials)).items() if word not in specials}
 
 
-def merge(ids, pair, new):
-    """Return ids in which every such pair of neighbours, from the left, has become the id `new`."""
+def merge_pair(ids, pair, new):
+    """Return ids in which each occurrence of the pair, from the left, is replaced by the id `new`."""
     merged = []
     for id in ids:
         if merged and (merged[-1], id) == pair:
@@ -87,116 +88,115 @@ def merge(ids, pair, new):
     return tuple(merged)
 
 
-def learn_slowly(words):
+def learn_merges_slowly(words):
     """Yield (pair, its count), merge after merge, until each word is one token. This is the whole idea.
 
-    words: {ids: how often}. Of equally frequent pairs that with the smallest ids is taken: any rule would do, this is
-    the `tokenizers` library's.
+    words: {ids: occurrences}. Of equally frequent pairs, the one with the smallest ids wins, as in `tokenizers`.
     """
     for new in count(256):
         counts = Counter()
-        for ids, often in words.items():
+        for ids, n in words.items():
             for pair in pairwise(ids):
-                counts[pair] += often
+                counts[pair] += n
         if not counts:
             return
         pair = min(counts, key=lambda pair: (-counts[pair], pair))
         yield pair, counts[pair]
-        words = {merge(ids, pair, new): often for ids, often in words.items()}
+        words = {merge_pair(ids, pair, new): n for ids, n in words.items()}
 
 
-def learn(words):
-    """Yield (pair, its count, words looked at): the same merges, but counts are updated where they change.
+def learn_merges(words):
+    """Yield (pair, its count, words looked at): the same merges, but counts are only updated where they change.
 
-    A merge changes only words that hold its pair, and `where` knows those: their pairs are taken from the counts, and
-    added again when they are merged. A heap has the most frequent pair on top; a count that has since fallen is noticed
-    when it comes up. None ever rises: a pair is born, everywhere at once, with the younger of its two tokens.
+    A merge changes only the words that contain its pair; `where` lists them. Their pairs are subtracted from the
+    counts, and added again after the merge. A heap keeps the most frequent pair on top; counts that have fallen are
+    noticed when they come up. Counts never rise: a pair's occurrences all appear at once, with the newer of its tokens.
     """
-    spelled, often = list(words), list(words.values())
+    spellings, occurrences = list(words), list(words.values())
     counts, where = Counter(), defaultdict(set)
 
-    def tally(place, sign):
-        for pair in pairwise(spelled[place]):
-            counts[pair] += sign * often[place]
+    def add_pairs(place, sign):
+        for pair in pairwise(spellings[place]):
+            counts[pair] += sign * occurrences[place]
             where[pair].add(place)
 
-    for place in range(len(spelled)):
-        tally(place, 1)
-    heap = sorted((-number, pair) for pair, number in counts.items())  # a sorted list is a heap, the smallest on top
+    for place in range(len(spellings)):
+        add_pairs(place, 1)
+    heap = sorted((-n, pair) for pair, n in counts.items())  # a sorted list is a heap, with the smallest on top
     for new in count(256):
         while heap and heap[0][0] != -counts[heap[0][1]]:
             heapq.heapreplace(heap, (-counts[heap[0][1]], heap[0][1]))
         if not heap or heap[0][0] == 0:
             return
-        number, pair = heapq.heappop(heap)
+        negative, pair = heapq.heappop(heap)
         places = where.pop(pair)
-        yield pair, -number, len(places)
+        yield pair, -negative, len(places)
         for place in places:
-            tally(place, -1)
-            spelled[place] = merge(spelled[place], pair, new)
-            tally(place, 1)
-        for young in {young for place in places for young in pairwise(spelled[place]) if new in young}:
-            heapq.heappush(heap, (-counts[young], young))
+            add_pairs(place, -1)
+            spellings[place] = merge_pair(spellings[place], pair, new)
+            add_pairs(place, 1)
+        for new_pair in {new_pair for place in places for new_pair in pairwise(spellings[place]) if new in new_pair}:
+            heapq.heappush(heap, (-counts[new_pair], new_pair))
 
 
 class BPE(Tokenizer):
     """A vocabulary and its merges: first the 256 bytes, then a token for each merge, then the special tokens.
 
-    merges: pairs of ids, in the order in which they were learned. specials: such as <|endoftext|>, which stands for
-    what is no text; no merge leads to them, they are cut out beforehand.
+    merges: pairs of ids, in the order in which they were learned. specials: tokens such as <|endoftext|> that are not
+    text; they are found before the text is split, and no merge produces them.
     """
 
     def __init__(self, merges=(), specials=(EOT,)):
         self.tokens = [bytes([byte]) for byte in BYTES]  # id -> bytes
-        self.merges = {}  # (left id, right id) -> id of both together
+        self.merges = {}  # (left id, right id) -> id of the merged token
         for left, right in merges:
             self.merges[left, right] = len(self.tokens)
             self.tokens.append(self.tokens[left] + self.tokens[right])
         self.specials = {text: len(self.tokens) + place for place, text in enumerate(dict.fromkeys(specials))}
         self.tokens += [text.encode() for text in self.specials]
         self.vocab_size, self.eot = len(self.tokens), self.specials.get(EOT)
-        self._known = {}  # word -> its ids: most words come again
+        self._cache = {}  # word -> its ids, because most words occur again
 
     @classmethod
     def train(cls, text, num_merges, specials=(EOT,)):
-        """Learn so many merges from a text, or as many as it has. None goes across a special token."""
-        return cls([pair for pair, *_ in islice(learn(count_words(text, specials)), num_merges)], specials)
+        """Learn `num_merges` merges from a text, or as many as it has. None crosses a special token."""
+        return cls([pair for pair, *_ in islice(learn_merges(count_words(text, specials)), num_merges)], specials)
 
     def encode(self, text, specials=True):
-        """Return the ids of a text, or of any bytes; specials=False reads special tokens as the text they look like."""
+        """Return the ids of a text or of any bytes; specials=False treats special tokens as ordinary text."""
         text = replace_surrogates(text) if isinstance(text, str) else text.decode('utf-8', 'surrogateescape')
         special_ids, ids = self.specials if specials else {}, []
-        for word in cut(text, special_ids):
+        for word in split_words(text, special_ids):
             ids += [special_ids[word]] if word in special_ids else self._encode_word(word)
         return ids
 
     def _encode_word(self, word):
-        """Do to a word what was done in learning: the oldest of the merges that there are for it, and again."""
-        if word not in self._known:
-            ids = spell(word)
+        """Repeat what was learned: apply the oldest of the possible merges, again and again."""
+        if word not in self._cache:
+            ids = spell_word(word)
             while known := [pair for pair in pairwise(ids) if pair in self.merges]:
                 oldest = min(known, key=self.merges.get)
-                ids = merge(ids, oldest, self.merges[oldest])
-            self._known[word] = ids
-        return self._known[word]
+                ids = merge_pair(ids, oldest, self.merges[oldest])
+            self._cache[word] = ids
+        return self._cache[word]
 
     def _bytes_of(self, id):
-        return self.tokens[id]  # tokenizer.py's `decode` joins these and reads UTF-8, `pieces` makes them visible
+        return self.tokens[id]  # `decode` in lm/tokenizer.py joins these and reads UTF-8, `pieces` makes them visible
 
 
 def main(settings):
-    """Learn, and show the idea, a sentence in tokens, what vocabularies make of text by their size, and the speed."""
+    """Learn merges; show the idea, a sentence in tokens, compression by vocabulary size, and the speed."""
     text = '\n\n\n'.join(read_files(input_paths(settings.input), '\n\n\n'))  # two empty lines between documents
     if len(text) < 1000 or settings.num_merges < 1 or not settings.sentence:
-        raise UserError(f'--input has {len(text)} characters: 1,000 are needed; --num_merges=1, and a --sentence, too')
+        raise UserError(f'needed: 1,000 characters in --input ({len(text)} now), --num_merges=1 and a --sentence')
     example = 'the fat cat sat on the flat mat'
     for bpe in (BPE.train(example, number) for number in range(9)):
-        console.print(f'merges: {len(bpe.merges)} ', side_by_side(bpe.pieces(bpe.encode(example))))
+        console.print(f'merges: {len(bpe.merges)} ', colour_pieces(bpe.pieces(bpe.encode(example))))
 
-    parts = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]  # the first is learned from
-    whole = BPE.train(parts[0], settings.num_merges)
-    sizes = sorted({0, *(len(whole.merges) >> halvings for halvings in range(7))})
-    tokenizers = {f'{size:,} merges': BPE(islice(whole.merges, size)) for size in sizes}
+    parts = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]  # to learn from, and held out
+    largest = BPE.train(parts[0], settings.num_merges)
+    sizes = sorted({0, *(len(largest.merges) >> halvings for halvings in range(7))})
+    tokenizers = {f'{size:,} merges': BPE(islice(largest.merges, size)) for size in sizes}
     try:
         GPT2Tokenizer().encode('')
         tokenizers['GPT-2'] = GPT2Tokenizer()
@@ -207,40 +207,38 @@ def main(settings):
         ids = bpe.encode(settings.sentence)
         lines.append((f'{name}: {len(ids)} tokens', bpe.pieces(ids), [len(bpe.decode_bytes([id])) for id in ids]))
         rows.append((bpe.vocab_size, *(len(part.encode()) / len(bpe.encode(part)) for part in parts)))
-        _, learned, rest = rows[-1]
-        console.print(f'\n{lines[-1][0]}; bytes a token: {learned:.2f} where ours learned, {rest:.2f} elsewhere')
-        console.print(side_by_side(bpe.pieces(ids)))
-    draw_token_sheet(Path(settings.plot_dir) / 'bpe.png', lines, 'bytes of a token', 'above 0')
+        _, learned, held_out = rows[-1]
+        console.print(f'\n{lines[-1][0]}; bytes per token: {learned:.2f} in our training text, {held_out:.2f} held out')
+        console.print(colour_pieces(bpe.pieces(ids)))
+    draw_token_sheet(Path(settings.plot_dir) / 'bpe.png', lines, 'bytes in a token', 'above 0')
     draw_compression(Path(settings.plot_dir) / 'bpe-compression.png', rows[: len(sizes)], rows[len(sizes) :])
-    as_text = side_by_side(whole.pieces(whole.encode(EOT, specials=False)))
-    console.print(f'\n{EOT} as a special token is id {whole.eot}; as text it is', as_text)
+    as_text = colour_pieces(largest.pieces(largest.encode(EOT, specials=False)))
+    console.print(f'\n{EOT} as a special token is id {largest.eot}; as text it is', as_text)
 
-    files = sorted(Path(sysconfig.get_path('stdlib')).glob('*.py'))  # Python's own source code, which everyone has
-    began = time.perf_counter()
+    files = sorted(Path(sysconfig.get_path('stdlib')).glob('*.py'))  # Python's own source code, on every machine
+    start = time.perf_counter()
     words = count_words(''.join(file.read_text('utf-8', 'replace') for file in files)[:1_000_000])
-    looked_at = [places for _, _, places in islice(learn(words), 1000)]
-    quick = time.perf_counter() - began
-    list(islice(learn_slowly(words), 20))
-    slow = (time.perf_counter() - began - quick) / 20 * 1000
-    console.print(f'\n1,000 merges from 1 MB ({len(words):,} different words): {quick:.1f} s; a merge looks at')
+    looked_at = [n_words for _, _, n_words in islice(learn_merges(words), 1000)]
+    fast = time.perf_counter() - start
+    list(islice(learn_merges_slowly(words), 20))
+    slow = (time.perf_counter() - start - fast) / 20 * 1000
+    console.print(f'\n1,000 merges from 1 MB ({len(words):,} different words): {fast:.1f} s; a merge looks at')
     console.print(f'{sum(looked_at) / 1000:.0f} words on average. Counting all pairs each time: about {slow:.0f} s')
 
 
-def side_by_side(pieces):
-    """Return pieces in colours, with lines between them for where there are no colours."""
+def colour_pieces(pieces):
+    """Return pieces in alternating colours, separated by lines for output without colours."""
     return Text('│').join(Text(piece, f'{MARK} on {(BAR, CHOSEN, GIVEN_UP)[n % 3]}') for n, piece in enumerate(pieces))
 
 
 def draw_compression(path, ours, gpt2):
-    """Draw rows of (tokens in the vocabulary, bytes a token in the text that ours learned from, in the rest)."""
-    from matplotlib import pyplot
-
+    """Draw rows of (vocabulary size, bytes per token in the text that ours learned from, bytes per token held out)."""
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
     for rows, style, whose in ((ours, 'o-', 'ours'), (gpt2, 'D', "GPT-2's"))[: 1 + len(gpt2)]:
         sizes, *both = zip(*rows)
-        for numbers, part, colour in zip(both, ('the text that ours learned from', 'the rest of it'), (ROSE, FELL)):
-            axes.plot(sizes, numbers, style, color=colour, label=f'{whose}, {part}')
-    axes.set(xscale='log', xlabel='tokens in the vocabulary, log axis', ylabel='bytes a token')
+        for ratios, part, colour in zip(both, ('the text that ours learned from', 'held-out text'), (ROSE, FELL)):
+            axes.plot(sizes, ratios, style, color=colour, label=f'{whose}, {part}')
+    axes.set(xscale='log', xlabel='vocabulary size, log axis', ylabel='bytes per token')
     axes.xaxis.set_major_formatter('{x:,.0f}')
     axes.legend(frameon=False)
     hide_spines(axes, 'top', 'right')

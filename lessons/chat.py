@@ -1,8 +1,8 @@
-"""A conversation with a chat model: no lesson of its own, but what arithmetic.py and tools.py share.
+"""A conversation with a chat model: not a lesson itself, but shared by arithmetic.py and tools.py.
 
-Two APIs are common, and this speaks both: OpenAI's chat completions, which many other servers have taken over
-(--base_url names one), and Anthropic's messages. Either way the program keeps the messages and sends all of them each
-time: the model remembers nothing. tools.py explains what Calls and Results are for.
+Two APIs are common, and this module speaks both: OpenAI's chat completions, which many other servers have adopted
+(--base_url names one), and Anthropic's messages. In both, the program keeps the messages and sends all of them each
+time, because the model remembers nothing. tools.py explains what Calls and Results are for.
 """
 
 import importlib
@@ -20,22 +20,22 @@ from rich.markup import escape
 from common.errors import UserError
 from pictures.style import FELL, GIVEN_UP, ROSE, save_figure
 
-PROVIDERS = {  # the variable that holds the key, a model, the client that this was tested with
+PROVIDERS = {  # the variable that holds the key, the default model, the client library that this was tested with
     'openai': ('OPENAI_API_KEY', 'gpt-5.4-mini', 'openai==3.54.0'),
     'anthropic': ('ANTHROPIC_API_KEY', 'claude-haiku-5-5', 'anthropic==2.12.0'),
 }
 
 
 class Call(NamedTuple):
-    """A call of a function that a model asks for."""
+    """A function call that a model requests."""
 
     id: str
     name: str
-    arguments: str | dict  # OpenAI sends the JSON as text, which may be broken; Anthropic sends an object
+    arguments: str | dict  # OpenAI sends JSON text, which may be broken; Anthropic sends an object
 
 
 class Result(NamedTuple):
-    """What came of a call, told to the model."""
+    """The outcome of a call, sent back to the model."""
 
     call: Call
     text: str
@@ -43,7 +43,7 @@ class Result(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What the model said: words, calls, or both."""
+    """What the model wrote: text, calls, or both."""
 
     text: str
     calls: list[Call]
@@ -51,64 +51,65 @@ class Reply(NamedTuple):
 
 @dataclass
 class Chat:
-    """A conversation so far, and with whom."""
+    """A conversation so far, and the model it is with."""
 
-    client: Any  # of the API's own library
+    client: Any  # from the API's own library
     model: str
     tools: list[dict] = field(default_factory=list)  # functions: the name, description and parameters of each
-    say: Callable[[str], None] | None = None  # gets the text as it is written, piece by piece; None: no streaming
-    max_tokens: int = 4096  # of one reply
+    on_text: Callable[[str], None] | None = None  # called with each piece of text as it arrives; None: no streaming
+    max_tokens: int = 4096  # in one reply
     messages: list = field(default_factory=list)
 
-    def write(self, text):
-        """Add what a person says."""
+    def add_question(self, text):
+        """Add a message from the user."""
         self.messages.append({'role': 'user', 'content': text})
 
-    def checked(self, text, calls, reason):
-        """Return the Reply, unless it broke off in the middle, which may be the middle of a call."""
-        if reason in (None, 'length', 'max_tokens', 'model_context_window_exceeded'):
-            raise UserError(f'{self.model} broke off ({reason}; {self.max_tokens} tokens are allowed); ask for less')
+    def make_reply(self, text, calls, stop_reason):
+        """Return the Reply. Raises UserError if it was cut off, perhaps in the middle of a call."""
+        if stop_reason in (None, 'length', 'max_tokens', 'model_context_window_exceeded'):
+            raise UserError(f'{self.model} was cut off ({stop_reason}; {self.max_tokens} tokens allowed); ask for less')
         return Reply(text, calls)
 
 
 class OpenAIChat(Chat):
     """A conversation through OpenAI's chat completions."""
 
-    def reply(self):
-        """Return the model's Reply to what was said last, and keep it among the messages."""
+    def get_reply(self):
+        """Return the model's Reply to the last message, and add it to the messages."""
         request = {'model': self.model, 'messages': self.messages, 'max_completion_tokens': self.max_tokens}
-        if self.tools:  # an empty list is refused
+        if self.tools:  # the API rejects an empty list
             request['tools'] = [{'type': 'function', 'function': tool} for tool in self.tools]
-        if self.say is None:
+        if self.on_text is None:
             choice = self.client.chat.completions.create(**request).choices[0]
             message, reason = choice.message, choice.finish_reason
-            text, asked = message.content or message.refusal or '', message.tool_calls or []
-            calls = [Call(call.id, call.function.name, call.function.arguments) for call in asked]
+            text, tool_calls = message.content or message.refusal or '', message.tool_calls or []
+            calls = [Call(call.id, call.function.name, call.function.arguments) for call in tool_calls]
         else:
-            text, calls, reason = self._put_together(self.client.chat.completions.create(**request, stream=True))
-        again = [
+            text, calls, reason = self._read_stream(self.client.chat.completions.create(**request, stream=True))
+        tool_calls = [
             {'id': id, 'type': 'function', 'function': {'name': name, 'arguments': arguments}}
             for id, name, arguments in calls
         ]
-        self.messages.append({'role': 'assistant', 'content': text, **({'tool_calls': again} if again else {})})
-        return self.checked(text, calls, reason)
+        message = {'role': 'assistant', 'content': text, **({'tool_calls': tool_calls} if tool_calls else {})}
+        self.messages.append(message)
+        return self.make_reply(text, calls, reason)
 
-    def _put_together(self, chunks):
-        """Read a stream; return (text, calls, why it ended). Of a call, id and name come first, arguments in pieces."""
+    def _read_stream(self, chunks):
+        """Return (text, calls, finish reason). A call's id and name come first, then its arguments in pieces."""
         text, calls, reason = '', {}, None
         for choice in (choice for chunk in chunks for choice in chunk.choices):
             if piece := choice.delta.content or choice.delta.refusal:
                 text += piece
-                self.say(piece)
-            for part in choice.delta.tool_calls or []:  # parallel calls are told apart by their index
+                self.on_text(piece)
+            for part in choice.delta.tool_calls or []:  # the index tells parallel calls apart
                 id, name, arguments = calls.get(part.index, ('', '', ''))
                 name, arguments = part.function.name or name, arguments + (part.function.arguments or '')
                 calls[part.index] = Call(part.id or id, name, arguments)
             reason = choice.finish_reason or reason
         return text, list(calls.values()), reason
 
-    def answer(self, results):
-        """Tell the model what came of its calls, a message each; an error can only be told in words."""
+    def add_results(self, results):
+        """Add the results of the model's calls, one message each; this API has no field for errors, only text."""
         for call, text, _ in results:
             self.messages.append({'role': 'tool', 'tool_call_id': call.id, 'content': text})
 
@@ -116,28 +117,28 @@ class OpenAIChat(Chat):
 class AnthropicChat(Chat):
     """A conversation through Anthropic's messages."""
 
-    def reply(self):
-        """Return the model's Reply to what was said last, and keep it among the messages."""
+    def get_reply(self):
+        """Return the model's Reply to the last message, and add it to the messages."""
         request = {'model': self.model, 'messages': self.messages, 'max_tokens': self.max_tokens}
         if self.tools:
             request['tools'] = [
                 {'name': tool['name'], 'description': tool['description'], 'input_schema': tool['parameters']}
                 for tool in self.tools
             ]
-        if self.say is None:
+        if self.on_text is None:
             message = self.client.messages.create(**request)
         else:
-            with self.client.messages.stream(**request) as stream:  # this library puts the pieces together itself
+            with self.client.messages.stream(**request) as stream:  # this library assembles the pieces itself
                 for piece in stream.text_stream:
-                    self.say(piece)
+                    self.on_text(piece)
                 message = stream.get_final_message()
-        self.messages.append({'role': 'assistant', 'content': message.content})  # whole: its thoughts belong to it
+        self.messages.append({'role': 'assistant', 'content': message.content})  # complete, with its thinking
         text = ''.join(block.text for block in message.content if block.type == 'text')
         calls = [Call(block.id, block.name, block.input) for block in message.content if block.type == 'tool_use']
-        return self.checked(text, calls, message.stop_reason)
+        return self.make_reply(text, calls, message.stop_reason)
 
-    def answer(self, results):
-        """Tell the model what came of its calls; the API wants the results of parallel calls in one message."""
+    def add_results(self, results):
+        """Add the results of the model's calls; the API wants the results of parallel calls in one message."""
         blocks = [
             {'type': 'tool_result', 'tool_use_id': call.id, 'content': text, 'is_error': is_error}
             for call, text, is_error in results
@@ -145,56 +146,57 @@ class AnthropicChat(Chat):
         self.messages.append({'role': 'user', 'content': blocks})
 
 
-class Scripted(Chat):
-    """Stands in for a model where there is none: `client` is what it says, (text, *(function, arguments)) a reply.
+class ScriptedChat(Chat):
+    """Plays the model without a key. `client` is the script: for each reply (text, *(function, arguments)).
 
-    What came of the last calls is put in where a text has {0}, {1} ...; its messages are a question, then the results.
+    {0}, {1} ... in a text stand for the results of the previous calls. Its messages are the question, then the results.
     """
 
-    def reply(self):
-        """Return what the script has next."""
+    def get_reply(self):
+        """Return the next reply in the script."""
         (text, *calls), last = self.client[len(self.messages) - 1], self.messages[1:][-1:]
         text = text.format(*(result.text for results in last for result in results))
         return Reply(text, [Call(str(number), *call) for number, call in enumerate(calls)])
 
-    def answer(self, results):
-        """Take what came of the calls."""
+    def add_results(self, results):
+        """Add the results of the calls."""
         self.messages.append(results)
 
 
-def as_json(arguments):
-    """Return the arguments of a Call as text, in which OpenAI sends them."""
+def format_arguments(arguments):
+    """Return the arguments of a Call as JSON text, the form in which OpenAI sends them."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def print_results(console, results):
-    """Print the calls of one reply, and what came of each."""
+    """Print the calls of one reply and their results."""
     for (_, name, arguments), text, is_error in results:
         colour = 'red' if is_error else 'green'
-        console.print(f'  {name} {escape(as_json(arguments))}\n      [{colour}]{escape(text)}[/]')
+        console.print(f'  {name} {escape(format_arguments(arguments))}\n      [{colour}]{escape(text)}[/]')
 
 
 def draw_conversation(path, model, question, turns, answer):
-    """Write a picture of who says what to whom, from top to bottom; turns: the Results of each of the model's replies.
+    """Draw who sends what to whom, from top to bottom; turns: the Results for each of the model's replies.
 
-    Blue is what came of a call, orange an error that the model is told of.
+    Results are blue, errors that go back to the model orange.
     """
     from matplotlib import pyplot
 
-    said = [(0, 1, question, 'black')]
+    arrows = [(0, 1, question, 'black')]  # (from lane, to lane, text, colour)
     for results in turns:
-        said += [(1, 2, f'{call.name} {as_json(call.arguments)}', 'black') for call, *_ in results]
-        said += [(2, 1, text, FELL if is_error else ROSE) for _, text, is_error in results]
-    said.append((1, 0, answer, 'black'))
-    lines = [textwrap.wrap(text, 58, max_lines=3, placeholder=' ...') or [''] for *_, text, _ in said]
-    heights = np.cumsum([0.3 + 0.2 * len(each) for each in lines])  # where each arrow is, in inches from above
+        arrows += [(1, 2, f'{call.name} {format_arguments(call.arguments)}', 'black') for call, *_ in results]
+        arrows += [(2, 1, text, FELL if is_error else ROSE) for _, text, is_error in results]
+    arrows.append((1, 0, answer, 'black'))
+    lines = [textwrap.wrap(text, 58, max_lines=3, placeholder=' ...') or [''] for *_, text, _ in arrows]
+    heights = np.cumsum([0.3 + 0.2 * len(wrapped) for wrapped in lines])  # of each arrow, in inches from the top
     figure, axes = pyplot.subplots(figsize=(9, heights[-1] + 0.8), layout='constrained')
     for lane, name in enumerate(('you', model, 'your program')):
         axes.plot((lane, lane), (0, heights[-1] + 0.2), color=GIVEN_UP, linewidth=1, zorder=0)
         axes.text(lane, -0.1, name, ha='center', va='bottom', weight='bold')
-    for (here, there, _, colour), text, y in zip(said, lines, heights):
-        axes.annotate('', (there, y), (here, y), arrowprops={'arrowstyle': '->', 'color': colour})
-        axes.text((here + there) / 2, y - 0.04, '\n'.join(text), ha='center', va='bottom', color=colour, fontsize=8)
+    for (start, end, _, colour), wrapped, y in zip(arrows, lines, heights):
+        axes.annotate('', (end, y), (start, y), arrowprops={'arrowstyle': '->', 'color': colour})
+        text = '\n'.join(wrapped)
+        axes.text((start + end) / 2, y - 0.04, text, ha='center', va='bottom', color=colour, fontsize=8)
     axes.set(xlim=(-0.15, 2.15), ylim=(heights[-1] + 0.2, -0.4))
     axes.axis('off')
     save_figure(figure, path)
@@ -202,24 +204,26 @@ def draw_conversation(path, model, question, turns, answer):
 
 
 @contextmanager
-def connected(provider, model=None, base_url=None):
-    """Yield a function that begins a Chat; what goes wrong inside the block on the way to the model is a UserError.
+def connect_provider(provider, model=None, base_url=None):
+    """Yield a function that starts a Chat; API errors inside the block become UserErrors.
 
-    provider: openai or anthropic. model: None for the one named above. base_url: of another server than the
-    provider's own. The key is read from the environment by the provider's library.
+    provider: openai or anthropic. model: None for the default in PROVIDERS. base_url: a server other than the
+    provider's own. The provider's library reads the key from the environment.
     """
     if provider not in PROVIDERS:
         raise UserError(f'--provider={provider} is neither {" nor ".join(PROVIDERS)}')
-    key, default_model, pin = PROVIDERS[provider]
+    key, default_model, requirement = PROVIDERS[provider]
     try:
-        library, http = importlib.import_module(provider), importlib.import_module('httpx2')  # which both stand on
+        library, http = importlib.import_module(provider), importlib.import_module('httpx2')  # both libraries use it
     except ImportError as error:
-        raise UserError(f'--provider={provider} needs its library: pip install {pin}') from error
+        raise UserError(f'--provider={provider} needs its library: pip install {requirement}') from error
     if not os.environ.get(key):
-        raise UserError(f'--provider={provider} needs a key: set {key} (to anything, if --base_url asks for none)')
-    kind, connect = (OpenAIChat, library.OpenAI) if provider == 'openai' else (AnthropicChat, library.Anthropic)
+        raise UserError(f'--provider={provider} needs a key: set {key} (any value, if --base_url needs no key)')
+    chat_class, client_class = (
+        (OpenAIChat, library.OpenAI) if provider == 'openai' else (AnthropicChat, library.Anthropic)
+    )
     try:
-        with connect(base_url=base_url) as client:
-            yield lambda **settings: kind(client, model or default_model, **settings)
-    except (library.APIError, http.HTTPError) as error:  # the latter where a stream breaks off
+        with client_class(base_url=base_url) as client:
+            yield lambda **settings: chat_class(client, model or default_model, **settings)
+    except (library.APIError, http.HTTPError) as error:  # HTTPError: a stream broke off
         raise UserError(f'{provider} ({model or default_model}): {getattr(error, "message", error)}') from error
