@@ -134,7 +134,7 @@ class Panel:
     entropy: float  # of them, in nats
     top_k: int | None  # how many tokens top-k alone keeps; None if it is not set
     top_p: int | None  # how many top-p alone keeps
-    kept: int  # how many both keep: first top-k, then top-p of the rest
+    kept: int  # how many both keep: first top-k, then top-p of what remains
     notes: list[str]  # what the cuts keep, in words
 
 
@@ -212,7 +212,7 @@ def legend_lines(top_k, top_p):
     """Return what the bars and lines of the panels mean, a line each."""
     lines = ['bars: sampler probability at this temperature, before any cut']
     if top_k is not None and top_p is not None:
-        lines.append('solid line: both cut here, first top-k, then top-p of the rest; dashed: one alone; pale: cut off')
+        lines.append('solid line: both cut here, first top-k, then top-p of what remains; dashed: one alone; pale: cut off')
     elif top_k is not None or top_p is not None:
         lines.append('pale: cut off')
     return lines
