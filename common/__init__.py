@@ -1,1 +1,1 @@
-"""What every room may use: files, errors, text, several processes."""
+"""What every room may use: errors, files, strings, and running in several processes."""

@@ -1,5 +1,5 @@
-"""The error that a person can put right."""
+"""The error for mistakes that the user can correct."""
 
 
 class UserError(ValueError):
-    """Something the person can put right; scripts print it as one line on stderr and exit with code 2."""
+    """A mistake that the user can correct; scripts print it as one line on stderr and exit with code 2."""

@@ -1,4 +1,4 @@
-"""Files: finding them, hashing them, writing them atomically, and new folders for what a run makes."""
+"""Find files, hash them, write them atomically, and make a new folder for the results of a run."""
 
 import datetime
 import hashlib
@@ -23,7 +23,7 @@ def resolve_path(path):
 
 
 def file_sha256(path):
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -54,16 +54,14 @@ def atomic_write(path):
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)  # the rename, too
             os.close(folder)
-    except OSError as error:  # a full disk, most likely
-        raise UserError(
-            f'cannot write {path}: {error.strerror or error}; what was there before is still there'
-        ) from error
+    except OSError as error:  # most likely a full disk
+        raise UserError(f'cannot write {path}: {error.strerror or error}; nothing was overwritten') from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def create_run_folder(parent, name):
-    """Make a new folder in `parent` and return it: named after the run and the time, numbered if that is taken."""
+    """Make a new folder in `parent` and return its path: <name>-<date>-<time>, with a number if that name is taken."""
     words = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:50].strip('-')
     stem = f'{words}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
     number = 1
@@ -74,7 +72,7 @@ def create_run_folder(parent, name):
             return folder
         except FileExistsError:
             if not Path(parent).is_dir():
-                raise UserError(f'{parent} is a file; a folder is needed') from None
+                raise UserError(f'{parent} is a file, not a folder') from None
             number += 1
         except OSError as error:
             raise UserError(f'cannot create the folder {folder}: {error.strerror}') from error

@@ -1,10 +1,10 @@
-"""Text made fit for one line, for a terminal, for UTF-8."""
+"""Make any text fit for one line, for a terminal, and for UTF-8."""
 
 import re
 
 
 def shorten(text, length, from_end=False):
-    """Return a text on one line, shortened to `length` characters: its beginning, or its end."""
+    """Return a text on one line, cut to `length` characters if it is longer: its beginning, or its end."""
     text = re.sub(r'\s*\n\s*', ' ⏎ ', text)
     if len(text) <= length:
         return text
@@ -15,7 +15,7 @@ def shorten(text, length, from_end=False):
 
 
 def show_control_characters(text):
-    """Return a text on one line with its control characters made visible, so that no terminal obeys them."""
+    """Return a text on one line with its control characters made visible, so that a terminal does not obey them."""
     text = text.replace('\n', '⏎')
     return ''.join(char if char.isprintable() else f'‹U+{ord(char):04X}›' for char in text)
 

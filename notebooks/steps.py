@@ -28,8 +28,8 @@ import train
 from common.errors import UserError
 from common.files import PROJECT, resolve_path
 from pictures.losses import draw_losses
-from texts.files import KINDS, read_files
-from texts.hub import hub_table
+from texts.hub_datasets import open_hub_table
+from texts.readers import KINDS, read_files
 from texts.tables import TABLES, shorten_value
 from texts.token_files import read_meta
 
@@ -100,7 +100,7 @@ def choose_dataset(name, configuration=''):
     if path.exists() and not is_file:
         raise Stopped(f'{name} is of a kind that is not read; save it as one of: {", ".join(KINDS)}')
     try:
-        rows = rows_of(path) if is_file else hub_table(name, configuration)[0]
+        rows = rows_of(path) if is_file else open_hub_table(name, configuration)[0]
         first = list(islice(rows, 3))
     except (UserError, OSError) as error:
         raise Stopped(f'{name}: {error}') from None

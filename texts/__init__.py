@@ -1,1 +1,1 @@
-"""Readers of texts, tables and hub datasets, and the token files made of them."""
+"""Reading texts from files and the Hugging Face hub, splitting them, and the token files made from them."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Open the token files of a dataset, data/<dataset>/train.bin, val.bin, test.bin and meta.json."""
 
 import hashlib
 import json
@@ -11,21 +11,21 @@ from common.files import resolve_path
 
 
 def dataset_folder(dataset):
-    """Return data/<dataset>, where the person stands or else as shipped."""
+    """Return data/<dataset> in the current folder or, if it is not there, the one that the project ships."""
     return resolve_path(Path('data') / dataset)
 
 
 def read_meta(dataset):
-    """Return what prepare_bin.py noted about a dataset, or {} for one that nanoGPT prepared."""
+    """Return the contents of a dataset's meta.json; {} if nanoGPT prepared it, which writes none."""
     path = dataset_folder(dataset) / 'meta.json'
     try:
         return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py writes it anew') from error
+        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py can rebuild it') from error
 
 
 def open_tokens(dataset, split):
-    """Return the tokens of one split, a memory map: what is not looked at is not read."""
+    """Return the tokens of one split as a memory map, (n,): only what is used is read."""
     path = dataset_folder(dataset) / f'{split}.bin'
     if not path.exists():
         more = ' --test_fraction=0.1' if split == 'test' else ''
@@ -42,7 +42,7 @@ def open_tokens(dataset, split):
 
 
 def tokens_sha256(tokens):
-    """Return a SHA-256 of tokens; of more than 256 MiB, that of 256 pieces of 1 MiB spread evenly over them."""
+    """Return a SHA-256 of tokens; for more than 256 MiB, that of 256 pieces of 1 MiB, spread evenly."""
     size, piece = len(tokens), 2**20 // tokens.itemsize
     digest = hashlib.sha256(str(size).encode())
     starts = range(0, size, piece) if size <= 256 * piece else np.linspace(0, size - piece, 256).astype(int)
@@ -52,5 +52,5 @@ def tokens_sha256(tokens):
 
 
 def largest_token(tokens, piece=2**24):
-    """Return the largest token id, reading a piece at a time; -1 where there is none."""
+    """Return the largest token id, -1 if there are no tokens; reads `piece` tokens at a time."""
     return max((int(tokens[start : start + piece].max()) for start in range(0, len(tokens), piece)), default=-1)

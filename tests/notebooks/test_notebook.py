@@ -15,7 +15,7 @@ from nbclient.exceptions import CellExecutionError
 
 from lm.checkpoint import load_model
 from notebooks import steps
-from texts.files import input_paths
+from texts.readers import input_paths
 
 NOTEBOOK = 'notebooks/fine_tune_your_own.ipynb'
 FORM = re.compile(r'^(\w+) = (.+?)  #@param (.+)$', re.MULTILINE)

@@ -1,7 +1,7 @@
-"""Documents: read from text files, tables (.jsonl, .csv, .parquet) or the Hugging Face hub, and shared out to splits.
+"""Read a .txt file and split it into documents.
 
-A text file holds documents with a separator between them; in a table every row is one. However large the source, only
-a few megabytes of it are in memory: a document longer than LONGEST characters is cut into several.
+However large the file, only a few megabytes of it are in memory. A document of more than LONGEST characters becomes
+several.
 """
 
 import codecs
@@ -11,15 +11,15 @@ from itertools import chain
 
 from common.errors import UserError
 
-CHUNK = 2**16  # bytes that are read at once; with more, freed memory lies in pieces that are hard to use again
+CHUNK = 2**16  # bytes read at once; larger chunks fragment the memory
 LONGEST = 2**22  # characters of the longest document: about eight novels
 
 
-# Text files ----------------------------------------------------------------------------------------------------------
-
-
 def read_text(path):
-    """Yield a UTF-8 file in chunks of text, its line ends made \\n. Raises UserError if it is none, with the byte."""
+    """Yield a UTF-8 file in chunks of text, with \\n as line ending.
+
+    Raises UserError if the file is not UTF-8, with the position of the bad byte.
+    """
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder('utf-8-sig')(), translate=True)
     with open(path, 'rb') as file:
         final = False
@@ -29,19 +29,19 @@ def read_text(path):
             try:
                 yield decoder.decode(data, final)
             except UnicodeDecodeError as error:
-                at = file.tell() - len(error.object) + error.start  # the object is the end of what has been read
+                at = file.tell() - len(error.object) + error.start  # error.object: the last bytes read
                 raise UserError(
                     f'{path} is not UTF-8 text (byte {at}); convert it, for example with iconv -t UTF-8'
                 ) from error
 
 
 def split_documents(chunks, separator):
-    """Yield the documents of a text that comes in chunks, without the empty lines around them."""
+    """Yield the documents of a text that arrives in chunks, without the empty lines around them."""
     text = ''
     for lines in whole_lines(chunks):
         *documents, text = (text + empty_blank_lines(lines)).split(separator)
-        while len(text) > LONGEST + len(separator):  # so that a separator that has only half arrived is not cut
-            at = place_to_cut(text, 0)
+        while len(text) > LONGEST + len(separator):  # never cuts a separator of which only a part has arrived
+            at = find_cut(text, 0)
             documents.append(text[:at])
             text = text[at:]
         yield from filter(None, chain.from_iterable(map(cut_long, documents)))
@@ -49,7 +49,7 @@ def split_documents(chunks, separator):
 
 
 def whole_lines(chunks):
-    """Yield the text of chunks cut at the ends of lines, unless a line is too long to wait for its end."""
+    """Yield the text of chunks cut at line ends, except inside a line of more than LONGEST characters."""
     rest = ''
     for chunk in chunks:
         lines, newline, rest = (rest + chunk).rpartition('\n')
@@ -61,21 +61,21 @@ def whole_lines(chunks):
 
 
 def empty_blank_lines(text):
-    """Make lines that hold nothing but white space empty."""
-    return re.sub(r'\n[ \t]+(?=\n)', '\n', f'\n{text}\n')[1:-1]  # a pattern that begins with a letter is a fast one
+    """Empty the lines that contain only spaces and tabs."""
+    return re.sub(r'\n[ \t]+(?=\n)', '\n', f'\n{text}\n')[1:-1]  # faster than a pattern that begins with ^
 
 
 def cut_long(text):
-    """Yield the parts of a text, LONGEST characters at the most, without the empty lines around them."""
+    """Yield a text in parts of at most LONGEST characters, without the empty lines around them."""
     start = 0
     while len(text) - start > LONGEST:
-        end = place_to_cut(text, start)
+        end = find_cut(text, start)
         yield text[start:end].strip('\n')
         start = end
     yield text[start:].strip('\n')
 
 
-def place_to_cut(text, start):
-    """Return where the part of a long text that begins at `start` ends: after a line, else a word, else anywhere."""
+def find_cut(text, start):
+    """Return where to end the part of a long text that begins at `start`: after a line, else a word, else anywhere."""
     least, most = start + LONGEST // 2, start + LONGEST
     return next((end for mark in '\n ' if (end := text.rfind(mark, least, most) + 1)), most)
