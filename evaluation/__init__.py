@@ -1,1 +1,1 @@
-"""What only eval.py needs."""
+"""What eval.py needs: pairs and texts to rows, rows to measures, measures to tables, sentences, a report and a page."""

@@ -1,12 +1,12 @@
-"""lm-evaluation-harness on any model that `init_from` can name: its tasks, our scores.
+"""lm-evaluation-harness's tasks on any model that `init_from` can name.
 
     pip install lm_eval==0.4.13
     python -m evaluation.lm_eval_adapter --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
 
-All arguments are those of the `lm_eval` command; this file registers the model `nanogpt-probs` and then calls it. The
-model's arguments are init_from, out_dir, dtype and quantize, as everywhere here; --device is the harness's own. The
-three kinds of request that lm-evaluation-harness has (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness)
-are answered by `scoring` and `model.steps`.
+The arguments are those of the `lm_eval` command: this file registers the model `nanogpt-probs` and calls it. The model
+takes init_from, out_dir, dtype and quantize, as sample.py does; --device belongs to the harness. lm-evaluation-harness
+(Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) has three kinds of requests; `lm.scoring` answers two
+of them and `model.steps` the third.
 """
 
 import sys
@@ -19,42 +19,39 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError:
-    print('error: harness.py needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
+    print('error: this needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
     sys.exit(2)
+import lm
 from common.errors import UserError
-from lm import checkpoint, fast
 from lm.scoring import cut_text, score_pairs, segment_ends
 
 
 @register_model('nanogpt-probs')
 class NanoGPTProbs(LM):
-    """A model that lm-evaluation-harness can ask."""
+    """A model of this project, as lm-evaluation-harness expects one."""
 
     def __init__(
         self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, quantize=None, batch_size=None, **_
     ):
-        """batch_size, and whatever else the harness hands to every model, is not needed: batches go by tokens."""
+        """batch_size and the other arguments that the harness passes to every model are ignored."""
         super().__init__()
         if str(device).startswith('cuda') and not torch.cuda.is_available():
-            device = None  # the harness's default, on a machine that has none
-        self.model, self.tokenizer, _ = checkpoint.load_model(init_from, out_dir, device, dtype)
-        fast.pack(self.model, quantize)
-        if self.tokenizer is None:
-            raise UserError(f'{init_from} has no tokenizer, and the harness sends text')
+            device = None  # cuda is the harness's default even if there is none
+        self.model, self.tokenizer = lm.load(init_from, out_dir, device, dtype, quantize)
         if self.tokenizer.eot is None:
-            raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, which the harness begins texts with')
+            raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, with which the harness starts texts')
 
     def loglikelihood(self, requests, disable_tqdm=False):
-        """Return (logprob, whether greedy decoding says it) of each continuation after its context."""
+        """Return (logprob, whether greedy decoding would produce it) of each continuation of a context."""
         encoded = (self.tokenizer.encode_pair(*request.args) for request in requests)
         scores = score_pairs(self.model, encoded)
         scores = tqdm(scores, total=len(requests), desc='loglikelihood', disable=disable_tqdm)
         return [(score.model_logprobs.sum().item(), bool((score.ranks == 1).all())) for score in scores]
 
     def loglikelihood_rolling(self, requests, disable_tqdm=False):
-        """Return the logprob of each text, every token scored once, behind <|endoftext|>."""
+        """Return the logprob of each text after <|endoftext|>, every token scored once."""
         sums = []
-        block_size = self.model.config.block_size
+        block_size = self.model.block_size
         for request in tqdm(requests, desc='loglikelihood_rolling', disable=disable_tqdm):
             ids = self.tokenizer.encode(request.args[0])
             pairs = cut_text(ids, segment_ends(len(ids), block_size, block_size), block_size, self.tokenizer.eot)
@@ -62,7 +59,7 @@ class NanoGPTProbs(LM):
         return sums
 
     def generate_until(self, requests, disable_tqdm=False):
-        """Return for each context what the model says until one of the stop texts, <|endoftext|> or the length."""
+        """Return what the model generates after each context, up to a stop text, <|endoftext|> or the length."""
         texts = []
         for request in tqdm(requests, desc='generate_until', disable=disable_tqdm):
             context, settings = request.args
@@ -70,10 +67,10 @@ class NanoGPTProbs(LM):
         return texts
 
     def _generate(self, context, settings):
-        """Say what follows a context: greedily, unless the task asks for a temperature."""
+        """Continue a context: greedily, unless the task sets a temperature."""
         length, stops = settings['max_gen_toks'], [stop for stop in settings['until'] if stop]
-        # What does not fit before the answer is cut off on the left, and at least one token stays.
-        prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.config.block_size - length) :]
+        # A context that leaves no room for the answer is cut on the left, down to one token at least.
+        prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.block_size - length) :]
         idx = torch.tensor([prompt], device=self.model.device)
         ids, text = [], ''
         for step in self.model.steps(

@@ -1,96 +1,157 @@
-"""The folder that an evaluation is kept in: rows as they are made, so that one that was interrupted can go on."""
+"""The folder of an evaluation: what identifies it, and its rows as they are made, so that it can be resumed."""
 
 import json
 import os
 import platform
+import shlex
 import sys
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
 from common.errors import UserError
 from common.files import atomic_write
-from lm.scoring import WINDOW
+from evaluation.sources import window_start
+from lm.checkpoint import weights_sha256
+from lm.wording import describe_sampler
 
-
-def package_versions():
-    """Return the versions that numbers may depend on."""
-    packages = ('torch', 'numpy', 'tokenizers', 'tiktoken')
-    return {'python': platform.python_version(), **{package: version(package) for package in packages}}
-
-
-# The settings that rows depend on, apart from what the hashes of data and models stand for.
+# The settings that change the numbers in pairs.jsonl; hashes stand for the data and the models.
 SETTINGS_OF_THE_NUMBERS = (
     *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature'),
     *('dtype', 'quantize'),
 )
 
-# What an evaluation's folder is known by.
-FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md', 'page.html')
+FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md', 'page.html')  # any of them: not a new folder
+
+
+# What identifies an evaluation --------------------------------------------------------------------------------------
+
+
+def format_command(settings):
+    """Return the command that gives these settings, without --resume_eval."""
+    given = [(field, getattr(settings, field.name)) for field in fields(settings) if field.name != 'resume_eval']
+    flags = [f'--{field.name}={value}' for field, value in given if value != field.default]
+    return shlex.join(['python', 'eval.py', *flags])
+
+
+def describe_run(settings, source, subjects, processes):
+    """Return everything that the numbers depend on: the settings, the data, the models, the versions."""
+    return {
+        'settings': asdict(settings),
+        'data': {
+            'kind': 'text' if settings.text else 'pairs',
+            'name': source.name,
+            'sha256': source.sha256,
+            'count': source.count,
+        },
+        'sampler': describe_sampler(settings, fixed=True),
+        **{role: describe_subject(subject) for role, subject in zip(('model', 'compare_to'), subjects)},
+        'device': subjects[0].model.device.type,
+        'processes': processes.count,
+        'versions': package_versions(),
+    }
+
+
+def describe_subject(subject):
+    """Return what identifies a model and its tokenizer, and the model's size."""
+    return {
+        'init_from': subject.name,
+        'weights_sha256': weights_sha256(subject.model),
+        'tokenizer_sha256': subject.tokenizer.fingerprint,
+        'parameters': subject.model.get_num_params(non_embedding=False),
+        'block_size': subject.model.block_size,
+    }
+
+
+def package_versions():
+    """Return the versions that the numbers may depend on."""
+    packages = ('torch', 'numpy', 'tokenizers', 'tiktoken')
+    return {'python': platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def run_identity(header):
+    """Return what two parts of pairs.jsonl must have in common to belong to one evaluation."""
+    of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256')
+    return {
+        **{name: header['settings'][name] for name in SETTINGS_OF_THE_NUMBERS},
+        'data': header['data']['sha256'],
+        **{role: [header.get(role, {}).get(name) for name in of_model] for role in ('model', 'compare_to')},
+        'device': header['device'],
+        'number of processes': header['processes'],
+        'torch': header['versions']['torch'],
+    }
+
+
+# The folder ---------------------------------------------------------------------------------------------------------
 
 
 def result_path(settings):
-    """Return the folder that --save means: a name is one in plot_dir, a path is itself."""
+    """Return the folder that --save means: a name is a folder in plot_dir, a path is itself."""
     is_name = Path(settings.save).name == settings.save != '..'
     return Path(settings.plot_dir) / settings.save if is_name else Path(settings.save)
 
 
 class ResultFolder:
-    """Rows go into pairs.jsonl.part as they are made; at the end it becomes pairs.jsonl, beside summary.json.
-
-    header: all that the numbers depend on; a folder holds one evaluation, so another header is refused. resume: go on
-    from `next_index`, after the rows that were `kept`. Raises UserError for a folder with which that cannot be done.
-    """
+    """Keeps rows in pairs.jsonl.part as they are made; finally it becomes pairs.jsonl, with summary.json beside it."""
 
     def __init__(self, folder, header, resume):
+        """header: what the numbers depend on; a folder holds one evaluation, so another header is refused.
+
+        resume: continue from `next_index`, after the rows that were kept. Raises UserError if the folder does not
+        allow that.
+        """
         self.folder = folder
-        self._part, self._finished = self.folder / 'pairs.jsonl.part', self.folder / 'pairs.jsonl'
+        self._part, self._finished = folder / 'pairs.jsonl.part', folder / 'pairs.jsonl'
         self._command = header['command']
-        before = self._header_before()
-        differing = [key for key, value in run_identity(header).items() if before is not None and before[key] != value]
-        if resume:
-            if before is None:
-                raise UserError(f'--resume_eval: {self.folder} holds no evaluation to go on with')
-            if differing:
-                raise UserError(
-                    f'--resume_eval: {self.folder} was begun with another {", ".join(differing)}; numbers of two kinds '
-                    'do not belong in one file. Choose another --save'
-                )
-            if not self._part.exists() and self._finished.exists():
-                self._finished.rename(self._part)
-        elif self._part.exists():
-            raise UserError(
-                f'{self.folder} holds an evaluation that was interrupted: go on with it (--resume_eval=True), choose '
-                f'another --save, or delete {self._part}'
-            )
-        elif differing:
-            raise UserError(
-                f'{self.folder} holds the results of an evaluation with another {", ".join(differing)}; choose another '
-                '--save, or delete that folder'
-            )
+        self._check_header(header, resume)
+        if resume and not self._part.exists() and self._finished.exists():
+            self._finished.rename(self._part)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f'--save: cannot make the folder {self.folder}: {error.strerror}') from error
+            raise UserError(f'--save: cannot create the folder {self.folder}: {error.strerror}') from error
         self.next_index = self._cut_to_whole_windows() if self._part.exists() else 0
         write_json(self.folder / 'summary.json', {'complete': False, **header})
         self._file = open(self._part, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
 
-    def _header_before(self):
+    def _check_header(self, header, resume):
+        """Raise UserError if the folder holds another evaluation, or one that must be resumed first."""
+        before = self._identity_before()
+        differing = [key for key, value in run_identity(header).items() if before is not None and before[key] != value]
+        if resume and before is None:
+            raise UserError(f'--resume_eval: {self.folder} holds no evaluation to resume')
+        if resume and differing:
+            raise UserError(
+                f'--resume_eval: {self.folder} was started with another {", ".join(differing)}, so the new rows would '
+                'not match the old ones. Choose another --save'
+            )
+        if not resume and self._part.exists():
+            raise UserError(
+                f'{self.folder} holds an interrupted evaluation: resume it (--resume_eval=True), choose another '
+                f'--save, or delete {self._part}'
+            )
+        if differing:
+            raise UserError(
+                f'{self.folder} holds the results of an evaluation with another {", ".join(differing)}: choose another '
+                '--save, or delete that folder'
+            )
+
+    def _identity_before(self):
         """Return the identity of the evaluation that the folder holds, None if it holds none."""
-        there = [name for name in FILES if (self.folder / name).exists()]
-        if not there:
+        present = [name for name in FILES if (self.folder / name).exists()]
+        if not present:
             return None
         try:
             return run_identity(json.loads((self.folder / 'summary.json').read_text(encoding='utf-8')))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f'{self.folder} holds {", ".join(there)} and no readable summary.json of an evaluation; choose another '
-                '--save, so that nothing is overwritten'
+                f'{self.folder} holds {", ".join(present)} but no readable summary.json of an evaluation: choose '
+                'another --save, so that nothing is overwritten'
             ) from error
 
     def _cut_to_whole_windows(self):
-        """Cut off the window that was being written, and half a line; return the index to go on from."""
-        window, start = 0, 0
+        """Cut off the last window, which may be incomplete, and half a line; return the index to continue from."""
+        window, size = 0, 0
         with open(self._part, 'r+b') as file:
             place = 0
             for line in file:
@@ -98,14 +159,14 @@ class ResultFolder:
                     index = json.loads(line)['index']
                 except ValueError:
                     break
-                if index // WINDOW != window:
-                    window, start = index // WINDOW, place
+                if window_start(index) != window:
+                    window, size = window_start(index), place
                 place += len(line)
-            file.truncate(start)
-        return window * WINDOW
+            file.truncate(size)
+        return window
 
-    def kept(self):
-        """Yield the rows that are kept from before."""
+    def kept_rows(self):
+        """Yield the rows that were kept from before."""
         with open(self._part, encoding='utf-8') as file:
             yield from map(json.loads, file)
 
@@ -119,7 +180,7 @@ class ResultFolder:
             raise UserError(f'cannot write {self._part}: {error.strerror}') from error
 
     def finish(self, summary):
-        """Write the summary; the rows get their final name last."""
+        """Write the summary; last, the rows get their final name."""
         write_json(self.folder / 'summary.json', summary)
         self._file.close()
         self._part.replace(self._finished)
@@ -130,24 +191,11 @@ class ResultFolder:
     def __exit__(self, kind, error, traceback):
         self._file.close()
         if kind is not None:
-            print(f'what was scored is kept; go on with: {self._command} --resume_eval=True', file=sys.stderr)
-
-
-def run_identity(header):
-    """Return what must be the same for two parts of pairs.jsonl to be of one evaluation."""
-    of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256')
-    return {
-        **{name: header['settings'][name] for name in SETTINGS_OF_THE_NUMBERS},
-        'data': header['data']['sha256'],
-        **{role: [header.get(role, {}).get(name) for name in of_model] for role in ('model', 'compare_to')},
-        'device': header['device'],
-        'number of processes': header['processes'],
-        'torch': header['versions']['torch'],
-    }
+            print(f'rows scored so far are kept; resume with: {self._command} --resume_eval=True', file=sys.stderr)
 
 
 def write_json(path, value):
-    """Write JSON whole or not at all."""
+    """Write JSON atomically."""
     with atomic_write(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(f'{text}\n', encoding='utf-8')

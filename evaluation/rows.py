@@ -1,4 +1,4 @@
-"""From pairs to rows: what one model, or two, say about each response, in plain types."""
+"""From prompts and responses to rows: what one model, or two, say about each response, in plain types."""
 
 import math
 from itertools import islice
@@ -20,44 +20,58 @@ class Subject(NamedTuple):
 
 
 def score_units(units, source, subjects, settings, recorded_tokens):
-    """Return a row for each (index, unit): the first model's values, and the second model's as `before`.
+    """Return a row for each (index, unit): the first model's values and, under `before`, the second model's.
 
-    recorded_tokens: a function of the index that says for how many tokens of the response the row gets `records`, a
-    list of TokenRecords for each model. A unit that cannot be encoded gives a row that says why it is `left_out`, if
-    such units may be skipped.
+    recorded_tokens: a function of the index: for how many tokens of the response the row gets `records`, a list of
+    TokenRecords for each model. With --skip_bad, a unit that cannot be encoded gives a row with the reason under
+    `left_out`.
     """
-    tokenizers = [subject.tokenizer for subject in subjects]
-    encoded, rows = [], []
-    for index, unit in units:
-        try:
-            encoded.append((index, source.encode(unit, tokenizers, settings.boundary, settings.separator)))
-        except UserError as error:
-            if not settings.skip_bad:
-                refuse_pair(error)
-            rows.append({'left_out': str(error)})
-    sides, records = [], []
-    for number, (_, model, tokenizer) in enumerate(subjects):
-        choices_of = [item.pairs[number] for _, item in encoded]  # of each unit: the response, then its distractors
-        pairs, record = [], {}
-        for (index, _), choices in zip(encoded, choices_of):
-            record[len(pairs)] = recorded_tokens(index)
-            pairs += choices
-        scores = iter(score_window(model, pairs, settings.temperature, record))
-        scores = [list(islice(scores, len(choices))) for choices in choices_of]
-        sides.append(
-            [describe_side(choices, of, tokenizer, settings.temperature) for choices, of in zip(choices_of, scores)]
-        )
-        records.append([of[0].records for of in scores])
+    items, rows = encode_units(units, source, subjects, settings)
+    of_models = [
+        score_items(items, number, subject, settings.temperature, recorded_tokens)
+        for number, subject in enumerate(subjects)
+    ]
     same_tokens = have_same_tokens(subjects)
-    for (index, item), of_models, (after, *before) in zip(encoded, zip(*records), zip(*sides), strict=True):
+    for (index, item), scored in zip(items, zip(*of_models), strict=True):
+        (after, *before), records = zip(*scored)
         row = {'index': index, **item.row, **after}
         if before:
             row['before'] = before[0]
             row['log_ratio'] = log_ratio(after, before[0], per='response' if same_tokens else 'byte')
         if recorded_tokens(index):
-            row['records'] = list(of_models)
+            row['records'] = list(records)
         rows.append(row)
     return rows
+
+
+def encode_units(units, source, subjects, settings):
+    """Return [(index, Item)] of the units, and a row for each unit that is left out."""
+    items, left_out = [], []
+    tokenizers = [subject.tokenizer for subject in subjects]
+    for index, unit in units:
+        try:
+            items.append((index, source.encode(unit, tokenizers, settings.boundary, settings.separator)))
+        except UserError as error:
+            if not settings.skip_bad:
+                refuse_pair(error)
+            left_out.append({'left_out': str(error)})
+    return items, left_out
+
+
+def score_items(items, number, subject, temperature, recorded_tokens):
+    """Return (side, TokenRecords of the response) of each item, for the subject of this number."""
+    choices_of = [item.pairs[number] for _, item in items]  # of each item: the response, then its distractors
+    pairs, record = [], {}
+    for (index, _), choices in zip(items, choices_of):
+        record[len(pairs)] = recorded_tokens(index)
+        pairs += choices
+    scores = iter(score_window(subject.model, pairs, temperature, record))
+    found = []
+    for choices in choices_of:
+        scores_of_choices = list(islice(scores, len(choices)))
+        side = describe_side(choices, scores_of_choices, subject.tokenizer, temperature)
+        found.append((side, scores_of_choices[0].records))
+    return found
 
 
 def have_same_tokens(subjects):
@@ -66,16 +80,16 @@ def have_same_tokens(subjects):
 
 
 def log_ratio(after, before, per):
-    """Return the difference of two sides' logprobs; per byte if their tokens differ."""
+    """Return the difference of two sides' logprobs, per response or per byte."""
     if per == 'response':
         return after['logprob'] - before['logprob']
     return after['logprob'] / max(1, after['bytes']) - before['logprob'] / max(1, before['bytes'])
 
 
 def describe_side(choices, scores, tokenizer, temperature):
-    """Return what one model says about a response (the first of the choices), in plain types."""
-    sums = [math.fsum(score.model_logprobs.tolist()) for score in scores]
-    (_, ids), score, logprob = choices[0], scores[0], sums[0]
+    """Return what one model says about a response, the first of the choices, in plain types."""
+    (_, ids), score = choices[0], scores[0]
+    logprob = math.fsum(score.model_logprobs.tolist())
     ranks = score.ranks.tolist()
     side = {
         'pieces': tokenizer.pieces(ids),
@@ -91,21 +105,33 @@ def describe_side(choices, scores, tokenizer, temperature):
         'token_top_logprobs': score.top_logprobs.tolist(),
     }
     if temperature != 1:
-        sampler = math.fsum(score.sampler_logprobs.tolist())
-        side['sampler_logprob'] = sampler if sampler > -math.inf else None  # JSON has no infinity
-        side['sampler_prob'] = math.exp(sampler)
-        side['token_sampler_logprobs'] = [
-            logprob if logprob > -math.inf else None for logprob in score.sampler_logprobs.tolist()
-        ]
+        sampler_logprobs = score.sampler_logprobs.tolist()
+        total = math.fsum(sampler_logprobs)
+        side['sampler_logprob'] = none_if_impossible(total)
+        side['sampler_prob'] = math.exp(total)
+        side['token_sampler_logprobs'] = [none_if_impossible(logprob) for logprob in sampler_logprobs]
     if len(choices) > 1:
-        # The space before a choice does not count, as in lm-evaluation-harness.
-        sizes = [len(tokenizer.decode_bytes(ids).lstrip()) for _, ids in choices]
-        per_byte = [total / max(1, size) for total, size in zip(sums, sizes)]
-        side['choices'] = [
+        side |= describe_choices(choices, scores, tokenizer)
+    return side
+
+
+def none_if_impossible(logprob):
+    """Return a logprob as JSON can hold it: None for minus infinity."""
+    return logprob if logprob > -math.inf else None
+
+
+def describe_choices(choices, scores, tokenizer):
+    """Return what one model says about a multiple-choice question; the first choice is the right one."""
+    sums = [math.fsum(score.model_logprobs.tolist()) for score in scores]
+    # The space before a choice does not count, as in lm-evaluation-harness.
+    sizes = [len(tokenizer.decode_bytes(ids).lstrip()) for _, ids in choices]
+    per_byte = [total / max(1, size) for total, size in zip(sums, sizes)]
+    return {
+        'choices': [
             {'text': tokenizer.decode(ids), 'bytes': size, 'logprob': total}
             for (_, ids), size, total in zip(choices, sizes, sums)
-        ]
+        ],
         # It must be likelier than every distractor: ties count as wrong.
-        side['right'] = sums[0] > max(sums[1:])
-        side['right_per_byte'] = per_byte[0] > max(per_byte[1:])
-    return side
+        'right': sums[0] > max(sums[1:]),
+        'right_per_byte': per_byte[0] > max(per_byte[1:]),
+    }

@@ -1,13 +1,14 @@
-"""What is to be scored: pairs of prompt and response from a file, one pair, or a running text cut into pairs.
+"""What is scored: pairs of prompt and response from a file, a single pair, or a running text cut into segments.
 
-Each source knows its `name`, `sha256`, `count`, and how many items are `bad`. `units(first)` yields (index, unit) of
-what lies in it from an index on, one by one, and `encode(unit)` makes an Item of a unit: token ids for each model.
+Each source has a `name`, a `sha256`, a `count`, and the number of `bad` items. `units(first)` yields (index, unit), one
+by one, from an index on; a unit is a pair or a segment. `encode(unit, ...)` turns it into an Item: token ids for each
+model.
 """
 
 import codecs
 import json
 import sys
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import file_sha256, resolve_path
 from common.strings import replace_surrogates
-from lm.scoring import cut_text, segment_ends
+from lm.scoring import WINDOW, cut_text, segment_ends
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from texts.token_files import dataset_folder, open_tokens
 
@@ -23,9 +24,9 @@ FORMS = 'a JSON list or JSON lines of {"prompt": ..., "response": ...} or [promp
 
 
 class Pair(NamedTuple):
-    """A prompt, a response to be scored, and for a multiple-choice question the wrong responses."""
+    """A prompt, a response to score and, for a multiple-choice question, the wrong responses."""
 
-    index: int  # its place in the file, from 0
+    index: int  # its position in the file, from 0
     id: str | None
     prompt: str
     response: str
@@ -33,17 +34,17 @@ class Pair(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What one row of the results is about."""
+    """A unit, encoded."""
 
-    row: dict  # id, prompt, response: what the row begins with
+    row: dict  # what its row begins with: id, prompt, response
     pairs: list  # for each model: (prompt ids, response ids) of the response, then of each distractor
 
 
 class PairSource:
-    """The pairs of a file, or those given, encoded for each tokenizer."""
+    """The pairs of a file, or those given."""
 
     def __init__(self, path=None, given=None, skip_bad=False):
-        """Read it once, so that what is wrong with it is told before anything is computed."""
+        """Read all pairs once, so that errors are reported before anything is computed."""
         self.name = None if path is None else str(path)
         self._path, self._given = path, given
         bad = []
@@ -57,7 +58,7 @@ class PairSource:
         return iter(self._given) if self._path is None else read_pairs(self._path, on_bad)
 
     def units(self, first=0):
-        """Yield (index, Pair); those of bad items are missing."""
+        """Yield (index, Pair); the indices of bad items are missing."""
         for pair in self._read(on_bad=lambda line: None):
             if pair.index >= first:
                 yield pair.index, pair
@@ -79,64 +80,69 @@ class PairSource:
 class TextSource:
     """A running text, cut into segments at the same places for each tokenizer; every token is scored once.
 
-    A text file is read as one text; a split of a dataset, `mine` (val) or `mine/test`, keeps the <|endoftext|> between
-    its documents.
+    A text file is one text. A split of a dataset, `mine` (its val part) or `mine/test`, keeps the <|endoftext|> between
+    documents.
     """
 
     def __init__(self, text, tokenizers, block_sizes, stride=None):
-        path, ids, text_tokenizer, written = resolve_path(text), None, None, None
-        dataset, split = text, 'val'
-        if text.endswith(('/train', '/val', '/test')) and not dataset_folder(text).is_dir():
-            dataset, _, split = text.rpartition('/')
-        if path.is_file():
-            try:
-                written = replace_surrogates(path.read_text(encoding='utf-8'))
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f'--text={text}: {path} cannot be read as UTF-8 text: {error}') from error
-        elif dataset_folder(dataset).is_dir():
-            path = dataset_folder(dataset) / f'{split}.bin'
-            ids = open_tokens(dataset, split).tolist()
-            text_tokenizer = tokenizer_from_folder(path.parent) or GPT2Tokenizer()
-        else:
-            raise UserError(f'--text={text} is neither a text file nor a dataset in data/')
-        self.name, self.sha256 = str(text), file_sha256(path)
+        """text: as --text. block_sizes: of each tokenizer's model. stride: tokens per segment, None for half a context.
 
-        self._ids = []
+        Raises UserError if the text cannot be read, is empty, or does not suit a tokenizer or the stride.
+        """
+        path, written, ids, text_tokenizer = open_text(text)
+        self.name, self.sha256, self.bad = str(text), file_sha256(path), 0
+        self._ids = []  # of the whole text, for each tokenizer
         for tokenizer in tokenizers:
             if tokenizer.eot is None:
-                raise UserError('--text needs a tokenizer with <|endoftext|>, for the first token to follow something')
+                raise UserError('--text needs a tokenizer with <|endoftext|>, which comes before the first token')
             if text_tokenizer is not None and tokenizer.fingerprint == text_tokenizer.fingerprint:
                 self._ids.append(ids)
             else:
                 written = text_tokenizer.decode(ids) if written is None else written
                 self._ids.append(tokenizer.encode(written))
         if not self._ids[0]:
-            raise UserError(f'--text={text} holds no text')
+            raise UserError(f'--text={text} is empty')
         block_size = min(block_sizes)
-        stride = max(1, block_size // 2) if stride is None else stride
-        if not 1 <= stride <= block_size:
-            raise UserError(f'--stride={stride}: it is 1 to {block_size} tokens, the context of the model')
-        ends = segment_ends(len(self._ids[0]), block_size, stride)
+        self.stride = max(1, block_size // 2) if stride is None else stride
+        if not 1 <= self.stride <= block_size:
+            raise UserError(f'--stride={stride}: it must be 1 to {block_size} tokens, the context of the model')
+        ends = segment_ends(len(self._ids[0]), block_size, self.stride)
         self.count = len(ends)
-        # The first tokenizer says where segments end; in another, a token belongs to the segment that it starts in.
+        # The first tokenizer decides where segments end; another's token belongs to the segment in which it starts.
         starts = [_byte_starts(ids, tokenizer) for ids, tokenizer in zip(self._ids, tokenizers)]
         self._ends = [
             ends if ids == self._ids[0] else np.searchsorted(start[:-1], starts[0][ends]).tolist()
             for ids, start in zip(self._ids, starts)
         ]
-        self.stride, self.bad = stride, 0
         self._eots = [tokenizer.eot for tokenizer in tokenizers]
         self._block_sizes = block_sizes
 
     def units(self, first=0):
-        """Yield (index, what it says to each model) of the segments from `first` on."""
+        """Yield (index, segment) from `first` on; a segment is (prompt ids, response ids) for each tokenizer."""
         cut = [cut_text(*cuts) for cuts in zip(self._ids, self._ends, self._block_sizes, self._eots)]
         return islice(enumerate(zip(*cut)), first, None)
 
     def encode(self, unit, tokenizers, boundary, separator):
-        """Return an Item; a segment is cut from what is encoded as one text, so there is no boundary."""
+        """Return an Item. The text was encoded as a whole, so there is no boundary and no separator."""
         (_, response), *_ = unit
         return Item({'response': tokenizers[0].decode(response)}, [[pair] for pair in unit])
+
+
+def open_text(text):
+    """Return (path, text, ids, tokenizer) of --text: a file has only a text, a dataset only ids and a tokenizer."""
+    path, dataset, split = resolve_path(text), text, 'val'
+    if text.endswith(('/train', '/val', '/test')) and not dataset_folder(text).is_dir():
+        dataset, _, split = text.rpartition('/')
+    if path.is_file():
+        try:
+            return path, replace_surrogates(path.read_text(encoding='utf-8')), None, None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'--text={text}: {path} cannot be read as UTF-8 text: {error}') from error
+    if dataset_folder(dataset).is_dir():
+        path = dataset_folder(dataset) / f'{split}.bin'
+        ids = open_tokens(dataset, split).tolist()
+        return path, None, ids, tokenizer_from_folder(path.parent) or GPT2Tokenizer()
+    raise UserError(f'--text={text} is neither a text file nor a dataset in data/')
 
 
 def _byte_starts(ids, tokenizer):
@@ -145,22 +151,40 @@ def _byte_starts(ids, tokenizer):
     return np.cumsum([0, *(sizes[id] for id in ids)])
 
 
-def refuse_pair(line):
+def window_start(index):
+    """Return where the window of a unit begins.
+
+    Units are scored a window at a time. Windows have fixed places in the source, so a resumed evaluation makes the same
+    batches as an uninterrupted one, and its numbers are bit for bit the same.
+    """
+    return index - index % WINDOW
+
+
+def group_windows(units):
+    """Yield the units of each window as a list of (index, unit)."""
+    for _, window in groupby(units, key=lambda unit: window_start(unit[0])):
+        yield list(window)
+
+
+# Files of pairs -----------------------------------------------------------------------------------------------------
+
+
+def refuse_pair(reason):
     """Stop at a bad pair."""
-    raise UserError(f'{line} (--skip_bad=True leaves it out)')
+    raise UserError(f'{reason} (--skip_bad=True leaves it out)')
 
 
-def report_skipped_pair(line):
-    """Say that a bad pair is left out."""
-    print(f'{line}; left out', file=sys.stderr)
+def report_skipped_pair(reason):
+    """Print that a bad pair is left out."""
+    print(f'{reason}; left out', file=sys.stderr)
 
 
 def read_pairs(path, on_bad):
     """Yield the Pairs of a file: a JSON list, or JSON lines, which are read one by one and need not fit in memory.
 
-    A pair is an object with `prompt`, `response` and, if one likes, `id` and `distractors` (a list of texts); or a list
-    of prompt and response. on_bad: called with a line about each item that is none of these or has the id of an earlier
-    one; where it returns, that item is left out. Raises UserError for a file that cannot be read or is empty.
+    A pair is an object with `prompt`, `response` and, optionally, `id` and `distractors` (a list of texts); or a list
+    of prompt and response. on_bad: called with the reason for each item that is neither or repeats an earlier id; if it
+    returns, that item is left out. Raises UserError for a file that cannot be read or has no pairs.
     """
     path = resolve_path(path)
     ids = set()
@@ -169,21 +193,21 @@ def read_pairs(path, on_bad):
         try:
             pair = _pair(index, item)
             if pair.id is not None and pair.id in ids:
-                raise ValueError(f'has the id {pair.id!r}, which an earlier pair has')
+                raise ValueError(f'has the id {pair.id!r} of an earlier pair')
         except ValueError as error:
             on_bad(f'{path}: pair {index} {error}')
             continue
         ids.add(pair.id)
         yield pair
     if index is None:
-        raise UserError(f'{path} holds no pairs; it takes {FORMS}')
+        raise UserError(f'{path} has no pairs; it should be {FORMS}')
 
 
 def join_response(prompt, response, separator=' '):
-    """Return the response as it follows the prompt: behind a separator where the two would run together.
+    """Return the response as it follows the prompt: with a separator before it if the two would run together.
 
-    That is where there is a prompt, neither side has white space at the join, and the response begins with a letter or
-    a digit. lm-evaluation-harness calls the separator `target_delimiter`.
+    They would if there is a prompt, it does not end in white space, and the response begins with a letter or a digit.
+    lm-evaluation-harness calls the separator `target_delimiter`.
     """
     if prompt and not prompt[-1].isspace() and response and response[0].isalnum():
         return separator + response
@@ -191,9 +215,9 @@ def join_response(prompt, response, separator=' '):
 
 
 def _items(path):
-    """Yield (index, item); an item that is no JSON is the error that says so."""
+    """Yield (index, item); for an item that is not JSON, the item is a ValueError."""
     if path.exists() and not path.is_file():
-        raise UserError(f'{path} is not a file; pairs are read twice, so a pipe will not do')
+        raise UserError(f'{path} is not a regular file; pairs are read twice, so it cannot be a pipe')
     try:
         with open(path, 'rb') as file:
             start = 3 if file.read(3) == codecs.BOM_UTF8 else 0
@@ -205,7 +229,7 @@ def _items(path):
                 except UnicodeDecodeError as error:
                     raise UserError(f'{path} is not UTF-8 text (byte {error.start})') from error
                 except (ValueError, RecursionError) as error:
-                    if not str(error).startswith('Extra data'):  # which JSON lines of two-element lists would be
+                    if not str(error).startswith('Extra data'):  # as JSON lines of two-element lists are
                         raise UserError(f'{path} is not JSON: {error}') from error
                 else:
                     yield from enumerate(items)
@@ -214,15 +238,15 @@ def _items(path):
             for index, line in enumerate(line for line in file if line.strip()):
                 try:
                     item = json.loads(line)
-                except (ValueError, RecursionError) as error:  # what is not UTF-8 is a ValueError too
-                    item = ValueError(f'is not JSON: {error}; the file takes {FORMS}')
+                except (ValueError, RecursionError) as error:  # invalid UTF-8 is a ValueError, too
+                    item = ValueError(f'is not JSON: {error}; the file should be {FORMS}')
                 yield index, item
     except OSError as error:
         raise UserError(f'{path} cannot be read: {error.strerror}') from error
 
 
 def _first_byte(file):
-    """Return the first byte that is not white space, b'' if there is none."""
+    """Return the first byte that is not white space, or b''."""
     byte = b' '
     while byte.isspace():
         byte = file.read(1)
@@ -230,7 +254,7 @@ def _first_byte(file):
 
 
 def _pair(index, item):
-    """Return the Pair that an item means. Raises ValueError that goes on from 'pair 3 ...'."""
+    """Return the Pair of an item. Raises a ValueError whose text continues 'pair 3 ...'."""
     if isinstance(item, Exception):
         raise item
     if isinstance(item, list):

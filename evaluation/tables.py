@@ -1,133 +1,129 @@
-"""TODO."""
+"""The tables of an evaluation, cell by cell as text: `terminal` prints them, `markdown` puts them into a report.
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+A row has one model's values at its top and, if two are compared, the other model's under `before`. Each of the two is a
+side (see `rows.describe_side`).
+"""
 
-from common.strings import show_control_characters
-from evaluation.measures import arrow
-from evaluation.sentences import format_number, measure_lines, result_sentences, size_text, title
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from evaluation.measures import BY_NAME, MEASURES
+from evaluation.results import arrow
 from lm.wording import format_perplexity
 
-# For the terminal ---------------------------------------------------------------------------------------------------
+ROLES = {'compare_to': 'before', 'model': 'after', 'difference': 'difference'}
 
 
-def print_results(rows, summary):
-    """Print the rows, then what all of them come to."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # in a file or a pipe there is no window to fit
-    with console.capture() as capture:  # rich ends the program where a pipe is closed; print leaves that to us
-        if summary['data']['kind'] == 'pairs' and rows:
-            console.print(rows_table(rows, summary, narrow=console.width < 110))
-            if left := summary['rows'] - len(rows):
-                console.print(
-                    f'and {left:,} more; --show=N prints more of them, --save=NAME keeps all', highlight=False
-                )
-        if summary['rows'] > 1 or summary['data']['kind'] == 'text' or 'multiple_choice' in summary:
-            console.print(Text(f'over {size_text(summary)}', style='table.title'))
-            console.print(measures_table(summary))
-        for line in result_sentences(summary):
-            console.print(Text(line), soft_wrap=True)
-    print(capture.get(), end='')
+class Column(NamedTuple):
+    """A column of the table of responses."""
+
+    heading: str
+    value: Callable  # of a row
+    format: str = '{}'
+
+    def cell(self, row):
+        """Return a row's value as text."""
+        return format_number(self.value(row), self.format)
 
 
-def rows_table(rows, summary, narrow):
-    """Return a table of every response with its tokens and how likely it is."""
-    columns = row_columns(summary, narrow)
-    table = Table(title=Text(title(summary), style='table.title'), title_justify='left')
-    table.add_column('prompt, then the tokens of the response', ratio=1, overflow='fold', min_width=24)
-    for heading, _ in columns:
-        table.add_column(heading, justify='right', no_wrap=True)
-    for row in rows:
-        text = Text(show_control_characters(row['prompt']))
-        text.append(' │ ', style='dim')
-        text.append('│'.join(row['pieces']), style='bold')
-        cells = [Text(write(row)) for _, write in columns]
-        if 'log_ratio' in row:
-            cells[-1].stylize({'↑': 'green', '↓': 'red', '=': 'dim'}[arrow(row['log_ratio'])])
-        table.add_row(text, *cells)
-    return table
+# What one model says about a response: name -> (value of a side, format).
+SIDE_VALUES = {
+    'tokens': (lambda side: side['tokens'], '{}'),
+    'bytes': (lambda side: side['bytes'], '{}'),
+    'greedy': (lambda side: 'yes' if side['greedy'] else 'no', '{}'),
+    'per token': (lambda side: side['prob_per_token'], '{:.4g}'),
+    'perplexity': (
+        lambda side: format_perplexity(side['logprob'], side['tokens']) if side['tokens'] else None,
+        '{}',
+    ),
+    'logprob': (lambda side: side['logprob'], '{:.4f}'),
+    'probability': (lambda side: side['prob'], '{:.4g}'),
+    'logprob per byte': (lambda side: side['logprob'] / max(1, side['bytes']), '{:.4f}'),
+    'sampler logprob': (
+        lambda side: -math.inf if side['sampler_logprob'] is None else side['sampler_logprob'],
+        '{:.4f}',
+    ),
+    'sampler prob.': (lambda side: side['sampler_prob'], '{:.4g}'),
+}
 
 
 def row_columns(summary, narrow=False):
-    """Return (heading, how to write a row's value) for each column; where it is narrow, only what matters most."""
+    """Return the Columns of the table of responses. narrow: only the most important ones."""
     has_sampler = summary['settings']['temperature'] != 1
     if 'compare_to' not in summary:
-        columns = [('tokens', tokens_text)]
-        if not narrow:
-            columns += [('greedy', greedy_text), ('per token', per_token_text), ('perplexity', row_perplexity_text)]
+        names = ['tokens', *([] if narrow else ['greedy', 'per token', 'perplexity'])]
         if has_sampler:
-            columns.append(('sampler\nlogprob', sampler_logprob_text))
-            columns += [] if narrow else [('sampler\nprob.', sampler_prob_text)]
-        return [*columns, ('logprob', logprob_text), ('probability', prob_text)]
+            names += ['sampler logprob', *([] if narrow else ['sampler prob.'])]
+        names += ['logprob', 'probability']
+        return [Column(name.replace('sampler ', 'sampler\n'), *SIDE_VALUES[name]) for name in names]
     if summary['comparison']['per'] == 'byte':
-        columns = [('bytes', bytes_text), *before_and_after('logprob per\nbyte', logprob_per_byte_text)]
-        return [*columns, ('log-ratio\nper byte', log_ratio_text)]
-    columns = [('tokens', tokens_text)]
+        return [
+            Column('bytes', *SIDE_VALUES['bytes']),
+            *before_and_after('logprob per\nbyte {}', 'logprob per byte'),
+            Column('log-ratio\nper byte', format_log_ratio),
+        ]
+    columns = [Column('tokens', *SIDE_VALUES['tokens'])]
     if has_sampler and not narrow:
-        columns += before_and_after('sampler\nprob.', sampler_prob_text)
-    columns += before_and_after('logprob', logprob_text, between='\n')
+        columns += before_and_after('sampler\nprob. {}', 'sampler prob.')
+    columns += before_and_after('logprob\n{}', 'logprob')
     if not narrow:
-        columns += before_and_after('prob.', prob_text, between='\n')
-    return [*columns, ('log-ratio', log_ratio_text)]
+        columns += before_and_after('prob.\n{}', 'probability')
+    return [*columns, Column('log-ratio', format_log_ratio)]
 
 
-def before_and_after(heading, write, between=' '):
-    """Return two columns of the same kind, for the two models."""
-    return [(f'{heading}{between}before', lambda row: write(row['before'])), (f'{heading}{between}after', write)]
+def before_and_after(heading, name):
+    """Return two Columns of the same value, for the two models."""
+    value, form = SIDE_VALUES[name]
+    return [
+        Column(heading.format('before'), lambda row: value(row['before']), form),
+        Column(heading.format('after'), value, form),
+    ]
 
 
-def tokens_text(side):
-    return str(side['tokens'])
-
-
-def bytes_text(side):
-    return str(side['bytes'])
-
-
-def greedy_text(side):
-    return 'yes' if side['greedy'] else 'no'
-
-
-def per_token_text(side):
-    return format_number(side['prob_per_token'], '{:.4g}')
-
-
-def row_perplexity_text(side):
-    return format_perplexity(side['logprob'], side['tokens']).replace('undefined', '—')
-
-
-def logprob_text(side):
-    return f'{side["logprob"]:.4f}'
-
-
-def prob_text(side):
-    return f'{side["prob"]:.4g}'
-
-
-def logprob_per_byte_text(side):
-    return f'{side["logprob"] / max(1, side["bytes"]):.4f}'
-
-
-def sampler_logprob_text(side):
-    return format_number(side['sampler_logprob'], '{:.4f}', '-inf')
-
-
-def sampler_prob_text(side):
-    return f'{side["sampler_prob"]:.4g}'
-
-
-def log_ratio_text(row):
+def format_log_ratio(row):
+    """Return a row's log-ratio and whether it rose or fell."""
     return f'{row["log_ratio"]:+.4f} {arrow(row["log_ratio"])}'
 
 
-def measures_table(summary):
-    """Return a table of all measures with their 95 % intervals."""
-    headings, *lines = measure_lines(summary)
-    table = Table()
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify='left' if place == 0 else 'right', no_wrap=place == 0)
-    for line in lines:
-        table.add_row(*line)
-    return table
+def measure_lines(summary):
+    """Return the table of measures: the headings, then for each measure its label and each model's value, as text."""
+    roles = ['compare_to', 'model', 'difference'] if 'compare_to' in summary else ['model']
+    names = [ROLES[role] for role in roles] if len(roles) > 1 else ['value']
+    lines = [['measure', *(f'{name}, 95 % interval' for name in names)]]
+    for group in (summary['measures'], summary.get('multiple_choice', {'model': {}})):
+        for name in group['model']:
+            measure = BY_NAME[name]
+            cells = [format_interval(group[role].get(name), measure.format, role == 'difference') for role in roles]
+            lines.append([measure.label, *cells])
+    calibration = BY_NAME['calibration_error']
+    errors = [summary['calibration'].get(role, {}).get('error') for role in roles]  # there is no difference of them
+    return [*lines, [calibration.label, *(format_number(error, calibration.format) for error in errors)]]
+
+
+def shown_measures(summary):
+    """Return the Measures that `measure_lines` shows."""
+    names = {*summary['measures']['model'], *summary.get('multiple_choice', {}).get('model', []), 'calibration_error'}
+    return [measure for measure in MEASURES if measure.name in names]
+
+
+def format_number(number, form, missing='—'):
+    """Return a number as text, `missing` for None."""
+    return missing if number is None else form.format(number)
+
+
+def format_interval(interval, form, signed=False):
+    """Return a value as text, followed by its interval in brackets. signed: a difference, percentages are points."""
+    if interval is None or interval['value'] is None:
+        return '—'
+    low, high = (
+        format_number(end, form)
+        if '%' in form or end is None
+        else f'{float(f"{end:.3g}"):g}'  # the ends are not known more exactly
+        for end in (interval['low'], interval['high'])
+    )
+    form = form.replace('{:', '{:+') if signed else form
+    text = form.format(interval['value'])
+    if interval['low'] is not None:
+        text += f' [{low}, {high}]'
+    return text.replace('%', ' points', 1).replace('%', '') if signed else text
