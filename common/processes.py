@@ -14,12 +14,12 @@ from common.errors import UserError
 
 
 class Processes:
-    """Who is there, who shares what; without torchrun, a single process that is the first and has everything."""
+    """How many processes there are, and which one this is. Without torchrun there is one, the first."""
 
     def __init__(self, device=None, backend=None):
-        """device: asked for; with several processes, None is a GPU for each or else the CPU.
+        """device: the device setting; with several processes, None means a GPU for each, or else the CPU.
 
-        backend: of what GPUs exchange, nccl for None. What the CPU holds always goes through gloo.
+        backend: how GPUs exchange data; None means nccl. Data on the CPU always goes through gloo.
         """
         self.count = int(os.environ.get('WORLD_SIZE', 1))
         self.rank = int(os.environ.get('RANK', 0))
@@ -35,35 +35,35 @@ class Processes:
             torch.distributed.init_process_group(backends)
             atexit.register(torch.distributed.destroy_process_group)
         if not self.first:
-            # Everything is said once, by the first; only what goes wrong here is said here.
+            # Only the first process prints; the others report nothing but their own failures.
             sys.stdout = sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
             sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
 
-    def share(self, things):
-        """Return this process's part of a list: neighbours stay together, since they may have a prompt in common."""
-        n = len(things)
-        return things[self.rank * n // self.count : (self.rank + 1) * n // self.count]
+    def share(self, items):
+        """Return this process's share of a list: consecutive items, since neighbours may have a prompt in common."""
+        n = len(items)
+        return items[self.rank * n // self.count : (self.rank + 1) * n // self.count]
 
-    def gather(self, part):
-        """Return all parts, joined in the order of the shares, to the first process, and an empty list to the others.
+    def gather(self, share):
+        """Return all processes' shares, joined in order, to the first process; an empty list to the others.
 
-        A part that is a UserError is raised: in the process that has it, and in the first.
+        A UserError in place of a share is raised, in the process that has it and in the first.
         """
-        parts = [part]
+        shares = [share]
         if self.count > 1:
-            parts = [None] * self.count if self.first else None
-            torch.distributed.gather_object(part, parts)
-        for found in [part, *(parts or [])]:
-            if isinstance(found, UserError):
-                raise found
-        return [thing for part in parts or [] for thing in part]
+            shares = [None] * self.count if self.first else None
+            torch.distributed.gather_object(share, shares)
+        for gathered in [share, *(shares or [])]:
+            if isinstance(gathered, UserError):
+                raise gathered
+        return [item for share in shares or [] for item in share]
 
     def sum(self, *numbers):
-        """Return the sum of each number over all processes, in float64, to all of them."""
+        """Return, to every process, the sum of each number over all processes, in float64."""
         return self._reduce(numbers, torch.distributed.ReduceOp.SUM)
 
     def max(self, *numbers):
-        """Return the largest of each number over all processes, in float64, to all of them."""
+        """Return, to every process, the largest of each number over all processes, in float64."""
         return self._reduce(numbers, torch.distributed.ReduceOp.MAX)
 
     def _reduce(self, numbers, operation):
@@ -73,22 +73,24 @@ class Processes:
         return reduced.tolist()
 
     def broadcast(self, value):
-        """Return the first process's value to all."""
+        """Return the first process's value to every process."""
         values = [value]
         if self.count > 1:
             torch.distributed.broadcast_object_list(values)
         return values[0]
 
 
-class Stop:
-    """Notes that a signal asks the program to end, which it does when it has finished what it is doing.
+class StopSignals:
+    """A context in which Ctrl-C and SIGTERM are noted in `received`, so that the program can stop at a good moment.
 
-    Another Ctrl-C, some seconds later, ends it at once; sooner, it may be torchrun passing on the same one.
+    A second Ctrl-C stops it at once if it comes at least three seconds later; before that, it may be the same one,
+    passed on by torchrun.
     """
 
-    def __init__(self):
-        self.received = 0  # the signal's number
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __enter__(self):
+        self.received = 0  # the signal's number; 0: none
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
     def _note(self, number, frame):
         if not self.received:
@@ -96,13 +98,6 @@ class Stop:
         elif number == signal.SIGINT and time.monotonic() - self._at > 3:
             raise KeyboardInterrupt
 
-    def forget(self):
-        """Let signals do what they did before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
-        self.forget()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

@@ -1,1 +1,1 @@
-"""What only train.py needs."""
+"""The parts of train.py that are not on its page."""

@@ -1,22 +1,22 @@
-"""The training loss without all its logits in memory: cross-entropy and its gradient, a few hundred tokens at a time.
+"""The training loss in little memory: cross-entropy and its gradient, computed a few hundred tokens at a time.
 
-With 50,257 ids the logits of 1,024 tokens are 206 MB in float32, and a plain backward keeps several copies of them. But
-the gradient of cross-entropy with respect to the logits is softmax minus one-hot, which is known as soon as they are:
-so each part's share of the gradients is taken at once, and its logits are forgotten (as in Hsu et al. 2024, Liger
-Kernel, https://arxiv.org/abs/2410.10989). No product is computed twice.
+With 50,257 ids, the logits of 1,024 tokens take 206 MB in float32, and an ordinary backward pass keeps several copies
+of them. But the gradient of cross-entropy with respect to the logits is softmax minus one-hot, which the forward pass
+knows already. So each chunk of tokens adds its share of the gradients at once, and its logits are freed (as in Hsu et
+al. 2024, Liger Kernel, https://arxiv.org/abs/2410.10989). Nothing is computed twice.
 """
 
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-TOKENS = 256  # at a time
+CHUNK = 256  # tokens computed at a time
 
 
 class LeanLoss(nn.Module):
-    """A GPT and its loss: (B, T) ids and targets in, the mean cross-entropy in nats out.
+    """A GPT with its loss: ids and targets in, mean cross-entropy in nats out; the same as model(idx, targets)[1].
 
-    A module, since DistributedDataParallel and torch.compile want all of a training step inside one forward.
+    It is a module so that DistributedDataParallel and torch.compile see the loss as part of the forward pass.
     """
 
     def __init__(self, model):
@@ -24,26 +24,27 @@ class LeanLoss(nn.Module):
         self.model = model
 
     def forward(self, idx, targets):
-        """idx: (B, T) ids. targets: (B, T) the id that follows each, -1 where none counts."""
-        x, model = self.model.hidden(idx), self.model
-        return lean_cross_entropy(x.flatten(0, 1), model.lm_head.weight, targets.flatten(), model.n_ids)
+        """idx: (B, T) ids. targets: (B, T), the id that follows each; -1 is left out. Returns a float32 scalar."""
+        x = self.model.hidden(idx)  # (B, T, C)
+        weight, n_ids = self.model.lm_head.weight, self.model.n_ids
+        return lean_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), n_ids)
 
 
 def lean_cross_entropy(x, weight, targets, n_ids):
     """Return the mean cross-entropy in nats of hidden states x, (N, C), whose logits are x @ weight.T, (V, C).
 
-    targets: (N,) ids, -1 where none counts. n_ids: ids from there on are padding and take no part in the softmax. Under
-    autocast, products are computed in its dtype and sums in float32, as they are for a Linear layer.
+    targets: (N,) ids; -1 is left out. n_ids: ids from here on are padding and take no part in the softmax. Under
+    autocast, matrix products use its dtype and sums use float32, as in a Linear layer.
     """
     return SummedCrossEntropy.apply(x, weight, targets, n_ids) / (targets != -1).sum()
 
 
 class SummedCrossEntropy(torch.autograd.Function):
-    """The sum over all tokens, whose gradients are computed in the forward pass and only scaled in the backward."""
+    """The sum over all tokens. The forward pass computes the gradients, too; the backward pass only scales them."""
 
     @staticmethod
     def forward(ctx, x, weight, targets, n_ids):
-        """Return the sum, a float32 scalar; the arguments are those of `lean_cross_entropy`."""
+        """Return the sum, a float32 scalar. The arguments are those of `lean_cross_entropy`."""
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         wants_x, wants_weight = ctx.needs_input_grad[:2]
@@ -52,28 +53,28 @@ class SummedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), device=x.device)
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
-            for start in range(0, len(x), TOKENS):
-                part, ids = x[start : start + TOKENS].to(dtype), targets[start : start + TOKENS]
+            for start in range(0, len(x), CHUNK):
+                chunk, ids = x[start : start + CHUNK].to(dtype), targets[start : start + CHUNK]
                 counted, ids = (ids != -1)[:, None], ids.clamp(min=0)[:, None]  # (n, 1)
-                logits = F.linear(part, matrix).float()  # (n, V)
+                logits = F.linear(chunk, matrix).float()  # (n, V)
                 logits[:, n_ids:] = -torch.inf
                 logprobs = logits.log_softmax(-1)
                 total -= logprobs.gather(-1, ids).masked_select(counted).sum()
                 if not (wants_x or wants_weight):
                     continue
                 gradient = logprobs.exp_().scatter_add_(-1, ids, -torch.ones_like(logprobs[:, :1]))
-                gradient = gradient.mul_(counted).to(dtype)  # of the logits
+                gradient = gradient.mul_(counted).to(dtype)  # with respect to the logits, (n, V)
                 if wants_x:
-                    x_gradient[start : start + TOKENS] = gradient @ matrix
+                    x_gradient[start : start + CHUNK] = gradient @ matrix
                 if wants_weight:
-                    weight_gradient += gradient.T @ part
+                    weight_gradient += gradient.T @ chunk
         ctx.gradients = x_gradient, weight_gradient
         return total
 
     @staticmethod
     def backward(ctx, scale):
-        """Return the gradients of x and weight, scaled where they lie; so it can be called only once."""
+        """Return the gradients of x and weight, scaled in place, which is why a second call is an error."""
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError('the lean loss can go backward only once; use model(idx, targets) to do it twice')
+            raise RuntimeError('the lean loss allows only one backward pass; use model(idx, targets)[1] for two')
         return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None

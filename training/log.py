@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a log, a loss curve, samples, and scores of pairs, as it goes on."""
+"""What a person sees of a training run: log, loss curve, samples and scores on the way, and how it ended."""
 
 import dataclasses
 import json
@@ -19,61 +19,62 @@ from lm.hardware import peak_flops
 from lm.scoring import score_pairs
 from pictures.losses import draw_losses
 
-SAMPLE_TOKENS = 60  # of the text that it writes at each evaluation
+SAMPLE_TOKENS = 60  # length of the sample at each evaluation
 
 
 class TrainingLog:
-    """Writes metrics.jsonl and loss.png in out_dir and, if asked, logs to Weights & Biases; one process alone does."""
+    """Writes metrics.jsonl and loss.png into out_dir; can log to Weights & Biases. Only the first process has one."""
 
     def __init__(self, settings, tokenizer, resumed, iter_num=0, evaluated=False, wandb_id=None):
-        """What was asked for is checked before anything is written.
+        """Check the settings, then start metrics.jsonl.
 
-        resumed: whether the lines up to iter_num are to be kept, those of its evaluation too if it was `evaluated`.
+        resumed: keep its lines up to iteration iter_num, including that iteration's evaluation if `evaluated`.
         """
         self._settings, self._tokenizer = settings, tokenizer
         if tokenizer is None and (settings.sample_prompt is not None or settings.eval_file):
-            raise UserError('--sample_prompt and --eval_file need a tokenizer, and this model has none')
-        self._drawn = False
+            raise UserError('--sample_prompt and --eval_file need a tokenizer, but this model has none')
         self._prompt = None if settings.sample_prompt is None else tokenizer.encode_prompt(settings.sample_prompt)
-        self._pairs = self._encoded_pairs(settings.eval_file) if settings.eval_file else None
-        self._wandb, self.wandb_id = _weights_and_biases(settings, wandb_id) if settings.wandb_log else (None, None)
+        self._pairs = self._encode_pairs(settings.eval_file) if settings.eval_file else None
+        self._wandb, self.wandb_id = _start_wandb(settings, wandb_id) if settings.wandb_log else (None, None)
         self._path = Path(settings.out_dir) / 'metrics.jsonl'
-        kept = _kept_lines(self._path, iter_num, evaluated) if resumed and self._path.exists() else []
+        self._drawn = False  # whether loss.png shows every line of metrics.jsonl
+        kept = _lines_to_keep(self._path, iter_num, evaluated) if resumed and self._path.exists() else []
         with atomic_write(self._path) as temporary:
             temporary.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
 
-    def _encoded_pairs(self, path):
+    def _encode_pairs(self, path):
         source = PairSource(path)
         items = [source.encode(pair, [self._tokenizer], 'joint', ' ') for _, pair in source.units()]
         return [item.pairs[0][0] for item in items]
 
-    def log(self, iter_num, values):
-        """Add a line of numbers."""
+    def write(self, iter_num, values):
+        """Add a line to metrics.jsonl. values: name -> number."""
         self._drawn = False
         try:
             with open(self._path, 'a', encoding='utf-8') as file:
                 file.write(json.dumps({'iter': iter_num, **values}) + '\n')
-        except OSError as error:  # a full disk, most likely
+        except OSError as error:  # most likely a full disk
             raise UserError(f'cannot write {self._path}: {error.strerror}') from error
         if self._wandb is not None:
             self._wandb.log(values, step=iter_num)
 
-    def look(self, model, iter_num):
-        """Let the model say something, and ask it about the pairs; return lines that tell of it."""
+    def sample_and_score(self, model, iter_num):
+        """Let the model continue --sample_prompt and score --eval_file; return lines to print about either."""
         lines = []
         model.eval()
         if self._prompt is not None:
-            lines.append(f'it says: {self._sample(model)!r}')
+            lines.append(f'sample: {self._sample(model)!r}')
         if self._pairs:
             scores = list(score_pairs(model, self._pairs))
             logprob = math.fsum(score.model_logprobs.sum().item() for score in scores)
+            per_response = logprob / len(scores)
             per_token = logprob / max(1, sum(len(score.model_logprobs) for score in scores))
             lines.append(
-                f'{len(scores)} pairs of {self._settings.eval_file}: logprob per response {logprob / len(scores):.4f}, '
+                f'{len(scores)} pairs of {self._settings.eval_file}: logprob per response {per_response:.4f}, '
                 f'per token {per_token:.4f}'
             )
-            values = {'pairs_logprob_per_response': logprob / len(scores), 'pairs_logprob_per_token': per_token}
-            self.log(iter_num, values)
+            values = {'pairs_logprob_per_response': per_response, 'pairs_logprob_per_token': per_token}
+            self.write(iter_num, values)
         model.train()
         return lines
 
@@ -83,7 +84,7 @@ class TrainingLog:
         return self._tokenizer.decode(ids[0].tolist())
 
     def draw(self):
-        """Draw the losses so far into loss.png, unless it shows them already."""
+        """Draw the losses so far into loss.png, unless it already shows them."""
         if self._drawn:
             return
         self._drawn = True
@@ -99,64 +100,8 @@ class TrainingLog:
         draw_losses(self._path.parent / 'loss.png', curves)
 
 
-class SpeedClock:
-    """How fast a run is, leaving out what evaluations and checkpoints take."""
-
-    def __init__(self, run):
-        self._run, self._peak = run, peak_flops(run.device, run.dtype) * run.processes.count
-        self._sequences = run.settings.gradient_accumulation_steps * run.settings.batch_size
-        self.restart(run.iter_num)
-
-    def restart(self, iter_num):
-        """Count from now on."""
-        self._started, self._iter_num = time.perf_counter(), iter_num
-
-    def read(self, iter_num):
-        """Return tokens per second and the share of the hardware's FLOP/s since the last reading."""
-        seconds = (time.perf_counter() - self._started) / max(1, iter_num - self._iter_num)
-        self.restart(iter_num)
-        mfu = self._run.model.estimate_mfu(self._sequences, seconds, self._peak)
-        return self._sequences * self._run.model.config.block_size / seconds, mfu
-
-
-def describe_losses(losses, run):
-    """Return each loss as text, in bits per byte too where the dataset's bytes are known."""
-    texts = []
-    for split, loss in losses.items():
-        counts = run.meta.get(split) or {}
-        bits = (
-            f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
-            if counts.get('bytes')
-            else ''
-        )
-        texts.append(f'{split}: {loss:.4f} nats per token{bits}')
-    return f'{", ".join(texts)}, computed in {run.precision}'
-
-
-def print_ending(run, stopped_by, exhausted):
-    """Say what there is now, and how to go on."""
-    out_dir = run.settings.out_dir
-    if stopped_by:
-        name = signal.Signals(stopped_by).name
-        print(f'stopped by {name} after iteration {run.iter_num}; go on with: {resume_command(run.processes.count)}')
-        sys.exit(128 + stopped_by)
-    if exhausted:
-        print(f'no better for {run.evaluations_since_best} evaluations in a row, so it ends here')
-    if run.saved:
-        print(f'sample from it with: python sample.py --out_dir={out_dir}')
-    else:
-        print('there is no new ckpt.pt: no evaluation was better than the one before training')
-
-
-def resume_command(processes):
-    """Return the command that this run was begun with, made one that goes on with it."""
-    start = ['python'] if processes == 1 else ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}']
-    typed = [argument for argument in sys.argv[1:] if argument != '--init_from=resume']
-    return shlex.join([*start, 'train.py', *typed, '--init_from=resume'])  # of two settings the later one counts
-
-
-def _weights_and_biases(settings, id):
-    """Return the module, and the id by which a run that is taken up again is known there."""
+def _start_wandb(settings, id):
+    """Return the wandb module and the run's id in Weights & Biases; id: that of a resumed run, else None."""
     try:
         import wandb
     except ImportError as error:
@@ -166,13 +111,74 @@ def _weights_and_biases(settings, id):
     return wandb, run.id
 
 
-def _kept_lines(path, iter_num, evaluated):
+def _lines_to_keep(path, iter_num, evaluated):
+    """Return the lines of metrics.jsonl that a run resumed at iter_num will not write again."""
     kept = []
     for line in path.read_text(encoding='utf-8').splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # cut short when the machine stopped
+        except ValueError:  # cut off when the machine stopped
             continue
         if entry['iter'] < iter_num or (entry['iter'] == iter_num and ('loss' in entry or evaluated)):
             kept.append(line)
     return kept
+
+
+class SpeedClock:
+    """Measures how fast a run trains, without the time that evaluations and checkpoints take."""
+
+    def __init__(self, run):
+        self._run, self._peak = run, peak_flops(run.device, run.dtype) * run.processes.count
+        self._sequences = run.settings.gradient_accumulation_steps * run.settings.batch_size
+        self.restart(run.iter_num)
+
+    def restart(self, iter_num):
+        """Start measuring now, at iteration iter_num."""
+        self._started, self._iter_num = time.perf_counter(), iter_num
+
+    def read(self, iter_num):
+        """Return the speed since the last start or reading: tokens per second, and model FLOPs utilisation (0 to 1)."""
+        seconds = (time.perf_counter() - self._started) / max(1, iter_num - self._iter_num)  # per iteration
+        self.restart(iter_num)
+        mfu = self._run.model.estimate_mfu(self._sequences, seconds, self._peak)
+        return self._sequences * self._run.model.block_size / seconds, mfu
+
+
+def describe_losses(losses, run):
+    """Return the losses as a line of text; in bits per byte, too, if the dataset's size in bytes is known."""
+    texts = []
+    for split, loss in losses.items():
+        text, counts = f'{split}: {loss:.4f} nats per token', run.meta.get(split) or {}
+        if counts.get('bytes'):
+            text += f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
+        texts.append(text)
+    return f'{", ".join(texts)}, computed in {run.dtype_name}'
+
+
+def divergence_error(iter_num, numbers):
+    """Return the error that ends a run that diverged. numbers: those that are inf or nan, as text."""
+    return UserError(
+        f'training diverged at iteration {iter_num}: some numbers are not finite ({numbers}), so nothing of it is '
+        'saved; a lower --learning_rate, a longer --warmup_iters or --dtype=float32 may help'
+    )
+
+
+def print_ending(run, stop_signal, out_of_patience):
+    """Print why the run ended and what to do next. After a signal (0: none), exit with the code a shell would give."""
+    if stop_signal:
+        name = signal.Signals(stop_signal).name
+        print(f'stopped by {name} after iteration {run.iter_num}; resume with: {resume_command(run.processes.count)}')
+        sys.exit(128 + stop_signal)
+    if out_of_patience:
+        print(f'no better for {run.evaluations_since_best} evaluations in a row: training ends here')
+    if run.saved:
+        print(f'sample from it with: python sample.py --out_dir={run.settings.out_dir}')
+    else:
+        print('there is no new ckpt.pt: no evaluation was better than the one before training')
+
+
+def resume_command(processes):
+    """Return the command that resumes this run: the one that started it, with --init_from=resume."""
+    start = ['python'] if processes == 1 else ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}']
+    arguments = [argument for argument in sys.argv[1:] if argument != '--init_from=resume']
+    return shlex.join([*start, 'train.py', *arguments, '--init_from=resume'])  # the last of two settings wins

@@ -1,14 +1,16 @@
-"""The lean loss against torch's cross-entropy, in value and gradient. (test_model.py does it through a whole model.)"""
+"""The lean loss against torch's cross-entropy, in value and gradient, alone and through a whole model."""
 
 import pytest
 import torch
+from helpers.models import random_gpt
 from torch.nn import functional as F
 
-from training.lean_loss import TOKENS, lean_cross_entropy
+from training.lean_loss import CHUNK, LeanLoss, lean_cross_entropy
+from training.lora import add_lora
 
 
 def example(tokens, n_ids=61, vocab_size=64, width=24):
-    """Return hidden states, an output matrix, and targets of which some do not count."""
+    """Return hidden states, an output matrix, and targets of which some are left out."""
     torch.manual_seed(tokens)
     x = torch.randn(tokens, width, requires_grad=True)
     weight = torch.randn(vocab_size, width, requires_grad=True)
@@ -17,29 +19,29 @@ def example(tokens, n_ids=61, vocab_size=64, width=24):
     return x, weight, targets, n_ids
 
 
-def plain(x, weight, targets, n_ids):
-    """Return the loss with all logits, the padding ids left out of the softmax."""
+def plain_cross_entropy(x, weight, targets, n_ids):
+    """Return the loss from all logits at once, without those of the padding ids."""
     return F.cross_entropy(F.linear(x, weight)[:, :n_ids].float(), targets, ignore_index=-1)
 
 
-@pytest.mark.parametrize('tokens', [7, TOKENS, TOKENS + 1, 2 * TOKENS + 100])
+@pytest.mark.parametrize('tokens', [7, CHUNK, CHUNK + 1, 2 * CHUNK + 100])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_value_and_gradients_are_those_of_cross_entropy(tokens, dtype):
     results = []
-    for loss_of in (lean_cross_entropy, plain):
+    for cross_entropy in (lean_cross_entropy, plain_cross_entropy):
         x, weight, *rest = example(tokens)
         with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
-            loss = loss_of(x, weight, *rest)
-        (3 * loss).backward()  # as a gradient scaler, or a share of several batches, would have it
+            loss = cross_entropy(x, weight, *rest)
+        (3 * loss).backward()  # scaled, as by a gradient scaler or by gradient accumulation
         results.append((loss.detach(), x.grad, weight.grad))
     tolerance = {'rtol': 1e-4, 'atol': 1e-6} if dtype == torch.float32 else {'rtol': 0.03, 'atol': 0.003}
     for got, expected in zip(*results, strict=True):
         assert got.dtype == expected.dtype
         assert torch.allclose(got, expected, **tolerance)
-    assert (results[0][2][61:] == 0).all()  # padding ids learn nothing
+    assert (results[0][2][61:] == 0).all()  # padding ids get no gradient
 
 
-def test_only_the_gradients_that_are_asked_for_are_made():
+def test_only_the_gradients_that_are_needed_are_computed():
     x, weight, *rest = example(20)
     lean_cross_entropy(x, weight.detach(), *rest).backward()
     assert x.grad is not None
@@ -47,12 +49,35 @@ def test_only_the_gradients_that_are_asked_for_are_made():
     lean_cross_entropy(x.detach(), weight, *rest).backward()
     assert weight.grad is not None
     with torch.no_grad():
-        assert lean_cross_entropy(x, weight, *rest).item() == pytest.approx(plain(x, weight, *rest).item(), rel=1e-6)
+        expected = plain_cross_entropy(x, weight, *rest).item()
+        assert lean_cross_entropy(x, weight, *rest).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_second_backward_is_refused():
     x, weight, *rest = example(20)
     loss = lean_cross_entropy(x, weight, *rest)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match='only once'):
+    with pytest.raises(RuntimeError, match='only one backward'):
         loss.backward()
+
+
+@pytest.mark.parametrize('lora_rank', [0, 2])
+@pytest.mark.parametrize('recompute', [False, True])
+@pytest.mark.parametrize('n_ids', [61, 50])
+def test_loss_and_gradients_of_a_model_are_those_of_its_forward_pass(n_ids, recompute, lora_rank):
+    model = random_gpt(n_ids=n_ids).train()
+    if lora_rank:
+        add_lora(model, lora_rank, alpha=4)
+    model.gradient_checkpointing = recompute
+    idx, targets = torch.randint(n_ids, (2, 3, 16))
+    targets[1, 5:] = -1
+    results = []
+    for loss in (LeanLoss(model)(idx, targets), model(idx, targets)[1]):
+        model.zero_grad()
+        loss.backward()
+        results.append((loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+    (lean, lean_gradients), (plain, gradients) = results
+    assert lean.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert lean_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert torch.allclose(lean_gradients[name], gradient, rtol=1e-4, atol=1e-6), name

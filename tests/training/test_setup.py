@@ -1,0 +1,82 @@
+"""What a run starts from: settings, a model that fits its data, frozen layers."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.models import needs_gpt2_vocabulary, random_gpt
+from helpers.training import SMALL, run, weights
+
+import prepare_bin
+from common.errors import UserError
+from lm.checkpoint import load_model, save_pretrained
+from lm.tokenizer import GPT2_FINGERPRINT, BPETokenizer, GPT2Tokenizer
+from train import Settings
+from training import setup
+
+pytestmark = pytest.mark.usefixtures('dataset')
+
+
+def test_fine_tuning_starts_from_a_folder_with_its_tokenizer_a_shorter_context_and_dropout(tmp_path):
+    run()
+    model, tokenizer, _ = load_model('resume', device='cpu')
+    save_pretrained(model, 'folder', tokenizer)
+    tuned, same, checkpoint = setup.make_model(
+        Settings(**SMALL | {'init_from': 'folder', 'block_size': 8, 'dropout': 0.2}),
+        torch.device('cpu'),
+    )
+    assert (tuned.config.block_size, tuned.config.dropout, checkpoint) == (8, 0.2, None)
+    assert {m.p for m in tuned.modules() if isinstance(m, torch.nn.Dropout)} == {0.2}
+    assert same.contents == tokenizer.contents
+    assert tuned.training
+    run(init_from='folder', max_iters=2, out_dir='tuned')
+    assert load_model('resume', 'tuned', device='cpu')[2]['iter_num'] == 2
+
+
+def test_data_made_with_another_tokenizer_is_refused(tmp_path):
+    run(max_iters=4)
+    prepare_bin.main(prepare_bin.Settings(input='rhymes.txt', dataset='rhymes', tokenizer='char'))
+    with pytest.raises(UserError, match='another tokenizer'):
+        run(init_from='resume')
+
+
+@pytest.mark.slow
+@needs_gpt2_vocabulary
+def test_gpt2_tokens_fit_a_gpt2_folder_whose_tokenizer_has_another_form():
+    """prepare_bin.py takes GPT-2's vocabulary from tiktoken; a folder from the hub has it as tokenizer.json."""
+    tokenizer = GPT2Tokenizer()
+    assert tokenizer.fingerprint == GPT2_FINGERPRINT
+    save_pretrained(random_gpt(vocab_size=50257, n_embd=8), 'folder', tokenizer)
+    prepare_bin.main(prepare_bin.Settings(input='rhymes.txt', dataset='rhymes', tokenizer='gpt2'))
+    run(init_from='folder', max_iters=2)
+    assert isinstance(load_model('resume', device='cpu')[1], BPETokenizer)
+
+
+def test_characters_prepared_by_nanogpt_are_not_mistaken_for_other_tokens(tmp_path):
+    import pickle
+
+    run(max_iters=4)
+    folder = tmp_path / 'data' / 'shakespeare_char'
+    folder.mkdir()
+    for split in ('train', 'val'):
+        (np.arange(2000, dtype=np.uint16) % 65).tofile(folder / f'{split}.bin')
+    chars = {id: chr(60 + id) for id in range(65)}
+    (folder / 'meta.pkl').write_bytes(pickle.dumps({'vocab_size': 65, 'itos': chars, 'stoi': {}}))
+    with pytest.raises(UserError, match='another tokenizer'):
+        run(init_from='out', dataset='shakespeare_char', out_dir='other')
+    run(init_from='scratch', dataset='shakespeare_char', out_dir='other', max_iters=4)
+    assert load_model('resume', 'other', device='cpu')[1].vocab_size == 65
+
+
+@pytest.mark.parametrize(('blocks', 'untouched'), [(0, ['wte', 'wpe']), (1, ['wte', 'wpe', 'h.0.'])])
+def test_frozen_parts_do_not_change_and_the_others_do(blocks, untouched):
+    run(max_iters=4, out_dir='base')
+    run(init_from='base', out_dir='tuned', freeze=blocks)
+    before, after = weights('base'), weights('tuned')
+    for name, tensor in after.items():
+        frozen = name == 'lm_head.weight' or any(name.startswith(f'transformer.{part}') for part in untouched)
+        assert torch.equal(tensor, before[name]) == frozen, name
+
+
+def test_freezing_too_many_blocks_is_refused():
+    with pytest.raises(UserError, match='--freeze=3: the model has only 2 blocks'):
+        run(freeze=3)
