@@ -1,8 +1,7 @@
 """Features: the directions that a language model's inner vectors are made of, found by a sparse autoencoder.
 
 Inside a GPT each token is a vector (264 numbers in tiny-stories) to which every block adds: the residual stream. Its
-numbers mean nothing to us, but it may be a sum of a few meaningful directions, like the signals in
-lessons/dictionary.py.
+numbers mean nothing to us. But it may be a sum of a few meaningful directions, like the signals in dictionary.py.
 
 Pursuit and K-SVD are slow for many vectors. A sparse autoencoder (Cunningham et al. 2023, arXiv:2309.08600) computes
 codes in one step, with a matrix that is learned along with the dictionary, and keeps only the k largest

@@ -7,15 +7,14 @@ nothing in common. A tokenizer for stories can know what a word is. It sees a te
     gaps    are one token each, `,·` or `."⏎⏎`; only the most frequent one, a single space, takes no token;
     case    is a mark before a word: ⇧ Capital, ⇪ ALL CAPITALS, ⇩ as in the vocabulary. The expected one (⇧ after gaps
             such as `.·`, else ⇩) is left out, so a mark costs a token only if the text does something unexpected;
-    pieces  spell what is rare: `house` `+s`, or `•` `+b` `+ro` `+om`, which starts with no known word. They include
-            the 256 bytes, so nothing is unknown and every text is decoded exactly.
+    pieces  spell what is rare: `house` `+s`, or `•` `+b` `+ro` `+om` (no known start); with the bytes, any text at all.
 
     python -m lessons.story_tokenizer --sentence="Which tokens are in THIS?"
 
 What to look for: which tokenizer needs fewer tokens per word, and at which vocabulary size. Then small models learn
-with each. Do not compare losses per token: fewer tokens say more each. What can be compared is how surprising a text is
-as a whole: -log2 p summed over all its tokens, including marks, in bits per byte. (For both it is an upper bound: the
-same text has other token spellings, whose p is not counted.) The lead of words is small, and shrinks with --epochs=12.
+with each. Do not compare losses per token, since fewer tokens say more each, but how surprising a text is as a whole:
+-log2 p summed over all its tokens, including marks, in bits per byte. (This is an upper bound: the same text has other
+token spellings, whose p is not counted.) The lead of words is small, and shrinks with --epochs=12.
 """
 
 import math
@@ -27,7 +26,6 @@ from itertools import islice
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from matplotlib import pyplot
 from rich.console import Console
 from rich.table import Table
@@ -61,10 +59,9 @@ class StoryTokenizer(Tokenizer):
         kinds = {'case': CASES, 'word': ('', *words), 'gap': ('', *self.expected_after), 'special': (EOT,)}
         self.tokens = [('piece', token) for token in self.speller.tokens]  # id -> (kind, bytes); pieces keep their ids
         self.ids = defaultdict(dict)  # kind -> {text: id}
-        for kind, texts in kinds.items():
-            for text in texts:
-                self.ids[kind][text.lower() if kind == 'word' else text] = len(self.tokens)
-                self.tokens.append((kind, text.encode()))
+        for kind, text in ((kind, text) for kind, texts in kinds.items() for text in texts):
+            self.ids[kind][text.lower() if kind == 'word' else text] = len(self.tokens)
+            self.tokens.append((kind, text.encode()))
         self.vocab_size, self.eot = len(self.tokens), len(self.tokens) - 1
         self._cache = {}  # (word, expected mark) -> ids
 
@@ -76,14 +73,13 @@ class StoryTokenizer(Tokenizer):
         words, gaps = Counter(word.lower() for _, word in pairs), Counter(gap for units in texts for gap in units[::2])
         capitals = Counter((gap, word[0].isupper()) for gap, word in pairs)
         expected = {gap: '⇧' if capitals[gap, True] > capitals[gap, False] or not gap else '⇩' for gap in gaps}
-        # Words that occur once are left out: a model that never sees a word spelled does not learn to spell.
+        # Without words that occur once: a model that never sees a word spelled does not learn to spell.
         frequent = sorted((-n, unit) for unit, n in (words + gaps).items() if n > 1 and unit not in ('', ' '))
         room = vocab_size - cls().vocab_size  # beyond the bytes, the marks and everything else that is always there
         kept = [unit for _, unit in frequent[: max(0, room - round(share * vocab_size))]]
         forms = {word: Counter() for word in kept if word in words}
-        for gap, word in pairs:
-            if expected[gap] == '⇩' and word.lower() in forms:  # if it is capitalised here, the capital is its own
-                forms[word.lower()][word] += 1
+        for word in (word for gap, word in pairs if expected[gap] == '⇩' and word.lower() in forms):
+            forms[word.lower()][word] += 1  # if it is capitalised here, the capital is its own
         written = [max(counts, key=lambda form: (counts[form], form), default=word) for word, counts in forms.items()]
         rare = {spell_word(word): n for word, n in words.items() if word not in forms}
         merges = [pair for pair, *_ in islice(learn_merges(rare), max(0, room - len(kept)))]
@@ -151,8 +147,8 @@ class StoryTokenizer(Tokenizer):
         return ['+' * (self.tokens[id][0] == 'piece') + piece for id, piece in zip(ids, super().pieces(ids))]
 
 
-def compute_bits(model, tokenizer, passages) -> list[Float[np.ndarray, '_']]:
-    """Return the bits of each token, -log2 of its model probability, for each passage."""
+def compute_bits(model, tokenizer, passages):
+    """Return the bits of each token, -log2 of its model probability, in a NumPy array for each passage."""
     rows = [tokenizer.encode(passage) for passage in passages]
     return [-logprobs.numpy() / math.log(2) for logprobs in score(model, [[tokenizer.eot]] * len(rows), rows)]
 
@@ -221,7 +217,7 @@ def main(settings):
             curves.append(np.array(curve) / lengths[1].sum())
             totals.append([array.sum() for array in bits])
             total, tokens, words = sum(totals[-1]), sum(map(len, bits)), len(WORD.findall(''.join(parts[2])))
-            row = (tokens / words, seconds, total / tokens, total / lengths[2].sum())
+            row = tokens / words, seconds, total / tokens, total / lengths[2].sum()
             table.add_row(name, str(seed), *(f'{number:.3f}' for number in row))
         pieces = tokenizer.pieces(tokenizer.encode(settings.sentence))
         (bits,) = compute_bits(model, tokenizer, [settings.sentence])
@@ -231,16 +227,16 @@ def main(settings):
     bpe, ours = np.reshape(totals, (2, settings.seeds, -1)).mean(1)  # bits of each passage
     resampled = np.random.default_rng(0).integers(len(ours), size=(10_000, len(ours)))  # other passages (bootstrap)
     low, middle, high = np.percentile((ours - bpe)[resampled].sum(1) / lengths[2][resampled].sum(1), (2.5, 50, 97.5))
-    lead = f'{middle:+.3f} bits per byte, 95 % [{low:+.3f}, {high:+.3f}]{", maybe chance" * bool(low < 0 < high)}'
-    console.print(f'words and marks minus BPE, {len(ours)} passages: {lead}')
+    interval = f'95 % [{low:+.3f}, {high:+.3f}]{", maybe chance" * bool(low < 0 < high)}'
+    console.print(f'words and marks minus BPE, {len(ours)} passages: {middle:+.3f} bits per byte, {interval}')
     draw_token_sheet(f'{settings.plot_dir}/story_tokenizer.png', lines, 'log2 of the model probability', 'below 0')
-    draw_curves(f'{settings.plot_dir}/story_tokenizer-curves.png', sorted(sizes), np.split(np.array(curves), 2), tokenizers)
+    draw_curves(f'{settings.plot_dir}/story_tokenizer-curves.png', sorted(sizes), curves, tokenizers)
 
 
 def draw_curves(path, sizes, curves, names):
     """Draw tokens per word by vocabulary size, and bits per byte by epoch, one line for each seed."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    for name, points, lines, colour in zip(names, zip(*sizes), curves, (FELL, ROSE)):
+    for name, points, lines, colour in zip(names, zip(*sizes), np.split(np.array(curves), 2), (FELL, ROSE)):
         left.plot(*zip(*points), 'o-', color=colour, label=name)
         right.plot(range(1, len(lines[0]) + 1), lines.T, 'o-', color=colour)
     left.set(xlabel='vocabulary size', ylabel='tokens per word, held out')
