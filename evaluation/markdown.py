@@ -128,7 +128,7 @@ def multiple_choice_part(rows, summary):
             right = escape_markdown(row['choices'][0]['text'])
             lines.append([escape_markdown(row['prompt']), right, *map(preferred_choice, sides)])
     explanation = (
-        'A question is answered right if its right response is likelier than each distractor. '
+        'A question counts as right if its right response is likelier than every distractor. '
         f'Shown: the questions among {describe_shown(rows, summary)}.'
     )
     return ['## Multiple choice', explanation, *([markdown_table(lines)] if len(lines) > 1 else [])]

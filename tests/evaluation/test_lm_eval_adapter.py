@@ -48,7 +48,7 @@ def test_it_is_registered(ours):
     assert get_model('nanogpt-probs') is type(ours)
 
 
-def test_loglikelihood_is_the_harnesss(ours, theirs):
+def test_loglikelihood_equals_the_harness(ours, theirs):
     pairs = [(pair['prompt'], pair['response']) for pair in json.loads((PROJECT / 'eval_data.json').read_text())]
     pairs += [('', 'Once'), ('The king ', 'said'), ('a\n', '\nb'), ('Once upon a', ' time')]
     expected = theirs.loglikelihood(requests('loglikelihood', *pairs), disable_tqdm=True)
@@ -57,7 +57,7 @@ def test_loglikelihood_is_the_harnesss(ours, theirs):
     assert any(greedy for _, greedy in expected)
 
 
-def test_rolling_is_the_harnesss(ours, theirs):
+def test_rolling_equals_the_harness(ours, theirs):
     story = (PROJECT / 'data' / 'childrens_stories' / 'childrens_stories.txt').read_text()
     texts = [(story[:size],) for size in (1, 100, 1500)]
     expected = theirs.loglikelihood_rolling(requests('loglikelihood_rolling', *texts), disable_tqdm=True)
@@ -74,23 +74,24 @@ def test_rolling_is_the_harnesss(ours, theirs):
         {'until': ['the', 'and'], 'max_gen_toks': 200},
     ],
 )
-def test_generated_text_is_the_harnesss(ours, theirs, settings):
+def test_generated_text_equals_the_harness(ours, theirs, settings):
     contexts = [('Once upon a time', dict(settings)), ('The little fox said to the bear, ' * 40, dict(settings))]
     expected = theirs.generate_until(requests('generate_until', *contexts), disable_tqdm=True)
     assert ours.generate_until(requests('generate_until', *contexts), disable_tqdm=True) == expected
 
 
-def test_what_cuts_the_sampler_off_reaches_it(ours):
-    def said(**settings):
-        asked = ('The king', {'until': [], 'max_gen_toks': 12, **settings})
-        return ours.generate_until(requests('generate_until', asked), disable_tqdm=True)
+def test_top_k_and_top_p_reach_the_sampler(ours):
+    def generated(**settings):
+        request = ('The king', {'until': [], 'max_gen_toks': 12, **settings})
+        return ours.generate_until(requests('generate_until', request), disable_tqdm=True)
 
-    drawn = said(do_sample=True, temperature=1.0)
-    assert drawn != said()
-    assert said(do_sample=True, temperature=1.0, top_k=1) == said()
-    assert said(do_sample=True, temperature=1.0, top_p=1e-9) == said()
+    drawn = generated(do_sample=True, temperature=1.0)
+    assert drawn != generated()
+    assert generated(do_sample=True, temperature=1.0, top_k=1) == generated()
+    assert generated(do_sample=True, temperature=1.0, top_p=1e-9) == generated()
 
 
+@pytest.mark.slow
 def test_a_task_runs_from_the_command_line(tmp_path):
     with open(tmp_path / 'kings.jsonl', 'w') as file:
         for pair in json.loads((PROJECT / 'eval_data.json').read_text()):
@@ -111,7 +112,8 @@ def test_a_task_runs_from_the_command_line(tmp_path):
     assert found['acc,none'] == pytest.approx(acc['value'])
 
 
-def test_a_model_that_is_not_there(tmp_path):
+@pytest.mark.slow
+def test_a_model_that_is_missing(tmp_path):
     arguments = ['--model', 'nanogpt-probs', '--model_args', 'init_from=./nowhere', '--tasks', 'lambada_openai']
     process = run_script('evaluation.lm_eval_adapter', *arguments, cwd=tmp_path, env={'HF_HUB_OFFLINE': '1'})
     lines = [line for line in process.stderr.splitlines() if line.startswith('error:')]
@@ -122,6 +124,7 @@ def test_a_model_that_is_not_there(tmp_path):
 
 def test_without_the_harness_it_says_what_to_install(tmp_path):
     (tmp_path / 'lm_eval.py').write_text('raise ImportError')
-    process = run_script('evaluation.lm_eval_adapter', '--help', cwd=tmp_path, env={'PYTHONPATH': str(tmp_path)})
-    # The script's own folder comes first on the path, and holds no lm_eval.
+    process = run_script(
+        'evaluation.lm_eval_adapter', '--help', cwd=tmp_path, env={'PYTHONPATH': f'{tmp_path}:{PROJECT}'}
+    )
     assert_friendly_error(process, 'pip install lm_eval')
