@@ -1,4 +1,4 @@
-"""Rows of different lengths in one cache: each must be read as it is alone, by every kind of model, and in transformers."""
+"""Rows of different lengths in one cache: each is read as it is alone, by every kind of model and by transformers."""
 
 import math
 
@@ -86,8 +86,9 @@ def test_prompts_of_different_lengths_are_read_as_each_is_alone(model):
     read_on(model, rows, cache, 8)
 
 
-def test_several_tokens_after_rows_of_different_lengths(model):
-    rows = rows_of(model)
+@pytest.mark.parametrize('lengths', [LENGTHS, [4] * 6])
+def test_several_tokens_are_read_at_once_after_what_each_row_holds(model, lengths):
+    rows = rows_of(model, lengths)
     cache, _ = ragged_cache(model, rows)
     more = random_ids(model, len(rows), 5, seed=30)
     with torch.no_grad():

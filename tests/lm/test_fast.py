@@ -174,7 +174,7 @@ def test_int8_changes_the_logprobs_of_real_text_little():
         torch.cat([score.model_logprobs for score in score_pairs(model, pairs)]) for model in (exact, rounded)
     )
     difference = (rounded - exact).abs()
-    assert difference.mean() < 0.04
+    assert difference.mean() < (0.08 if fast.Int8Matrix.seven_bits else 0.04)  # one bit less: steps twice as wide
     assert difference.max() < 0.5
     assert (rounded - exact).mean().abs() < 0.01  # and is no better or worse on average
 

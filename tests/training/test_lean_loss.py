@@ -81,3 +81,34 @@ def test_loss_and_gradients_of_a_model_are_those_of_its_forward_pass(n_ids, reco
     assert lean_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         assert torch.allclose(lean_gradients[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_long_batch_with_padding_ids_has_the_loss_and_gradients_of_torch():
+    model = random_gpt(vocab_size=64, n_ids=61, block_size=300)
+    idx = torch.randint(61, (3, 300))
+    targets = idx.roll(-1, 1)
+    targets[:, -7:] = -1  # not counted
+    gradients = []
+    for loss_of in (LeanLoss(model), lambda idx, targets: model(idx, targets)[1]):
+        model.zero_grad()
+        loss = loss_of(idx, targets)
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+        assert loss.item() == pytest.approx(F.cross_entropy(model(idx, idx)[0].mT, targets, ignore_index=-1).item())
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_no_logits_are_kept_for_the_backward_pass():
+    model = random_gpt(vocab_size=5000, block_size=128)
+    idx = torch.randint(5000, (16, 128))
+    sizes = {'lean': 0, 'plain': 0}
+
+    def note(tensor):
+        sizes[name] = max(sizes[name], tensor.numel())
+        return tensor
+
+    for name, loss_of in (('lean', LeanLoss(model)), ('plain', model)):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss_of(idx, idx)
+    assert sizes['plain'] >= 16 * 128 * 5000
+    assert sizes['lean'] < 512 * 5000
