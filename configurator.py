@@ -1,7 +1,7 @@
-"""Settings from three places: a dataclass with defaults, then config files, then the command line; the last one wins.
+"""Settings from a dataclass with defaults, then config files, then the command line; the last one wins.
 
-A script declares its settings as a dataclass, a comment beside each field, and calls `run(main, Settings)`. People then
-write what they know from nanoGPT: `python train.py config/finetune_stories.py --batch_size=4 --compile`.
+A script declares its settings as a dataclass, with a comment beside each field, and calls `run(main, Settings)`. The
+command line is nanoGPT's: `python train.py config/finetune_stories.py --batch_size=4 --compile`.
 """
 
 import ast
@@ -20,30 +20,30 @@ from common.files import resolve_path
 
 
 def run(main, settings_class):
-    """Read the settings and call main(settings); what the person can put right ends in one line and exit code 2."""
+    """Read the settings and call main(settings). A UserError ends the script: one line on stderr, exit code 2."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='replace')  # a Windows pipe has no ⏎; better a ? than no output at all
+        stream.reconfigure(errors='replace')  # a Windows pipe cannot encode ⏎; print ? rather than fail
     try:
         try:
             main(read(settings_class, sys.argv[1:]))
         finally:
-            sys.stdout.flush()  # here, where a broken pipe is caught, not at Python's end
+            sys.stdout.flush()  # here, where a broken pipe is caught, not when Python exits
     except UserError as error:
-        rank = os.environ.get('RANK', '0')  # of several processes, all but the first have been told to be silent
-        whose, stderr = ('error:', sys.stderr) if rank == '0' else (f'error in process {rank}:', sys.__stderr__)
-        print(whose, ' '.join(str(error).split()), file=stderr)
+        rank = os.environ.get('RANK', '0')  # common.processes has silenced sys.stderr in all but the first process
+        prefix, stderr = ('error:', sys.stderr) if rank == '0' else (f'error in process {rank}:', sys.__stderr__)
+        print(prefix, ' '.join(str(error).split()), file=stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print('\ninterrupted', file=sys.stderr)
-        sys.exit(130)  # what a shell reports for Ctrl-C
-    except BrokenPipeError:  # whoever read our output, `head` perhaps, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        sys.exit(130)  # a shell's exit code for Ctrl-C
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
 
 
 def read(settings_class, arguments):
-    """Make a settings_class from command-line arguments: config files, --key=value, --key value, --flag.
+    """Return a settings_class made from command-line arguments: config files, --key=value, --key value, --flag.
 
-    Raises UserError for a key that there is not (with the nearest that there is), a value of the wrong type, and a
+    Raises UserError for an unknown key (suggesting the nearest known one), for a value of the wrong type, and for a
     config file that cannot be read.
     """
     kinds = typing.get_type_hints(settings_class)
@@ -55,7 +55,7 @@ def read(settings_class, arguments):
 
 
 def _split(arguments, kinds):
-    """Return the config files and, normalised to (key, value) of text, the flags among the arguments."""
+    """Return the config files and the flags among the arguments, each flag as (key, value), both text."""
     files, flags = [], []
     rest = list(arguments)
     while rest:
@@ -72,7 +72,7 @@ def _split(arguments, kinds):
                 if rest and not rest[0].startswith('--') and not (kinds[key] is bool and not _is_bool(rest[0])):
                     value = rest.pop(0)
                 elif kinds[key] is bool:
-                    value = 'True'  # a bare --flag switches it on
+                    value = 'True'  # a bare --flag turns it on
                 else:
                     raise UserError(f'--{key} needs a value: --{key}=...')
             flags.append((key, value))
@@ -83,18 +83,19 @@ def _is_bool(text):
     return text.lower() in ('true', 'false', '1', '0')
 
 
-def _check_key(key, kinds, written):
+def _check_key(key, kinds, shown):
+    """Raise UserError for an unknown key. shown: how the message names it."""
     if key not in kinds:
         near = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
-        hint = f'did you mean {near[0]}?' if near else '--help lists those that there are'
-        raise UserError(f'there is no setting {written}; {hint}')
+        hint = f'did you mean {near[0]}?' if near else '--help lists all settings'
+        raise UserError(f'there is no setting {shown}; {hint}')
 
 
 def _run_config(file, settings, kinds):
-    """Run a config file, the person's own Python, and return the settings that it makes.
+    """Run a config file, which is the user's own Python, and return the settings it makes: name -> value.
 
-    As in nanoGPT, the file finds the settings so far as variables and assigns to them. Modules, functions and classes
-    that it imports and names that start with an underscore are not settings.
+    As in nanoGPT, the file sees the current settings as variables and assigns to them. Modules, functions and classes
+    that it imports, and names that start with an underscore, are not settings.
     """
     path = resolve_path(file)
     try:
@@ -102,7 +103,7 @@ def _run_config(file, settings, kinds):
     except OSError as error:
         raise UserError(f'the config file {file} cannot be read: {error.strerror}') from error
     except (SyntaxError, ValueError) as error:
-        raise UserError(f'the config file {file} is not Python: {error}') from error
+        raise UserError(f'the config file {file} is not Python code: {error}') from error
     names = {'__file__': str(path), '__name__': '__config__', **dataclasses.asdict(settings)}
     try:
         exec(code, names)
@@ -117,17 +118,18 @@ def _run_config(file, settings, kinds):
         if float in allowed and type(value) is int:
             value = float(value)
         if type(value) not in allowed:
-            raise UserError(f'{file}: {key} = {value!r} is of the wrong type; it takes {_name(kinds[key])}')
+            raise UserError(f'{file}: {key} = {value!r} has the wrong type; it must be {_name(kinds[key])}')
         chosen[key] = value
     return chosen
 
 
 def _name(kind):
+    """Return a type as it is written: 'int', 'float | None'."""
     return re.sub(r"<class '(.*)'>", r'\1', str(kind)).replace('NoneType', 'None')
 
 
 def _parse(settings, flags):
-    """Let tyro turn the flags' text into values of the settings' types, or print the help."""
+    """Let tyro convert the flags' text to the settings' types, or print the help and exit."""
     import tyro
 
     def parsed(arguments):
@@ -136,23 +138,23 @@ def _parse(settings, flags):
             args=arguments,
             default=settings,
             use_underscores=True,
-            config=(tyro.conf.FlagConversionOff,),  # --flag=False rather than --no-flag
+            config=(tyro.conf.FlagConversionOff,),  # --flag=False, not --no-flag
         )
 
     if ('help', '') in flags:
         parsed(['--help'])
     kinds = typing.get_type_hints(type(settings))
-    values = {key: _bool_text(value) if kinds[key] is bool else value for key, value in flags}  # the later one counts
+    values = {key: _bool_text(value) if kinds[key] is bool else value for key, value in flags}  # the last one wins
     arguments = [f'--{key}={value}' for key, value in values.items()]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # tyro's own message is a page; ours is a line
+        with contextlib.redirect_stderr(io.StringIO()):  # tyro's own message takes a page, ours a line
             return parsed(arguments)
     except SystemExit as error:
         culprit = next((key for key, argument in zip(values, arguments, strict=True) if _fails(parsed, argument)), None)
         if culprit is None:
             raise
         raise UserError(
-            f'--{culprit}={values[culprit]} is of the wrong type; it takes {_name(kinds[culprit])}'
+            f'--{culprit}={values[culprit]} has the wrong type; it must be {_name(kinds[culprit])}'
         ) from error
 
 
@@ -166,5 +168,5 @@ def _fails(parsed, argument):
 
 
 def _bool_text(text):
-    """'true', 'True' and '1' mean True; tyro knows only the second."""
+    """Return a bool as tyro reads it: 'true', 'TRUE' and '1' become 'True'; any other text stays."""
     return str(bool(ast.literal_eval(text.capitalize()))) if _is_bool(text) else text

@@ -53,8 +53,8 @@ class Settings:
     log_interval: int = 1  # iterations between log entries
     eval_iters: int = 200  # batches of each split to evaluate on, at most; always the same ones
     eval_only: bool = False  # evaluate once and stop
-    always_save_checkpoint: bool = True  # write ckpt.pt after every evaluation; False: only if the loss is the best yet
-    save_interval: int | None = None  # iterations between saves of last.pt, used to resume; None: at each evaluation
+    always_save_checkpoint: bool = True  # write ckpt.pt after every evaluation; False only after a new best
+    save_interval: int | None = None  # iterations between saves of last.pt, for resuming; None for each evaluation
     save_minutes: float = 10.0  # save last.pt at least this often, in minutes
     wandb_log: bool = False  # also log to Weights & Biases (pip install wandb)
     wandb_project: str = 'owt'  # Weights & Biases project
@@ -70,31 +70,31 @@ class Settings:
     n_layer: int = 12  # number of layers
     n_head: int = 12  # attention heads in a layer
     n_embd: int = 768  # embedding width
-    dropout: float = 0.0  # 0 is good for pretraining, 0.1 or more for fine-tuning on little text
+    dropout: float = 0.0  # 0 for pretraining, 0.1 or more for fine-tuning on little text
     bias: bool = False  # biases in Linear and LayerNorm; GPT-2 has them, without them is slightly better and faster
     # fine-tuning
-    freeze: int | None = None  # do not train the embeddings and this many of the lowest blocks
-    lora_rank: int = 0  # train low-rank additions (LoRA) of this rank instead of the weights; 0: train the weights
+    freeze: int | None = None  # leave the embeddings and this many of the lowest blocks untrained
+    lora_rank: int = 0  # train low-rank additions (LoRA) of this rank instead of the weights; 0 trains the weights
     lora_alpha: float = 16.0  # the LoRA additions are multiplied by lora_alpha / lora_rank
     # AdamW
     learning_rate: float = 6e-4  # the highest learning rate
     max_iters: int = 600000  # iterations to train
     epochs: float | None = None  # passes over the training data, instead of max_iters
     patience: int | None = None  # stop after this many evaluations in a row without a new best
-    weight_decay: float = 1e-1  # for matrices and embeddings
+    weight_decay: float = 1e-1  # weight decay of matrices and embeddings; biases and LayerNorm have none
     beta1: float = 0.9  # decay rate of the gradient's running mean
     beta2: float = 0.95  # decay rate of the squared gradient's running mean
-    grad_clip: float = 1.0  # largest gradient norm; 0: no limit
+    grad_clip: float = 1.0  # largest gradient norm; 0 for no limit
     # learning rate
-    decay_lr: bool = True  # warm up, then decay along a cosine; False: keep learning_rate throughout
-    warmup_iters: int = 2000  # iterations in which it rises from 0 to learning_rate
-    lr_decay_iters: int | None = None  # iteration at which it reaches min_lr; None: max_iters
-    min_lr: float = 6e-5  # the lowest learning rate; about a tenth of learning_rate
+    decay_lr: bool = True  # warm up, then lower the learning rate along a cosine; False keeps it constant
+    warmup_iters: int = 2000  # iterations over which the learning rate rises from 0
+    lr_decay_iters: int | None = None  # iteration at which the learning rate reaches min_lr; None for max_iters
+    min_lr: float = 6e-5  # the lowest learning rate; usually a tenth of learning_rate
     # machine
     seed: int = 1337  # determines the initial weights, the order of the data and dropout
-    device: str | None = None  # cpu, cuda, cuda:1, mps; None: the best available
-    dtype: str | None = None  # float32, bfloat16, float16; None: the fastest the hardware supports
-    compile: bool = False  # use torch.compile: slower to start, then faster
+    device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best available
+    dtype: str | None = None  # float32, bfloat16, float16; None for the fastest that the hardware supports
+    compile: bool = False  # torch.compile the model: a slower start, then faster
     gradient_checkpointing: bool = False  # recompute each layer in the backward pass: less memory, a third more time
     backend: str | None = None  # how torchrun's processes exchange GPU data: nccl (None) or gloo; CPUs always use gloo
 

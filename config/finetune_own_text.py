@@ -1,5 +1,6 @@
-# The shipped story model on a text of your own, prepared with --tokenizer=tiny-stories. Minutes on a laptop, even for a
-# text of a few pages: it keeps the weights that were best on the validation part and so does not end with a parrot.
+# Fine-tune the shipped story model on your own text, prepared with --tokenizer=tiny-stories. This takes minutes on a
+# laptop and works with a few pages of text: the weights with the best validation loss are kept, so overfitting does no
+# harm.
 
 init_from = 'tiny-stories'
 dataset = 'mine'

@@ -1,5 +1,5 @@
-# GPT-2 on the 52 children's stories in data/childrens_stories (25,000 tokens): five epochs, minutes rather than hours
-# on a laptop. The weights are fetched from the hub the first time. --init_from=distilgpt2 is half the size.
+# Fine-tune GPT-2 on the 52 children's stories in data/childrens_stories (25,000 tokens): five epochs, in minutes rather
+# than hours on a laptop. The first run downloads GPT-2 from the hub; --init_from=distilgpt2 is half the size.
 
 init_from = 'gpt2'
 dataset = 'childrens_stories'
@@ -7,7 +7,7 @@ out_dir = 'out-stories'
 
 block_size = 256
 batch_size = 4
-gradient_accumulation_steps = 4  # 4 * 4 * 256 = 4,096 tokens a step, so about 5 steps an epoch
+gradient_accumulation_steps = 4  # 4 * 4 * 256 = 4,096 tokens per step, about 5 steps per epoch
 max_iters = 25
 dropout = 0.1
 
@@ -16,4 +16,4 @@ decay_lr = False
 
 eval_interval = 5
 eval_iters = 20
-always_save_checkpoint = False  # keep the weights that are best on validation: so few stories are soon learned by heart
+always_save_checkpoint = False  # keep the best validation loss: a model soon learns so few stories by heart

@@ -1,6 +1,6 @@
-# The shipped model models/tiny-stories: tiny after children's stories and fairy tales, in less than an hour on two
-# cores. Data, model and page in one command: python -m lab.experiment --part=tiny-stories --corpora=texts
-# How the settings were found: results/models/README.md
+# The shipped model models/tiny-stories: models/tiny, fine-tuned on children's stories and fairy tales in less than an
+# hour on two cores. Data, model and page in one command: python -m lab.experiment --part=tiny-stories --corpora=texts
+# How the settings were chosen: results/models/README.md
 
 init_from = 'tiny'
 dataset = 'tales'
@@ -19,6 +19,6 @@ warmup_iters = 100
 
 eval_interval = 500
 eval_iters = 80
-eval_file = 'eval_data.json'  # how likely the pairs are, at each evaluation: the learning curve of results/fine_tuning
+eval_file = 'eval_data.json'  # score these pairs at each evaluation: the learning curve in results/fine_tuning
 log_interval = 10
-always_save_checkpoint = False  # keep the weights that are best on the validation part
+always_save_checkpoint = False  # keep the weights with the best validation loss

@@ -1,6 +1,6 @@
-# The shipped model models/tiny: 5.6 million parameters, from scratch on English novels, in an hour on two cores.
+# The shipped model models/tiny: 5.6 million parameters, trained from scratch on English novels in an hour on two cores.
 # Data, model and page in one command: python -m lab.experiment --part=tiny --corpora=texts
-# How the settings were found: results/models/README.md
+# How the settings were chosen: results/models/README.md
 
 dataset = 'novels'
 out_dir = 'out-tiny'
@@ -23,4 +23,4 @@ warmup_iters = 100
 eval_interval = 500
 eval_iters = 80
 log_interval = 10
-always_save_checkpoint = False  # keep the weights that are best on the validation part
+always_save_checkpoint = False  # keep the weights with the best validation loss
