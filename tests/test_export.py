@@ -1,4 +1,4 @@
-"""export.py: any model as a folder that transformers reads, its card, and the way to the hub."""
+"""export.py: a model as a folder for transformers, its card, and pushing it to the hub."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def bpe():
 
 
 def assert_same_as_transformers(folder, model, tokenizer, text=TEXT, atol=1e-4):
-    """transformers reads the folder, cuts the text as we do, and finds the same logprobs."""
+    """Check that transformers loads the folder, tokenizes as we do, and computes the same logprobs."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = transformers.AutoTokenizer.from_pretrained(folder)(text)['input_ids']
     assert ids == tokenizer.encode(text)
@@ -50,14 +50,14 @@ def assert_same_as_transformers(folder, model, tokenizer, text=TEXT, atol=1e-4):
 @pytest.mark.parametrize(
     ('kind', 'bias'), [('bpe', True), ('char', False), pytest.param('gpt2', True, marks=needs_gpt2_vocabulary)]
 )
-def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, bias):
+def test_transformers_loads_an_exported_checkpoint(tmp_path, kind, bias):
     tokenizer = {'bpe': bpe, 'char': lambda: CharTokenizer(sorted(set(TEXT))), 'gpt2': GPT2Tokenizer}[kind]()
     model = random_gpt(vocab_size=tokenizer.vocab_size + 7, n_ids=tokenizer.vocab_size, bias=bias)  # padded
     more = {'config': CONFIG, 'iter_num': 1500, 'best_val_loss': 1.25, 'begun_from': 'scratch'}
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', model, tokenizer, **more)
     process = run_script('export.py', '--out_dir=out', '--license=mit', '--about=Cats {wrote} it.', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert 'off by more than 0\n' in process.stdout
+    assert 'differs by more than 0\n' in process.stdout
     assert_same_as_transformers(tmp_path / 'out-export', model, tokenizer)
     again, same, _ = load_model(tmp_path / 'out-export', device='cpu')
     assert same.fingerprint == tokenizer.fingerprint
@@ -69,21 +69,23 @@ def test_a_checkpoint_becomes_a_folder_that_transformers_reads(tmp_path, kind, b
     assert card.data.base_model is None
     assert 'Trained from random weights.' in card.text
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out-export').num_parameters()
-    assert not bias or f'A GPT-2 of {theirs / 1e6:.2f} million parameters' in card.text  # zeros instead of biases count
+    assert (
+        not bias or f'A GPT-2 of {theirs / 1e6:.2f} million parameters' in card.text
+    )  # transformers counts zeros instead of biases
     assert '| steps | 1,500 of 128 tokens |' in card.text
     assert '1.2500 nats per token (perplexity 3.49)' in card.text
     assert 'dropout' not in card.text
-    assert 'Cats {wrote} it.' in card.text and export.NOT_TOLD not in card.text
+    assert 'Cats {wrote} it.' in card.text and export.UNKNOWN_TEXTS not in card.text
 
 
-def test_half_precision_is_half_the_size_and_nearly_the_same(tmp_path):
+def test_half_precision_has_half_the_size_and_nearly_the_same_logprobs(tmp_path):
     process = run_script('export.py', '--init_from=tiny', '--dtype=bfloat16', '--folder=half/of/it', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     difference = float(re.search(r'by more than ([\d.e-]+)', process.stdout)[1])
     assert 0 < difference < 0.5
     folder, shipped = tmp_path / 'half' / 'of' / 'it', PROJECT / 'models' / 'tiny'
     sizes = [(place / 'model.safetensors').stat().st_size for place in (folder, shipped)]
-    assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)  # the shipped one has 16 bits, too
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-3)  # the shipped one has 16 bits too
     assert json.loads((folder / 'config.json').read_text())['dtype'] == 'bfloat16'
     model, tokenizer, _ = load_model(folder, device='cpu')
     assert_same_as_transformers(folder, model, tokenizer)
@@ -103,17 +105,17 @@ def test_half_precision_is_half_the_size_and_nearly_the_same(tmp_path):
         (None, None, ''),
     ],
 )
-def test_the_card_says_what_a_model_stems_from_and_no_path_of_this_machine(tmp_path, begun_from, base, sentence):
+def test_the_card_names_the_base_model_but_no_local_path(tmp_path, begun_from, base, sentence):
     settings = export.Settings(init_from='resume', out_dir='/home/me/out')
     checkpoint = {'begun_from': begun_from, 'config': {**CONFIG, 'init_from': 'resume'}}
-    text = export.card('cats', random_gpt(), CharTokenizer('abc'), checkpoint, settings)
+    text = export.write_card('cats', random_gpt(), CharTokenizer('abc'), checkpoint, settings)
     assert ModelCard(text).data.base_model == base
     assert sentence in text
     assert 'Fine-tuned' in text or not sentence
     assert '/home' not in text
 
 
-def test_a_run_that_was_taken_up_again_knows_what_it_was_begun_from(tmp_path):
+def test_a_resumed_run_knows_its_base_model(tmp_path):
     settings = ['--dataset=cats', '--out_dir=out', '--block_size=16', '--batch_size=2', '--device=cpu']
     settings += ['--gradient_accumulation_steps=1', '--eval_iters=1', '--eval_interval=2', '--learning_rate=1e-4']
     (tmp_path / 'cats.txt').write_text('\n\n\n'.join(TEXT * (n + 2) for n in range(9)))
@@ -129,15 +131,15 @@ def test_a_run_that_was_taken_up_again_knows_what_it_was_begun_from(tmp_path):
     assert 'Fine-tuned from `tiny`' in (tmp_path / 'cats' / 'README.md').read_text()
 
 
-def test_another_model_in_the_folder_is_replaced_as_a_whole_when_it_may_be(tmp_path):
+def test_overwrite_replaces_an_older_model_completely(tmp_path):
     letters = CharTokenizer(sorted(set(TEXT)))
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', random_gpt(vocab_size=letters.vocab_size), letters)
     assert run_script('export.py', '--out_dir=out', cwd=tmp_path).returncode == 0
     (tmp_path / 'out-export' / 'notes.txt').write_text('mine')
-    (tmp_path / 'out-export' / 'characters.json').write_text('{}')  # of another time
+    (tmp_path / 'out-export' / 'characters.json').write_text('{}')  # from an older model
     before = {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()}
     process = run_script('export.py', '--init_from=tiny', cwd=tmp_path)
-    assert_friendly_error(process, 'out-export holds config.json', '--overwrite=True')
+    assert_friendly_error(process, 'out-export contains config.json', '--overwrite=True')
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()} == before
     assert run_script('export.py', '--init_from=tiny', '--overwrite', cwd=tmp_path).returncode == 0
     assert not (tmp_path / 'out-export' / 'characters.json').exists()
@@ -158,10 +160,10 @@ def test_another_model_in_the_folder_is_replaced_as_a_whole_when_it_may_be(tmp_p
         ({'out_dir': 'none'}, 'no tokenizer'),
         ({'push_to': 'no such name'}, '--push_to=no such name'),
         ({'push_to': 'a/b/c'}, '--push_to=a/b/c'),
-        ({'init_from': 'own', 'folder': 'own', 'overwrite': True}, 'is the folder that the model is read from'),
+        ({'init_from': 'own', 'folder': 'own', 'overwrite': True}, 'is the folder of the model itself'),
     ],
 )
-def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch, settings, words):
+def test_errors_name_what_cannot_be_exported(tmp_path, monkeypatch, settings, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HF_TOKEN', TOKEN)
     (tmp_path / 'file').write_text('')
@@ -177,12 +179,12 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch, settings, words
 
 @pytest.fixture
 def pushing(tmp_path):
-    """A hub to push to, the folder of what it holds, and the environment of somebody who may."""
+    """A hub to push to, the folder of its models, and the environment of a user with permission."""
     with hub_server(tmp_path / 'hub', tmp_path / 'cache') as (server, env):
         yield server, tmp_path / 'hub', {**env, 'HF_TOKEN': TOKEN}
 
 
-def test_what_is_pushed_can_be_asked_by_its_name(tmp_path, pushing):
+def test_a_pushed_model_can_be_sampled_by_its_name(tmp_path, pushing):
     server, held, env = pushing
     process = run_script('export.py', '--init_from=tiny-stories', '--push_to=stories', cwd=tmp_path, env=env)
     assert process.returncode == 0, process.stderr
@@ -195,44 +197,46 @@ def test_what_is_pushed_can_be_asked_by_its_name(tmp_path, pushing):
     assert "from_pretrained('someone/stories'" in (folder / 'README.md').read_text()
     assert server.created['someone/stories'].get('visibility') != 'private'
 
-    asking = ['--start=The cat', '--max_new_tokens=5', '--device=cpu']
-    asked = run_script('sample.py', '--init_from=someone/stories', *asking, cwd=tmp_path, env=env)
-    own = run_script('sample.py', '--init_from=tiny-stories', *asking, cwd=tmp_path, env=env)
-    assert (asked.returncode, asked.stdout) == (0, own.stdout), asked.stderr
+    sampling = ['--start=The cat', '--max_new_tokens=5', '--device=cpu']
+    pushed = run_script('sample.py', '--init_from=someone/stories', *sampling, cwd=tmp_path, env=env)
+    own = run_script('sample.py', '--init_from=tiny-stories', *sampling, cwd=tmp_path, env=env)
+    assert (pushed.returncode, pushed.stdout) == (0, own.stdout), pushed.stderr
 
 
-def test_pushing_again_replaces_the_model_whole_and_a_private_one_is_private(tmp_path, pushing):
+def test_pushing_again_replaces_the_model_completely(tmp_path, pushing):
     server, held, env = pushing
     letters = CharTokenizer(sorted(set(TEXT)))
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', random_gpt(vocab_size=letters.vocab_size), letters)
     (held / 'club' / 'stories').mkdir(parents=True)
-    (held / 'club' / 'stories' / 'characters.json').write_text('{"kind": "char", "chars": ["a"]}')  # of another time
+    (held / 'club' / 'stories' / 'characters.json').write_text(
+        '{"kind": "char", "chars": ["a"]}'
+    )  # from an older model
     server.created['club/stories'] = {'visibility': 'private'}
-    asking = ['--init_from=club/stories', '--start=the cat', '--max_new_tokens=5', '--device=cpu']
+    sampling = ['--init_from=club/stories', '--start=the cat', '--max_new_tokens=5', '--device=cpu']
     for which in ('--out_dir=out', '--init_from=tiny-stories'):
         settings = [which, '--push_to=club/stories', '--private', '--overwrite', '--dtype=float16']
         process = run_script('export.py', *settings, cwd=tmp_path, env=env)
         assert process.returncode == 0, process.stderr
         files = {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()}
         assert {path.name: path.read_bytes() for path in (held / 'club' / 'stories').iterdir()} == files
-        said = [run_script('sample.py', *asking, cwd=tmp_path, env=env) for _ in range(2)]
-        own = run_script('sample.py', '--init_from=out-export', *asking[1:], cwd=tmp_path)
+        said = [run_script('sample.py', *sampling, cwd=tmp_path, env=env) for _ in range(2)]
+        own = run_script('sample.py', '--init_from=out-export', *sampling[1:], cwd=tmp_path)
         assert [process.stdout for process in said] == 2 * [own.stdout], said[0].stderr
 
 
-def test_a_model_that_is_to_be_private_is_not_pushed_where_everybody_sees_it(tmp_path, pushing):
+def test_a_private_model_is_not_pushed_to_a_public_one(tmp_path, pushing):
     server, held, env = pushing
     (held / 'someone' / 'open').mkdir(parents=True)
     settings = ['--init_from=tiny', '--push_to=open', '--private']
     process = run_script('export.py', *settings, cwd=tmp_path, env=env)
-    assert_friendly_error(process, 'someone/open', 'everybody can see it', 'nothing was pushed')
+    assert_friendly_error(process, 'someone/open', 'is public', 'nothing was pushed')
     assert not list((held / 'someone' / 'open').iterdir())
     settings = ['--init_from=tiny', '--push_to=closed', '--private', '--overwrite']
     assert run_script('export.py', *settings, cwd=tmp_path, env=env).returncode == 0
     assert server.created['someone/closed']['visibility'] == 'private'
 
 
-def test_without_a_token_nothing_is_begun(tmp_path, pushing):
+def test_without_a_token_nothing_is_written(tmp_path, pushing):
     server, _, env = pushing
     env = {**env, 'HF_TOKEN': '', 'HUGGING_FACE_HUB_TOKEN': ''}
     process = run_script('export.py', '--init_from=tiny', '--push_to=stories', cwd=tmp_path, env=env)
@@ -241,7 +245,7 @@ def test_without_a_token_nothing_is_begun(tmp_path, pushing):
     assert not server.requests
 
 
-def test_a_token_that_may_not_is_not_shown_and_the_folder_stays(tmp_path, pushing):
+def test_a_token_without_permission_is_not_printed_and_the_folder_remains(tmp_path, pushing):
     _, _, env = pushing
     wrong = 'hf_anotherSecretWithoutPermission'
     settings = ['--init_from=tiny', '--push_to=stories']
@@ -251,7 +255,7 @@ def test_a_token_that_may_not_is_not_shown_and_the_folder_stays(tmp_path, pushin
     assert load_model(tmp_path / 'out-export', device='cpu')[0].n_ids == 8192
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path):
+def test_an_unreachable_hub_is_an_error_after_writing_the_folder(tmp_path):
     env = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HF_TOKEN': TOKEN, 'HF_HOME': str(tmp_path / 'cache')}
     process = run_script('export.py', '--init_from=tiny', '--push_to=stories', cwd=tmp_path, env=env)
     assert_friendly_error(process, 'the model is in out-export', 'could not be pushed')
