@@ -29,6 +29,22 @@ CONFIG = {
 }
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run_export(capsys):
+    """Run export.py in this process, which saves starting Python; return what it printed."""
+
+    def run(**settings):
+        export.main(export.Settings(**settings))
+        return capsys.readouterr().out
+
+    return run
+
+
 def bpe():
     return train_bpe([TEXT] * 9, 280)
 
@@ -48,16 +64,20 @@ def assert_same_as_transformers(folder, model, tokenizer, text=TEXT, atol=1e-4):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'bias'), [('bpe', True), ('char', False), pytest.param('gpt2', True, marks=needs_gpt2_vocabulary)]
+    ('kind', 'bias'),
+    [
+        ('bpe', True),
+        ('char', False),
+        pytest.param('gpt2', True, marks=[needs_gpt2_vocabulary, pytest.mark.slow]),
+    ],
 )
-def test_transformers_loads_an_exported_checkpoint(tmp_path, kind, bias):
+def test_transformers_loads_an_exported_checkpoint(tmp_path, run_export, kind, bias):
     tokenizer = {'bpe': bpe, 'char': lambda: CharTokenizer(sorted(set(TEXT))), 'gpt2': GPT2Tokenizer}[kind]()
     model = random_gpt(vocab_size=tokenizer.vocab_size + 7, n_ids=tokenizer.vocab_size, bias=bias)  # padded
     more = {'config': CONFIG, 'iter_num': 1500, 'best_val_loss': 1.25, 'begun_from': 'scratch'}
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', model, tokenizer, **more)
-    process = run_script('export.py', '--out_dir=out', '--license=mit', '--about=Cats {wrote} it.', cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert 'differs by more than 0\n' in process.stdout
+    out = run_export(out_dir='out', license='mit', about='Cats {wrote} it.')
+    assert 'differs by more than 0\n' in out
     assert_same_as_transformers(tmp_path / 'out-export', model, tokenizer)
     again, same, _ = load_model(tmp_path / 'out-export', device='cpu')
     assert same.fingerprint == tokenizer.fingerprint
@@ -69,19 +89,16 @@ def test_transformers_loads_an_exported_checkpoint(tmp_path, kind, bias):
     assert card.data.base_model is None
     assert 'Trained from random weights.' in card.text
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'out-export').num_parameters()
-    assert (
-        not bias or f'A GPT-2 of {theirs / 1e6:.2f} million parameters' in card.text
-    )  # transformers counts zeros instead of biases
+    assert not bias or f'A GPT-2 of {theirs / 1e6:.2f} million parameters' in card.text  # else it counts zero biases
     assert '| steps | 1,500 of 128 tokens |' in card.text
     assert '1.2500 nats per token (perplexity 3.49)' in card.text
     assert 'dropout' not in card.text
     assert 'Cats {wrote} it.' in card.text and export.UNKNOWN_TEXTS not in card.text
 
 
-def test_half_precision_has_half_the_size_and_nearly_the_same_logprobs(tmp_path):
-    process = run_script('export.py', '--init_from=tiny', '--dtype=bfloat16', '--folder=half/of/it', cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    difference = float(re.search(r'by more than ([\d.e-]+)', process.stdout)[1])
+def test_half_precision_has_half_the_size_and_nearly_the_same_logprobs(tmp_path, run_export):
+    out = run_export(init_from='tiny', dtype='bfloat16', folder='half/of/it')
+    difference = float(re.search(r'by more than ([\d.e-]+)', out)[1])
     assert 0 < difference < 0.5
     folder, shipped = tmp_path / 'half' / 'of' / 'it', PROJECT / 'models' / 'tiny'
     sizes = [(place / 'model.safetensors').stat().st_size for place in (folder, shipped)]
@@ -115,7 +132,8 @@ def test_the_card_names_the_base_model_but_no_local_path(tmp_path, begun_from, b
     assert '/home' not in text
 
 
-def test_a_resumed_run_knows_its_base_model(tmp_path):
+@pytest.mark.slow
+def test_a_resumed_run_knows_its_base_model(tmp_path, run_export):
     settings = ['--dataset=cats', '--out_dir=out', '--block_size=16', '--batch_size=2', '--device=cpu']
     settings += ['--gradient_accumulation_steps=1', '--eval_iters=1', '--eval_interval=2', '--learning_rate=1e-4']
     (tmp_path / 'cats.txt').write_text('\n\n\n'.join(TEXT * (n + 2) for n in range(9)))
@@ -126,22 +144,21 @@ def test_a_resumed_run_knows_its_base_model(tmp_path):
         assert process.returncode == 0, process.stderr
     checkpoint = load_model('resume', tmp_path / 'out', device='cpu')[2]
     assert (checkpoint['iter_num'], checkpoint['begun_from']) == (4, 'tiny')
-    process = run_script('export.py', '--out_dir=out', '--folder=cats', cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+    run_export(out_dir='out', folder='cats')
     assert 'Fine-tuned from `tiny`' in (tmp_path / 'cats' / 'README.md').read_text()
 
 
-def test_overwrite_replaces_an_older_model_completely(tmp_path):
+def test_overwrite_replaces_an_older_model_completely(tmp_path, run_export):
     letters = CharTokenizer(sorted(set(TEXT)))
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', random_gpt(vocab_size=letters.vocab_size), letters)
-    assert run_script('export.py', '--out_dir=out', cwd=tmp_path).returncode == 0
+    run_export(out_dir='out')
     (tmp_path / 'out-export' / 'notes.txt').write_text('mine')
     (tmp_path / 'out-export' / 'characters.json').write_text('{}')  # from an older model
     before = {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()}
-    process = run_script('export.py', '--init_from=tiny', cwd=tmp_path)
-    assert_friendly_error(process, 'out-export contains config.json', '--overwrite=True')
+    with pytest.raises(UserError, match=r'out-export contains config\.json.*--overwrite=True'):
+        run_export(init_from='tiny')
     assert {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()} == before
-    assert run_script('export.py', '--init_from=tiny', '--overwrite', cwd=tmp_path).returncode == 0
+    run_export(init_from='tiny', overwrite=True)
     assert not (tmp_path / 'out-export' / 'characters.json').exists()
     assert (tmp_path / 'out-export' / 'notes.txt').read_text() == 'mine'
     tokenizer = load_model(tmp_path / 'out-export', device='cpu')[1]
@@ -164,7 +181,6 @@ def test_overwrite_replaces_an_older_model_completely(tmp_path):
     ],
 )
 def test_errors_name_what_cannot_be_exported(tmp_path, monkeypatch, settings, words):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HF_TOKEN', TOKEN)
     (tmp_path / 'file').write_text('')
     save_checkpoint(tmp_path / 'none' / 'ckpt.pt', random_gpt(), None)
@@ -203,14 +219,13 @@ def test_a_pushed_model_can_be_sampled_by_its_name(tmp_path, pushing):
     assert (pushed.returncode, pushed.stdout) == (0, own.stdout), pushed.stderr
 
 
+@pytest.mark.slow
 def test_pushing_again_replaces_the_model_completely(tmp_path, pushing):
     server, held, env = pushing
     letters = CharTokenizer(sorted(set(TEXT)))
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', random_gpt(vocab_size=letters.vocab_size), letters)
     (held / 'club' / 'stories').mkdir(parents=True)
-    (held / 'club' / 'stories' / 'characters.json').write_text(
-        '{"kind": "char", "chars": ["a"]}'
-    )  # from an older model
+    (held / 'club' / 'stories' / 'characters.json').write_text('{"kind": "char", "chars": ["a"]}')  # of an older model
     server.created['club/stories'] = {'visibility': 'private'}
     sampling = ['--init_from=club/stories', '--start=the cat', '--max_new_tokens=5', '--device=cpu']
     for which in ('--out_dir=out', '--init_from=tiny-stories'):
@@ -224,6 +239,7 @@ def test_pushing_again_replaces_the_model_completely(tmp_path, pushing):
         assert [process.stdout for process in said] == 2 * [own.stdout], said[0].stderr
 
 
+@pytest.mark.slow
 def test_a_private_model_is_not_pushed_to_a_public_one(tmp_path, pushing):
     server, held, env = pushing
     (held / 'someone' / 'open').mkdir(parents=True)
@@ -255,6 +271,7 @@ def test_a_token_without_permission_is_not_printed_and_the_folder_remains(tmp_pa
     assert load_model(tmp_path / 'out-export', device='cpu')[0].n_ids == 8192
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_an_error_after_writing_the_folder(tmp_path):
     env = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HF_TOKEN': TOKEN, 'HF_HOME': str(tmp_path / 'cache')}
     process = run_script('export.py', '--init_from=tiny', '--push_to=stories', cwd=tmp_path, env=env)
