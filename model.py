@@ -4,9 +4,8 @@ The architecture is that of Radford et al. 2019, "Language Models are Unsupervis
 decoder-only Transformer (Vaswani et al. 2017) with layer normalisation before each sub-layer. Parameter names and
 `GPTConfig` are nanoGPT's, so checkpoints can be exchanged in both directions.
 
-Read it from top to bottom, in the order the data flows: configuration; the cache; attention, MLP and block; then how
-logits become log-probabilities and tokens; `LanguageModel`, which is all that the rest of the project knows of a model;
-and last `GPT`, the first of them.
+Read it from top to bottom, in the order the data flows: configuration; cache; attention, MLP and block; how logits
+become log-probabilities and tokens; `LanguageModel`, all that the rest of the project knows of a model; and `GPT`.
 Shapes in comments: B rows in a batch, T new tokens, S tokens in all, C = n_embd channels, nh heads of hs = C / nh
 channels, V token ids.
 """
@@ -47,6 +46,7 @@ class Cache:
         """kv: zeros, (L, 2, B, nh, length, hs): room for `length` tokens a row in each of L layers."""
         self.kv = kv
         self.lengths = torch.zeros(kv.size(2), dtype=torch.int64)  # (B,) tokens that each row holds, on the CPU
+        self.end, self.ragged = 0, False  # the longest row's length; whether some row is shorter
         self.mask = None  # what the tokens being read may look at: (T, S) or (B, 1, T, S); None: no mask is needed
         self.places = None  # (B, 1, T, 1) where their keys and values go; None: right after the others, in every row
 
@@ -57,15 +57,12 @@ class Cache:
 
     def reserve(self, T):
         """Make room for T more tokens in each row; return their positions, (T,), or (B, T) if the rows differ."""
-        starts, device = self.lengths, self.kv.device
+        self.start, self.end, starts, device = self.end, self.end + T, self.lengths, self.kv.device
         self.lengths = starts + T
-        self.start, self.end = int(starts.max()), int(starts.max()) + T
         self.mask = self.places = None
-        if self.end > self.kv.size(4):
-            grown = self.kv.new_zeros(*self.kv.shape[:4], max(self.end, 2 * self.kv.size(4)), self.kv.size(5))
-            grown[:, :, :, :, : self.kv.size(4)] = self.kv
-            self.kv = grown
-        if int(starts.min()) < self.start:
+        if self.end > self.kv.size(4):  # at least double the room, so that it rarely grows
+            self.kv = F.pad(self.kv, (0, 0, 0, max(self.end - self.kv.size(4), self.kv.size(4))))
+        if self.ragged:
             positions = (starts[:, None] + torch.arange(T)).to(device)  # (B, T)
             self.places = positions[:, None, :, None]
             self.mask = torch.arange(self.end, device=device) <= self.places  # (B, 1, T, S)
@@ -85,7 +82,8 @@ class Cache:
     def take(self, rows):
         """Return a new cache made of these rows, (n,) indices; a row may be taken several times."""
         taken = copy.copy(self)
-        taken.kv, taken.lengths = self.kv.index_select(2, rows.to(self.kv.device)), self.lengths[rows.cpu()]
+        taken.kv = self.kv.index_select(2, rows.to(self.kv.device))
+        taken._set_lengths(self.lengths[rows.cpu()])
         return taken
 
     def expand(self, n):
@@ -94,7 +92,11 @@ class Cache:
 
     def rewind(self, length):
         """Forget all but the first `length` tokens; an int for every row, or a (B,) tensor."""
-        self.lengths = torch.minimum(self.lengths, torch.as_tensor(length))
+        self._set_lengths(torch.minimum(self.lengths, torch.as_tensor(length)))
+
+    def _set_lengths(self, lengths):
+        self.lengths, self.end = lengths, int(lengths.max())
+        self.ragged = bool((lengths < self.end).any())
 
 
 def attend(qkv, n_head, cache=None, layer=None, dropout=0.0):
@@ -228,16 +230,8 @@ class LanguageModel(nn.Module):
     """
 
     n_ids: int  # how many ids are real; any above are padding and have probability 0
-
-    @property
-    def device(self):
-        """The torch.device that token ids must be on."""
-        raise NotImplementedError
-
-    @property
-    def block_size(self):
-        """The longest context, in tokens."""
-        raise NotImplementedError
+    block_size: int  # the longest context, in tokens
+    device: torch.device  # where token ids must be
 
     def new_cache(self, batch_size, length):
         """Return an empty Cache with room for `length` tokens a row; it grows when it must."""
@@ -287,8 +281,7 @@ class LanguageModel(nn.Module):
         self.check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
         if T == 0:
             raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
-        if fixed_response is not None:
-            top_k = top_p = None
+        top_k, top_p = (top_k, top_p) if fixed_response is None else (None, None)
         logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # report an invalid setting before the work
         seed = torch.randint(2**31, ()).item() if seed is None else seed
         generators = [random.Random(f'{seed} {row}') for row in range(B)]  # text is hashed: similar seeds, unlike draws
@@ -301,8 +294,9 @@ class LanguageModel(nn.Module):
             else:
                 ids = draw(sampler, [generator.random() for generator in generators])
             text[:, end] = ids.to(text.device)
-            of_model = logits_to_logprobs(logits).cpu()
-            yield Step(ids, *(of.gather(-1, ids[:, None])[:, 0].double() for of in (sampler, of_model)), logits)
+            distributions = sampler, logits_to_logprobs(logits).cpu()
+            logprobs = (logprobs.gather(-1, ids[:, None])[:, 0].double() for logprobs in distributions)
+            yield Step(ids, *logprobs, logits)
 
     def generate(
         self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
@@ -387,7 +381,7 @@ class GPT(LanguageModel):
         return Cache(self.transformer.wte.weight.new_zeros(L, 2, batch_size, nh, length, hs))
 
     def hidden(self, idx, cache=None):
-        T, before = idx.size(1), 0 if cache is None else int(cache.lengths.max())
+        T, before = idx.size(1), 0 if cache is None else cache.end
         if before + T > self.block_size:
             raise ValueError(f'{before + T} tokens are more than block_size={self.block_size}')
         positions = torch.arange(T, device=idx.device) if cache is None else cache.reserve(T)  # (T,) or (B, T)
