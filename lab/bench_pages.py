@@ -24,6 +24,10 @@ UNITS = {
     'start': 'starts',
     'prepare': 'megabytes',
 }
+COLUMNS = (
+    'The speedup of a contender says how many times as fast it is as the one in the row. The hardware limit is the '
+    'speed if reading the weights and multiplying the matrices took all the time; "reached" is the share of it.'
+)
 PRECISION_HEADS = ('model', 'computed in', 'tokens', 'mean absolute difference from float32', 'worst', 'mean')
 
 
@@ -145,7 +149,7 @@ def save_result(path, conditions, job, result):
 
 def speed_page(saved):
     """Return a Markdown page with everything in the JSON file."""
-    parts = ['# How fast it is', describe_conditions(saved)]
+    parts = ['# How fast it is', describe_conditions(saved), COLUMNS]
     for job, result in saved['jobs'].items():
         parts.append(f'## {job}')
         if job == 'growth':

@@ -1,176 +1,163 @@
-"""The Markdown pages of what experiment.py found: how the shipped models were chosen, and what fine-tuning did."""
+"""The pages of the experiment: their prose is written by people, their tables and numbers are put right by code.
+
+A table stands between two comments, which readers of the page do not see:
+
+    <!-- generated: search -->
+    ...
+    <!-- end -->
+
+Only what is between them is replaced. Numbers in the prose have sources (sourced_numbers.py).
+"""
 
 import re
+import shlex
+import tempfile
+from pathlib import Path
 
+from common.errors import UserError
+from common.files import atomic_write
 from evaluation.markdown import markdown_table
-from evaluation.sentences import comparison_sentences, format_interval
+from evaluation.sentences import comparison_sentences
+from evaluation.tables import format_interval
+from lab import sourced_numbers
+from lab.experiment_runs import RESULTS, run_script
 
 TEXTS = {
-    'heldout': 'fairy tales that no model saw',
-    'tales': 'stories split off',
-    'novels': 'novels split off',
+    'heldout': 'held-out fairy tales',
+    'tales': 'stories, validation part',
+    'novels': 'novels, validation part',
 }
-KINDS = {'plain': 'plain prose, no story at all'}
-PUBLISHED = """Sampler probabilities (temperature 0.8, no top-k) that an earlier project published of the 124M `gpt2`,
-before and after fine-tuning it on children's stories, prompt and response encoded apart:
+KINDS = {'plain': 'plain prose (control)'}
+BLOCK = re.compile(r'(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)', re.DOTALL)
+SESSION = re.compile(  # a block with one command and its output
+    r'^```text\n\$ python (?P<command>(?:sample|visualize)\.py [^\n]+)\n(?:(?!\$ |```)[^\n]*\n)*```$', re.MULTILINE
+)
 
-| prompt | response | `gpt2` | fine-tuned |
-| --- | --- | ---: | ---: |
-| `Once upon a time ` | there was a king | 4.31e-11 | 7.72e-08 |
-| `Long, long ago ` | two boys lived in a village | 3.78e-16 | 8.38e-14 |
-| `she was so pretty that they thought ` | she must be some fairy princess | 8.84e-16 | 1.64e-11 |
 
-They were **not run here**, where GPT-2's weights could not be fetched. Where they can be had,
+# Pages --------------------------------------------------------------------------------------------------------------
 
-```bash
-python eval.py --init_from=gpt2 --temperature=0.8 --boundary=separate \\
-    --start="Once upon a time " --fixed_response="there was a king"
-python -m pytest -m network
-```
 
-repeat the first row's `gpt2`, and compare all of that column with what is computed here."""
+def pages_with_numbers():
+    """Return the paths of the pages whose numbers have sources."""
+    found = [Path('README.md'), RESULTS / 'REPORT.md', RESULTS / 'models/README.md', RESULTS / 'fine_tuning/README.md']
+    return found + sorted(Path('models').glob('*/README.md')) + sorted(Path('docs').glob('*.md'))
+
+
+def fill_blocks(page, blocks):
+    """Replace the generated blocks of a page. blocks: name -> Markdown, for exactly the blocks on the page."""
+    text = page.read_text(encoding='utf-8')
+    names = [block['name'] for block in BLOCK.finditer(text)]
+    if sorted(names) != sorted(blocks):
+        raise UserError(f'{page} has the generated blocks {", ".join(names)}; it must have {", ".join(blocks)}')
+    save_page(page, BLOCK.sub(lambda block: f'{block["start"]}\n{blocks[block["name"]]}\n\n{block["end"]}', text))
+
+
+def refresh_numbers(page):
+    """Replace the numbers of a page that have sources by what their sources say."""
+    save_page(page, sourced_numbers.refresh_numbers(page))
+
+
+def rerun_sessions(page):
+    """Replace the outputs on a page by what its commands print now."""
+
+    def rerun(session):
+        with tempfile.TemporaryDirectory() as folder:  # for the files it writes, which are not needed
+            printed = run_script(*shlex.split(session['command']), quiet=True, cwd=folder)
+        return f'```text\n$ python {session["command"]}\n{printed.strip()}\n```'
+
+    save_page(page, SESSION.sub(rerun, page.read_text(encoding='utf-8')))
+
+
+def save_page(page, text):
+    """Write the text of a page, if it has changed."""
+    if text != page.read_text(encoding='utf-8'):
+        with atomic_write(page) as temporary:
+            temporary.write_text(text, encoding='utf-8')
 
 
 # How the models were chosen -----------------------------------------------------------------------------------------
 
 
-def models_page(common, search, shipped):
-    """Return the page of how the shipped models were chosen and trained.
+def models_blocks(common, search, shipped):
+    """Return the generated blocks of results/models/README.md.
 
-    common: the settings of the short runs of the search. search: name -> run, with what was `varied` in it. shipped:
-    name -> (config file, run, with its `best` evaluation and its `alternatives`), as far as they are done.
+    common: the settings that the short runs share. search: {name: short run}. shipped: {model: its run, with the
+    `alternatives` to it}. Short runs and alternatives say what was `varied` in them.
     """
-    parts = [
-        '# How the shipped models were chosen and trained',
-        'All choices were made by bits per byte on whole documents that were split off from the training texts (4 % of '
-        'them). `fairytales_heldout.txt` was not looked at. Losses are over blocks of one context, in bfloat16.',
-        '## Short runs',
-        'One thing varied at a time, for one epoch of the novels, judged at its end. Common to all, unless varied: '
-        f'`{" ".join(f"--{key}={value}" for key, value in common.items())}`.',
-        runs_table(search.values()),
-        'An epoch is soon over, and favours what learns fast: a larger vocabulary, fewer layers, smaller batches, a '
-        'higher learning rate. The shipped models take the first three together, which was not tried by itself; part '
-        "of the smaller batch's gain is that it takes twice the steps. The higher learning rate was not tried with it. "
-        '(The documents split off from the novels happen to be easier than the rest, hence less on them than on the '
-        'training part.)',
-    ]
-    for name, (config, of) in shipped.items():
-        parts += [
-            f'## {name}',
-            f'`python train.py {config}` in full, and what was tried beside it. The weights that are shipped are those '
-            f'of iteration {of["best"]["iter"]:,}, the best on the validation part: {of["best"]["val"]:.4f} bits per '
-            'byte.',
-            runs_table([{'varied': {}, **of}, *of['alternatives'].values()]),
-            f'![Losses of {name}](../../models/{name}/training.png)',
-        ]
-    parts.append(
-        'How the outcome depends on the learning rate and on the number of epochs of fine-tuning is in '
-        '[fine_tuning](../fine_tuning/README.md); dropout was tried in full with `tiny` only.'
-    )
-    parts += ['## Again', '```bash\npython -m lab.experiment --part=search,tiny,tiny-stories --corpora=texts\n```']
-    return '\n\n'.join(parts)
+    blocks = {'common-settings': f'`{" ".join(f"--{key}={value}" for key, value in common.items())}`'}
+    blocks['search'] = runs_table(search.values())
+    for name, run in shipped.items():
+        blocks[name] = runs_table([{'varied': {}, **run}, *run['alternatives'].values()])
+    return blocks
 
 
 def runs_table(runs):
     """Return a Markdown table of training runs."""
-    rows = [['varied', 'million parameters', 'epochs', 'bits/byte: training part', 'validation part', 'its best']]
+    rows = [['changed setting', 'million parameters', 'epochs', 'training part', 'validation part', 'best validation']]
     for run in runs:
-        varied = ', '.join(f'`{key}={value}`' for key, value in run['varied'].items()) or '(the settings as they are)'
+        varied = ', '.join(f'`{key}={value}`' for key, value in run['varied'].items()) or '(none)'
         best = min(row['val'] for row in run['curve'])
         sizes = f'{run["parameters"] / 1e6:.2f}', f'{run["epochs"]:.1f}'
         rows.append([varied, *sizes, f'{run["train"]:.4f}', f'{run["val"]:.4f}', f'{best:.4f}'])
     return markdown_table(rows)
 
 
-# What fine-tuning did -----------------------------------------------------------------------------------------------
+# The effect of fine-tuning ------------------------------------------------------------------------------------------
 
 
-def fine_tuning_page(pairs, kinds, texts, samples, sweep):
-    """Return the page of what fine-tuning did. pairs: eval.py's summary; the others as experiment.py keeps them."""
-    return '\n\n'.join(
-        [
-            '# What fine-tuning on stories did',
-            "`tiny` was trained on novels, `tiny-stories` is `tiny` after children's stories and fairy tales "
-            '([how they were chosen and trained](../models/README.md)). This page is made by',
-            '```bash\npython -m lab.experiment --part=fine_tuning --corpora=texts\n```',
-            '## The pairs',
-            ' '.join(comparison_sentences(pairs)),
-            kinds_table(kinds),
-            'Every response, every measure with its interval: [pairs/report.md](pairs/report.md).',
-            '![Each response before and after](pairs/before_after.png)',
-            '## What was gained, what was forgotten',
-            texts_table(texts),
-            'Running text, every token scored once, behind half a context of text at least; 95 % bootstrap intervals '
-            'over segments. The first row is text that nothing was trained on or chosen by. Stories and novels were '
-            'split off from the training texts in whole documents: `python eval.py --init_from=tiny-stories '
-            '--compare_to=tiny --text=tales`.',
-            '## Multiple choice',
-            choices_sentences(pairs['multiple_choice']),
-            '## The same seeds, before and after',
-            samples_part(samples),
-            '## How it depends on the learning rate, and on how long',
-            '![Learning rate and length](sweep.png)',
-            sweep_table(sweep),
-            'Each row is a run of its own from `tiny`, its learning rate falling to 0 along a cosine, the rest as in '
-            '`config/finetune_tiny_stories.py`. The pairs are the mean logprob of the 64 responses at its end. Every '
-            'token of these texts is behind half a context of text, so the figures are lower than those of '
-            '[models](../models/README.md).',
-            '## As it learns',
-            '![Loss and pairs through fine-tuning](learning_curve.png)',
-            '## GPT-2 itself',
-            PUBLISHED,
-        ]
-    )
+def fine_tuning_blocks(pairs, kinds, texts, samples, sweep):
+    """Return the generated blocks of results/fine_tuning/README.md.
+
+    pairs: the summary that eval.py saved. The others: as experiment.py saved them.
+    """
+    return {
+        'pairs': ' '.join(comparison_sentences(pairs)),
+        'kinds': kinds_table(kinds),
+        'texts': texts_table(texts),
+        'samples': samples_tables(samples),
+        'sweep': sweep_table(sweep),
+    }
 
 
 def kinds_table(kinds):
-    """Return how the pairs of each kind changed, as Markdown."""
-    rows = [['pairs about', 'pairs', 'likelier', 'mean log-ratio']]
-    for kind, of in kinds.items():
-        rows.append([KINDS.get(kind, kind), str(of['pairs']), str(of['rose']), f'{of["mean_log_ratio"]:+.2f}'])
+    """Return a Markdown table of how the pairs of each kind changed."""
+    rows = [['kind of pair', 'pairs', 'became likelier', 'mean log-ratio']]
+    for kind, values in kinds.items():
+        ratio = f'{values["mean_log_ratio"]:+.2f}'
+        rows.append([KINDS.get(kind, kind), str(values['pairs']), str(values['rose']), ratio])
     return markdown_table(rows)
 
 
 def texts_table(texts):
-    """Return bits per byte and perplexity of each text before and after, as Markdown."""
+    """Return a Markdown table of bits per byte and perplexity of each text, before and after."""
     rows = [['text', 'bytes', 'bits per byte before', 'after', 'perplexity per token before', 'after']]
-    for name, of in texts.items():
+    for name, values in texts.items():
         cells = [
-            format_interval(of[side][measure], form)
+            format_interval(values[role][measure], form)
             for measure, form in (('bits_per_byte', '{:.3f}'), ('perplexity', '{:.1f}'))
-            for side in ('compare_to', 'model')
+            for role in ('compare_to', 'model')
         ]
-        rows.append([TEXTS[name], f'{of["bytes"]:,}', *cells])
+        rows.append([TEXTS[name], f'{values["bytes"]:,}', *cells])
     return markdown_table(rows)
 
 
-def choices_sentences(choices):
-    """Say how often each model preferred the right response, and what guessing would get."""
-    before, after = (format_interval(choices[side]['acc'], '{:.1%}') for side in ('compare_to', 'model'))
-    return (
-        f'Of {choices["questions"]} questions with one right response and three wrong ones, guessing gets 25 %. `tiny` '
-        f'prefers the right one in {before}, `tiny-stories` in {after}. The wrong responses were written to be plain '
-        'sense word by word and wrong only in their place.'
-    )
-
-
-def samples_part(samples):
-    """Return what both models wrote from the same seeds, as Markdown."""
+def samples_tables(samples):
+    """Return what both models wrote from the same prompts and seeds: a Markdown table for each text."""
     parts = []
-    for prompt, of_tiny in samples['tiny'].items():
-        for before, after in zip(of_tiny, samples['tiny-stories'][prompt]):
-            rows = [['`tiny`', '`tiny-stories`'], [plain_cell(before['text']), plain_cell(after['text'])]]
+    for prompt, texts in samples['tiny'].items():
+        for before, after in zip(texts, samples['tiny-stories'][prompt]):
+            rows = [['`tiny`', '`tiny-stories`'], [escape_cell(before['text']), escape_cell(after['text'])]]
             parts += [f'`--start="{prompt}" --seed={before["seed"]}`', markdown_table(rows)]
     return '\n\n'.join(parts)
 
 
-def plain_cell(text):
-    """Return a text for a cell of a table: Markdown's signs are shown, new lines are `⏎`."""
+def escape_cell(text):
+    """Return a text for a table cell: Markdown's special characters are escaped, newlines become `⏎`."""
     return re.sub(r'([\\`*_\[\]|<])', r'\\\1', ' ⏎ '.join(line for line in text.split('\n') if line.strip()))
 
 
 def sweep_table(sweep):
-    """Return what each way of fine-tuning came to, as Markdown."""
+    """Return a Markdown table of the outcome of each way to fine-tune."""
     rows = [['learning rate', 'epochs', 'stories: bits per byte', 'novels: bits per byte', 'pairs: mean logprob']]
     for run in sweep.values():
         stories, novels = (f'{run["texts"][text]["value"]:.3f}' for text in ('tales', 'novels'))

@@ -1,7 +1,6 @@
-"""The numbers that results/REPORT.md explains things with, apart from what the scripts print themselves."""
+"""The numbers in results/REPORT.md that no script prints: its examples, computed from the shipped model and texts."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 
@@ -10,47 +9,60 @@ from lm import internals
 from lm.alternatives import entropy
 from lm.scoring import score
 from lm.search import beam_search, most_probable
-from lm.tokenizer import Tokenizer
-from model import GPT, logits_to_logprobs
+from model import logits_to_logprobs
 
-ENOUGH = 10_000  # tokens, for any product of probabilities to become zero
+TOKENS_AT_MOST = 10_000  # enough for any product of probabilities to become zero
 
 
-@dataclass
-class Voice:
-    """A model and its tokenizer."""
+def compute_all(model, tokenizer, stories, texts, draws, cached):
+    """Return the contents of report.json, and the points of its picture of lengths, [(tokens, logprob)].
 
-    model: GPT
-    tokenizer: Tokenizer
+    stories: texts to score. texts: {name: training text}. draws: how many texts to draw for comparison with the
+    searches. cached: how many tokens to generate with and without the cache.
+    """
+    points = score_beginnings(model, tokenizer, stories)
+    numbers = {
+        'temperature': count_choices(model, tokenizer, 'The old king had a', (0.2, 0.7, 1.0, 1.5)),
+        'i_live_in': compare_runners_up(model, tokenizer, 'I live in', 5, temperature=0.0001),
+        'underflow': find_underflow(model, tokenizer, 'Once upon a time', seed=1),
+        'length': {'stories': len(stories), 'points': len(points), **fit_line(points)},
+        'search': compare_searches(model, tokenizer, 'The giant', 6, draws, seed=1),
+        'attention': follow_attention(model, tokenizer, 'The king had a'),
+        'cache': compare_with_cache(model, tokenizer, 'Once upon a time', cached),
+        'language': compare_texts(texts),
+    }
+    return numbers, points
 
-    def ids(self, text):
-        """Return a prompt as the model reads it, (1, T)."""
-        return torch.tensor([self.tokenizer.encode_prompt(text)])
+
+def encode(tokenizer, prompt):
+    """Return the ids of a prompt, (1, T)."""
+    return torch.tensor([tokenizer.encode_prompt(prompt)])
 
 
 @torch.no_grad()
-def temperatures(voice, start, which):
-    """Return the effective number of choices of what comes next, at some temperatures."""
-    logits = voice.model(voice.ids(start))[0][0, -1]  # (V,)
-    choices = {str(one): {'choices': math.exp(entropy(logits_to_logprobs(logits, one)).item())} for one in which}
-    return {'vocabulary': voice.model.n_ids, **choices}
+def count_choices(model, tokenizer, prompt, temperatures):
+    """Return the effective number of choices for the next token at each temperature: exp of the entropy."""
+    logits = model(encode(tokenizer, prompt))[0][0, -1]  # (V,)
+    entropies = {temperature: entropy(logits_to_logprobs(logits, temperature)).item() for temperature in temperatures}
+    choices = {str(temperature): {'choices': math.exp(nats)} for temperature, nats in entropies.items()}
+    return {'vocabulary': model.n_ids, **choices}
 
 
 @torch.no_grad()
-def nearly_greedy(voice, start, max_new_tokens, temperature):
-    """Return, for each token that is drawn, what makes a small temperature certain of it: the gap to the runner-up.
+def compare_runners_up(model, tokenizer, prompt, max_new_tokens, temperature):
+    """Return, for each token drawn at a low temperature, how it compares with the runner-up.
 
     The sampler's probability of the likeliest token is 1 / (1 + the sum over the others of exp(-gap / temperature)),
-    where a gap is how much lower the other's logit is: at temperature 0.0001, a gap of 0.01 makes exp(-100).
+    where the gap is how much lower the other's logit is. At temperature 0.0001, a gap of 0.01 gives exp(-100).
     """
     tokens = []
-    for step in voice.model.steps(voice.ids(start), max_new_tokens, temperature):
+    for step in model.steps(encode(tokenizer, prompt), max_new_tokens, temperature):
         logits = step.logits[0].float()
         (best, second), (id, runner_up) = (part.tolist() for part in logits.topk(2))
         tokens.append(
             {
-                'piece': voice.tokenizer.pieces([id])[0],
-                'runner_up': voice.tokenizer.pieces([runner_up])[0],
+                'piece': tokenizer.pieces([id])[0],
+                'runner_up': tokenizer.pieces([runner_up])[0],
                 'gap': best - second,
                 'log10_of_the_rest': -(best - second) / temperature / math.log(10),
                 'model_probability': step.model_logprob.exp().item(),
@@ -60,11 +72,11 @@ def nearly_greedy(voice, start, max_new_tokens, temperature):
     return tokens
 
 
-def underflow(voice, start, seed):
+def find_underflow(model, tokenizer, prompt, seed):
     """Return after how many drawn tokens the product of their probabilities is 0.0, in float32 and in float64."""
     products = {'float32': torch.ones((), dtype=torch.float32), 'float64': torch.ones((), dtype=torch.float64)}
     found, logprobs = {}, []
-    for step in voice.model.steps(voice.ids(start), ENOUGH, 1.0, seed=seed):
+    for step in model.steps(encode(tokenizer, prompt), TOKENS_AT_MOST, 1.0, seed=seed):
         logprobs.append(step.model_logprob.item())
         for name, product in products.items():
             product *= math.exp(logprobs[-1])
@@ -75,20 +87,20 @@ def underflow(voice, start, seed):
     return found
 
 
-def lengths(voice, stories):
-    """Return the logprob of the first tokens of stories, as [(tokens, logprob)], for 1, 2, 4, ... of them."""
+def score_beginnings(model, tokenizer, stories):
+    """Return [(tokens, logprob)] of the first 1, 2, 4, ... tokens of each story."""
     points = []
-    longest = voice.model.config.block_size - 1
+    longest = model.block_size - 1
     for story in stories:
-        ids = voice.tokenizer.encode(story)[:longest]
-        logprobs = score(voice.model, [voice.tokenizer.encode_prompt('')], [ids])[0]
+        ids = tokenizer.encode(story)[:longest]
+        logprobs = score(model, [tokenizer.encode_prompt('')], [ids])[0]
         sums = logprobs.cumsum(0).tolist()
         points += [(2**power, sums[2**power - 1]) for power in range(10) if 2**power <= len(ids)]
     return points
 
 
-def line_through(points):
-    """Return slope and correlation of logprob against length, by least squares."""
+def fit_line(points):
+    """Return the slope (by least squares) and the correlation of [(tokens, logprob)] points."""
     x, y = (torch.tensor(column, dtype=torch.float64) for column in zip(*points))
     covariance = ((x - x.mean()) * (y - y.mean())).mean()
     return {
@@ -97,33 +109,35 @@ def line_through(points):
     }
 
 
-def searched(voice, start, max_new_tokens, draws, seed):
-    """Return the best that each way of looking finds: greedy, beams, many draws, and the proof of what there is."""
-    idx = voice.ids(start)
-    ways = {f'beams_{width}': beam_search(voice.model, idx, max_new_tokens, width) for width in (1, 2, 5, 20)}
-    found = {name: (ids[0, idx.shape[1] :].tolist(), logprobs[0].item()) for name, (ids, logprobs) in ways.items()}
+def compare_searches(model, tokenizer, prompt, max_new_tokens, draws, seed):
+    """Return the best continuation that each method finds: greedy decoding, beams, many draws, the exact search."""
+    idx = encode(tokenizer, prompt)
+    beams = {width: beam_search(model, idx, max_new_tokens, width) for width in (1, 2, 5, 20)}
+    found = {f'beams_{width}': (ids[0, idx.size(1) :], logprobs[0]) for width, (ids, logprobs) in beams.items()}
+    spread = {}
     for temperature in (1.0, 0.5):
-        steps = list(voice.model.steps(idx.expand(draws, -1), max_new_tokens, temperature, seed=seed))
+        steps = list(model.steps(idx.expand(draws, -1), max_new_tokens, temperature, seed=seed))
         drawn = torch.stack([step.ids for step in steps], dim=1)  # (draws, n)
-        logprobs = torch.stack([step.model_logprob for step in steps]).sum(0)
+        logprobs = torch.stack([step.model_logprob for step in steps]).sum(0)  # (draws,)
         best = logprobs.argmax()
-        found[f'draws_at_{temperature:g}'] = (drawn[best].tolist(), logprobs[best].item())
-        found[f'draws_at_{temperature:g}_different'] = len(drawn.unique(dim=0))
-        found[f'draws_at_{temperature:g}_mean'] = logprobs.mean().item()
-    ids, logprobs, _ = most_probable(voice.model, idx, max_new_tokens, k=1)
-    found['exact'] = (ids[0, idx.shape[1] :].tolist(), logprobs[0].item())
-    return {
-        name: {'text': voice.tokenizer.decode(of[0]), 'logprob': of[1]} if isinstance(of, tuple) else of
-        for name, of in found.items()
+        found[f'draws_at_{temperature:g}'] = drawn[best], logprobs[best]
+        spread[f'draws_at_{temperature:g}_different'] = len(drawn.unique(dim=0))
+        spread[f'draws_at_{temperature:g}_mean'] = logprobs.mean().item()
+    ids, logprobs, _ = most_probable(model, idx, max_new_tokens, k=1)
+    found['exact'] = ids[0, idx.size(1) :], logprobs[0]
+    best = {
+        name: {'text': tokenizer.decode(ids.tolist()), 'logprob': logprob.item()}
+        for name, (ids, logprob) in found.items()
     }
+    return {**best, **spread}
 
 
 @torch.no_grad()
-def attention(voice, start):
-    """Return what the first head of the first layer does at the last token of a text, with the cache and without."""
-    model, idx = voice.model, voice.ids(start)
+def follow_attention(model, tokenizer, prompt):
+    """Return what head 0 of layer 0 computes at the last token of a prompt, and how far the cache's result is off."""
+    idx = encode(tokenizer, prompt)
     block, n_head = model.transformer.h[0], model.config.n_head
-    seen = {}
+    seen = {}  # what came out of the modules in the last pass
 
     def note(name):
         return lambda module, inputs, output: seen.__setitem__(name, output)
@@ -152,9 +166,9 @@ def attention(voice, start):
 
 
 @torch.no_grad()
-def with_and_without_cache(voice, start, max_new_tokens):
-    """Return how far logits from the cache are, at the most, from those of full passes."""
-    model, idx = voice.model, voice.ids(start)
+def compare_with_cache(model, tokenizer, prompt, max_new_tokens):
+    """Return the largest difference between logits computed with the cache and those of full passes."""
+    idx = encode(tokenizer, prompt)
     steps = list(model.steps(idx, max_new_tokens, temperature=0))
     text = torch.cat([idx, torch.stack([step.ids for step in steps], dim=1)], dim=1)
     full = [model(text[:, :end])[0][0, -1] for end in range(idx.shape[1], text.shape[1])]
@@ -162,8 +176,8 @@ def with_and_without_cache(voice, start, max_new_tokens):
     return {'tokens': max_new_tokens, 'difference': difference}
 
 
-def languages(texts):
-    """Return figures of texts and the words that set stories and novels apart. texts: name -> text."""
+def compare_texts(texts):
+    """Return statistics of each text, and the words that set stories and novels apart. texts: {name: text}."""
     stories = '\n\n\n'.join(text for name, text in texts.items() if name != 'novels')
     rows = {
         title: [dict(zip(('word', 'z', 'here', 'there'), row)) for row in text_statistics.keywords(here, there)]

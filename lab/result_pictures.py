@@ -1,4 +1,4 @@
-"""The pictures of experiment.py: how shipped models were trained, what fine-tuning did, what the report explains."""
+"""The pictures in results/: how the models were trained, the effect of fine-tuning, the report's figures, growth."""
 
 import math
 
@@ -6,13 +6,16 @@ from pictures.style import BAR, FELL, ROSE, hide_spines, save_figure
 
 
 def draw_growth(path, decode, score):
-    """Write how time and memory grow: decode's with the context, score's with the number of pairs (bench.py's rows)."""
+    """Draw how time and memory grow: of decoding with the context, of scoring with the number of pairs.
+
+    decode, score: the rows of bench.py's job growth.
+    """
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(11, 4), layout='constrained')
     panels = (
-        (decode, 'context', 'milliseconds', 'tokens in the context', 'milliseconds a token'),
-        (decode, 'context', 'cache_mib', 'tokens in the context', 'cache, MiB (by its shape)'),
+        (decode, 'context', 'milliseconds', 'tokens in the context', 'milliseconds per token'),
+        (decode, 'context', 'cache_mib', 'tokens in the context', 'cache, MiB (computed)'),
         (score, 'pairs', 'seconds', 'pairs scored', 'seconds'),
         (score, 'pairs', 'peak_memory_mib', 'pairs scored', 'peak memory, MiB'),
     )
@@ -28,8 +31,8 @@ def draw_growth(path, decode, score):
 
 
 def draw_training(path, name, curve, iterations_an_epoch):
-    """Write the losses of a training run. curve: [{'iter', 'train', 'val'}] in bits per byte."""
-    figure, (axes,) = sheet(1, 6.5, 3.8)
+    """Draw the losses of a training run. curve: [{'iter', 'train', 'val'}] in bits per byte."""
+    figure, (axes,) = new_figure(1, 6.5, 3.8)
     epochs = [row['iter'] / iterations_an_epoch for row in curve]
     for split, meaning, colour in (('train', 'training part', BAR), ('val', 'validation part: whole documents', ROSE)):
         axes.plot(epochs, [row[split] for row in curve], color=colour, marker='o', markersize=3, label=meaning)
@@ -37,102 +40,105 @@ def draw_training(path, name, curve, iterations_an_epoch):
     axes.annotate(
         f'{curve[best]["val"]:.3f}', (epochs[best], curve[best]['val']), (0, 9), textcoords='offset points', ha='center'
     )
-    worth_seeing = [row for row in curve if row['iter'] >= iterations_an_epoch / 4] or curve
+    shown = [row for row in curve if row['iter'] >= iterations_an_epoch / 4] or curve
     lowest = min(min(row['train'], row['val']) for row in curve)
-    axes.set_ylim(lowest - 0.03, max(row['val'] for row in worth_seeing) + 0.05)
-    labelled(axes, f'{name}: epochs of its training part', 'bits per byte')
+    axes.set_ylim(lowest - 0.03, max(row['val'] for row in shown) + 0.05)
+    label_axes(axes, f'{name}: epochs of its training part', 'bits per byte')
     axes.legend(frameon=False)
-    write_and_close(figure, path)
+    save_and_close(figure, path)
 
 
 def draw_sweep(path, by_rate, by_length):
-    """Write how the outcome depends on the learning rate and on the length of fine-tuning.
+    """Draw how the outcome of fine-tuning depends on the learning rate and on the number of epochs.
 
-    Both are runs: dicts with `learning_rate`, `epochs`, `texts` (tales, novels: bits per byte as value, low, high) and
-    `pairs`, whose last has the mean `logprob` of the responses at the end.
+    Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (tales, novels: bits per byte as value, low,
+    high) and `pairs`; the last of the pairs has the mean `logprob` of the responses at the end.
     """
-    figure, panels = sheet(4, 10, 6.4, rows=2)
+    figure, panels = new_figure(4, 10, 6.4, rows=2)
     columns = (
-        (list(by_rate), 'learning_rate', 'highest learning rate, for one epoch'),
+        (list(by_rate), 'learning_rate', 'peak learning rate, one epoch'),
         (list(by_length), 'epochs', 'epochs'),
     )
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
         x = [run[key] for run in runs]
-        for text, meaning, colour in (('tales', 'stories split off', ROSE), ('novels', 'novels split off', FELL)):
+        for text, label, colour in (
+            ('tales', 'stories, validation part', ROSE),
+            ('novels', 'novels, validation part', FELL),
+        ):
             values, low, high = ([run['texts'][text][name] for run in runs] for name in ('value', 'low', 'high'))
-            around = [
+            errors = [
                 [value - end for value, end in zip(values, low)],
                 [end - value for value, end in zip(values, high)],
             ]
-            bits.errorbar(x, values, around, color=colour, marker='o', markersize=4, capsize=2, label=meaning)
+            bits.errorbar(x, values, errors, color=colour, marker='o', markersize=4, capsize=2, label=label)
         pairs.plot(x, [run['pairs'][-1]['logprob'] for run in runs], color=BAR, marker='o', markersize=4)
         for axes, y_label in ((bits, 'bits per byte'), (pairs, 'mean logprob of the responses')):
             axes.set_xscale('log')
             axes.set_xticks(x, [f'{value:.2g}' for value in x])
             axes.minorticks_off()
-            labelled(axes, x_label, y_label)
+            label_axes(axes, x_label, y_label)
         bits.legend(frameon=False)
-    write_and_close(figure, path)
+    save_and_close(figure, path)
 
 
 def draw_learning_curve(path, run):
-    """Write how loss and pairs went through a fine-tuning run, a dict as for draw_sweep with its `curve`."""
-    figure, (left, right) = sheet(2, 10, 3.8)
+    """Draw loss and pairs during a fine-tuning run: a dict as in draw_sweep, with its `curve`."""
+    figure, (left, right) = new_figure(2, 10, 3.8)
     for axes, rows, key, colour, label in (
-        (left, run['curve'], 'val', ROSE, 'bits per byte of stories split off'),
+        (left, run['curve'], 'val', ROSE, 'bits per byte, stories (validation)'),
         (right, run['pairs'], 'logprob', BAR, 'mean logprob of the responses'),
     ):
         epochs = [row['iter'] / run['iterations_an_epoch'] for row in rows]
         axes.plot(epochs, [row[key] for row in rows], color=colour, marker='o', markersize=3)
-        labelled(axes, 'epochs', label)
-    write_and_close(figure, path)
+        label_axes(axes, 'epochs', label)
+    save_and_close(figure, path)
 
 
 def draw_length(path, responses):
-    """Write what length does to a logprob. responses: [(tokens, logprob)]."""
-    figure, (total, per_token) = sheet(2, 10, 4)
+    """Draw how logprobs depend on length. responses: [(tokens, logprob)]."""
+    figure, (total, per_token) = new_figure(2, 10, 4)
     lengths = [tokens for tokens, _ in responses]
     total.scatter(lengths, [logprob for _, logprob in responses], s=14, color=BAR)
     per_token.scatter(lengths, [logprob / tokens for tokens, logprob in responses], s=14, color=ROSE)
     per_token.set_xscale('log', base=2)
     per_token.set_xticks(sorted(set(lengths)), [str(length) for length in sorted(set(lengths))])
     for axes, label in ((total, 'logprob of the response'), (per_token, 'logprob per token')):
-        labelled(axes, 'tokens of the response', label)
+        label_axes(axes, 'tokens in the response', label)
         axes.set_ylim(top=0)
-    write_and_close(figure, path)
+    save_and_close(figure, path)
 
 
 def draw_keywords(path, keywords):
-    """Write the words that set texts apart. keywords: title -> rows of word, z, here, there.
+    """Draw the words that set texts apart. keywords: {title: rows of word, z, here, there}.
 
-    z: the log-odds ratio in standard deviations. here, there: occurrences in a million words.
+    z: the log-odds ratio in standard deviations. here, there: occurrences per million words.
     """
-    figure, panels = sheet(len(keywords), 10, 5.6)
+    figure, panels = new_figure(len(keywords), 10, 5.6)
     for axes, ((title, rows), colour) in zip(panels, zip(keywords.items(), (ROSE, FELL))):
         places = range(len(rows))
         axes.barh(places, [row['z'] for row in rows], color=colour)
         axes.set_yticks(places, [row['word'] for row in rows])
         axes.invert_yaxis()
         for place, row in zip(places, rows):
-            text = f' {row["here"]:,.0f} against {row["there"]:,.0f}'
+            text = f' {row["here"]:,.0f} vs. {row["there"]:,.0f}'
             axes.text(row['z'], place, text, va='center', fontsize=7, color='#444444')
         axes.set_xlim(right=1.4 * max(row['z'] for row in rows))
         axes.set_title(title, loc='left', fontsize=10)
-        labelled(axes, 'log-odds ratio, standard deviations (beside: in a million words)', '')
+        label_axes(axes, 'log-odds ratio in standard deviations (labels: per million words)', '')
         axes.grid(visible=False)
-    write_and_close(figure, path)
+    save_and_close(figure, path)
 
 
-def sheet(panels, width, height, rows=1):
-    """Return a figure, so many inches wide and high, and its panels row by row."""
+def new_figure(panels, width, height, rows=1):
+    """Return a figure and its panels, row by row. width, height: in inches."""
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(width, height), layout='constrained')
     return figure, list(figure.subplots(rows, math.ceil(panels / rows), squeeze=False).flat)
 
 
-def labelled(axes, x, y):
-    """Say what the axes are, with a grid behind and without a frame."""
+def label_axes(axes, x, y):
+    """Label the axes; draw a grid and no frame."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(color='#dddddd', linewidth=0.6)
@@ -140,8 +146,8 @@ def labelled(axes, x, y):
     hide_spines(axes, 'top', 'right')
 
 
-def write_and_close(figure, path):
-    """Write a figure and forget it."""
+def save_and_close(figure, path):
+    """Save a figure and free its memory."""
     from matplotlib import pyplot
 
     save_figure(figure, path)

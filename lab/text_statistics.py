@@ -1,15 +1,15 @@
-"""What a text is like, in figures: words, sentences, dialogue, and the words that set one kind of text apart."""
+"""Statistics of a text: words, sentences, dialogue, and the words that set it apart from another text."""
 
 import math
 import re
 from collections import Counter
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # letters, with an apostrophe between them
-# A sentence ends at . ! or ?, perhaps a closing quotation mark, and white space before what begins another.
+# A sentence ends with . ! or ?, possibly a closing quotation mark, and white space before a capital letter.
 SENTENCE_END = re.compile(r'(?<=[.!?])\s?["”’\')\]]*\s+(?=["“‘\'(\[]*[A-Z])')
-TITLE = re.compile(r'\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Capt|Col|Rev|Esq|No|Vol)\.$')  # after which no sentence ends
-# Speech: from a mark before a word to one after it. A mark that nothing closes is passed over, since the next one opens
-# again. Between single marks, which are apostrophes too, speech must end as speech does: with a comma, a full stop ...
+TITLE = re.compile(r'\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Capt|Col|Rev|Esq|No|Vol)\.$')  # no sentence ends after these
+# Speech: from a quotation mark before a word to one after a word. An unclosed mark is skipped, since the next one opens
+# again. Single marks are apostrophes too, so speech between them must end with punctuation: a comma, a full stop, ...
 QUOTED = re.compile(
     r'(?:(?<=[\s(—-])|(?<![\s\S]))'  # after a space, a bracket, a dash, or at the very beginning
     r"""(?:["“](?=\S)[^"“”]*["”](?!\w)|['‘](?=\w)[^"“”]{,2000}?[.,!?;:—-]['’](?!\w))"""
@@ -17,12 +17,12 @@ QUOTED = re.compile(
 
 
 def words_of(text):
-    """Return the words of a text in lower case; `don't` is one, numbers are none."""
+    """Return the words of a text in lower case; `don't` is one word, numbers are not words."""
     return [word.lower() for word in WORD.findall(text.replace('’', "'"))]
 
 
 def sentences_of(text):
-    """Return the sentences of a text; an empty line ends one, too."""
+    """Return the sentences of a text; an empty line also ends one."""
     sentences = []
     for paragraph in re.split(r'\n\s*\n', text):
         pending = ''
@@ -37,15 +37,15 @@ def sentences_of(text):
 
 
 def dialogue_share(text):
-    """Return the share of a text's words that are spoken: that stand between quotation marks, double or single."""
+    """Return the share of a text's words that are spoken: between quotation marks, double or single."""
     return sum(len(WORD.findall(found)) for found in QUOTED.findall(text)) / max(1, len(WORD.findall(text)))
 
 
 def describe_text(text, sample=10_000):
-    """Return the figures of one text, a dict.
+    """Return the statistics of one text, a dict.
 
     distinct_words is the mean number of different words in stretches of `sample` words: longer texts have more of
-    them, so only stretches of one length can be compared (None where the text is shorter).
+    them, so only stretches of equal length can be compared. It is None if the text is shorter than that.
     """
     words, sentences = words_of(text), sentences_of(text)
     lengths = sorted(len(WORD.findall(sentence)) for sentence in sentences)
@@ -65,16 +65,16 @@ def describe_text(text, sample=10_000):
 def keywords(text, other, count=20, prior=0.01):
     """Return the words that set a text apart from another: [(word, z, per million here, per million there)].
 
-    The measure is the log-odds ratio with an informative Dirichlet prior, in standard deviations (Monroe, Colaresi &
-    Quinn 2008, "Fightin' Words", eq. 16, 20 and 22): a raw ratio of frequencies would favour the rarest words. The
-    prior gives each word `prior` times its count in both texts together.
+    z is the log-odds ratio with an informative Dirichlet prior, in standard deviations (Monroe, Colaresi & Quinn 2008,
+    "Fightin' Words", eq. 16, 20 and 22); a raw ratio of frequencies would favour the rarest words. The prior gives each
+    word `prior` times its count in both texts together. Returns the `count` words with the highest z.
     """
     here, there = Counter(words_of(text)), Counter(words_of(other))
     n, m = here.total(), there.total()
     both = here + there
     alpha_0 = prior * both.total()
     if len(both) < 2:
-        return []  # a text of one word only has nothing to set it apart
+        return []  # a single word sets nothing apart
     found = []
     for word, total in both.items():
         alpha, y, x = prior * total, here[word], there[word]

@@ -1,4 +1,4 @@
-"""bench.py runs, keeps what it measured, and says plainly what cannot be measured."""
+"""The benchmark measures its jobs, saves the results, and says plainly what it cannot measure."""
 
 import json
 
@@ -6,15 +6,20 @@ import pytest
 from helpers.models import random_gpt
 from helpers.scripts import run_script
 
+from common.errors import UserError
 from lab import bench
-from lab.bench_programs import CONTENDERS, Task
+from lab.bench_contenders import CONTENDERS, Task
+from lab.bench_limits import least_seconds
+from lab.bench_pages import describe_machine, installed_versions, save_result
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
+
+START = {'sample.py': {'per_second': 0.5, 'seconds': [2.0], 'limit_per_second': None, 'peak_memory_mib': 9.0}}
 
 
 @pytest.fixture
 def small_gpt2(tmp_path):
-    """Return a folder with a model of GPT-2's vocabulary, small enough to be measured in a moment."""
+    """Return a folder with a model that has GPT-2's vocabulary but is small enough to be measured quickly."""
     tokenizer = GPT2Tokenizer()
     try:
         tokenizer.encode('')
@@ -24,21 +29,21 @@ def small_gpt2(tmp_path):
     return tmp_path / 'small'
 
 
-def test_a_job_is_measured_and_kept(tmp_path, small_gpt2):
-    start = {'sample.py': {'per_second': 0.5, 'seconds': [2.0], 'floor_per_second': None, 'peak_memory_mib': 9.0}}
-    (tmp_path / 'speed.json').write_text(json.dumps({'jobs': {'start': start}}))
+@pytest.mark.slow
+def test_a_job_is_measured_and_saved(tmp_path, small_gpt2):
+    (tmp_path / 'speed.json').write_text(json.dumps({'jobs': {'start': START}}))
     done = run_script(
-        'bench.py',
+        'lab.bench',
         *('--job=score', '--only=float32', '--rounds=2', '--save=speed.json', f'--init_from={small_gpt2}'),
         cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    kept = json.loads((tmp_path / 'speed.json').read_text())
-    assert kept['jobs']['start'] == start  # other jobs' results stay
-    assert kept['read_gb_per_second'] > 0
-    assert kept['versions']['torch']
-    score = kept['jobs']['score']
+    saved = json.loads((tmp_path / 'speed.json').read_text())
+    assert saved['jobs']['start'] == START  # other jobs' results stay
+    assert saved['read_gb_per_second'] > 0
+    assert saved['versions']['torch']
+    score = saved['jobs']['score']
     assert {'float32', 'transformers float32', 'lm-eval float32'} <= set(score)
     for name, row in score.items():
         assert len(row['seconds']) == 2, name
@@ -46,26 +51,52 @@ def test_a_job_is_measured_and_kept(tmp_path, small_gpt2):
     page = (tmp_path / 'speed.md').read_text()
     assert '| sample.py | 0.5 | 1.00 x |' in page
     assert f'| float32 | {score["float32"]["per_second"]:.4g} | 1.00 x |' in page
-    assert 'float32 is' in done.stdout
+    assert 'speedup of' in done.stdout
     assert '1.00 x' in done.stdout
 
 
-def test_floors_count_what_must_be_read_and_multiplied():
+def test_contenders_take_turns_and_their_speeds_are_saved(tmp_path, small_gpt2, capsys):
+    limits = {'read_gb_per_second': 10.0, 'float32_gflops': 100.0, 'bfloat16_gflops': 200.0}
+    task = Task(str(small_gpt2), str(tmp_path), new_tokens=4, layers=12 * 32**2, head=50257 * 32)
+    settings = bench.Settings(rounds=2, only='no cache')
+    result = bench.run_job('decode', task, str(small_gpt2), settings, limits)
+    (row,) = result.values()
+    assert row['per_second'] == pytest.approx(4 / (sum(row['seconds']) / 2))
+    assert row['peak_memory_mib'] > 0
+    assert 'no cache, one by one' in capsys.readouterr().out
+    path, conditions = (
+        tmp_path / 'speed.json',
+        {'machine': describe_machine(), **limits, 'versions': installed_versions()},
+    )
+    save_result(path, conditions, 'start', START)
+    save_result(path, conditions, 'decode', result)
+    assert json.loads(path.read_text())['jobs'] == {'start': START, 'decode': result}
+    page = path.with_suffix('.md').read_text()
+    assert '| sample.py | 0.5 | 1.00 x |' in page
+    assert f'| no cache, one by one | {row["per_second"]:.4g} |' in page
+    with pytest.raises(UserError, match='no contender is left'):
+        bench.compare_contenders('decode', task, bench.Settings(only='nobody'), limits)
+    path.write_text('no JSON')
+    with pytest.raises(UserError, match=r'speed\.json exists and is not JSON'):
+        save_result(path, conditions, 'start', START)
+
+
+def test_limits_count_what_must_be_read_and_multiplied():
     limits = {'read_gb_per_second': 10, 'float32_gflops': 100, 'bfloat16_gflops': 200}
     task = Task('', '', rows=1, new_tokens=10, layers=80_000_000, head=20_000_000)
-    assert bench.floor_of('decode', 'float32', task, limits) == pytest.approx(10 * 0.04)  # 400 MB at 10 GB/s a token
-    assert bench.floor_of('decode', 'CTranslate2 int8', task, limits) == pytest.approx(10 * 0.01)
+    assert least_seconds('decode', 'float32', task, limits) == pytest.approx(10 * 0.04)  # 400 MB a token at 10 GB/s
+    assert least_seconds('decode', 'CTranslate2 int8', task, limits) == pytest.approx(10 * 0.01)
     task.rows = 1000  # then products take longer than reading: 2 * 1e8 * 1000 / 1e11 = 2 seconds a step
-    assert bench.floor_of('sample', 'float32', task, limits) == pytest.approx(10 * 2)
+    assert least_seconds('sample', 'float32', task, limits) == pytest.approx(10 * 2)
     task.pairs = (([1, 2, 3], [4, 5], '', ''), ([1, 2, 3], [6], '', ''))
-    read, said = 4 + 3, 2 + 1
-    assert bench.floor_of('score', 'float32', task, limits) == pytest.approx(2 * (8e7 * read + 2e7 * said) / 1e11)
+    read, scored = 4 + 3, 2 + 1
+    assert least_seconds('score', 'float32', task, limits) == pytest.approx(2 * (8e7 * read + 2e7 * scored) / 1e11)
     read = 3 + 1  # the prompt once
-    assert bench.floor_of('prompts', 'bfloat16', task, limits) == pytest.approx(2 * (8e7 * read + 2e7 * said) / 2e11)
-    assert bench.floor_of('start', 'sample.py', task, limits) is None
+    assert least_seconds('prompts', 'bfloat16', task, limits) == pytest.approx(2 * (8e7 * read + 2e7 * scored) / 2e11)
+    assert least_seconds('start', 'sample.py', task, limits) is None
 
 
-def test_the_pairs_are_what_they_are_said_to_be():
+def test_pairs_have_the_promised_sizes():
     tokenizer = GPT2Tokenizer()
     try:
         ids = tokenizer.encode('The old bear went into the forest, and the forest was dark. ' * 40)
@@ -80,20 +111,25 @@ def test_the_pairs_are_what_they_are_said_to_be():
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'told'),
+    ('settings', 'message'),
     [
-        (['--job=speed'], '--job=speed is not one of'),
-        (['--rounds=0'], '--rounds=0'),
-        (['--init_from=nowhere/at/all', '--job=decode'], 'nowhere/at/all'),
+        (bench.Settings(job='speed'), '--job=speed is not one of'),
+        (bench.Settings(rounds=0), '--rounds=0'),
+        (bench.Settings(job='decode', init_from='nowhere/at/all'), 'nowhere/at/all'),
     ],
 )
-def test_mistakes_are_told_in_a_line(tmp_path, arguments, told):
-    done = run_script('lab.bench', *arguments, cwd=tmp_path)
+def test_mistakes_are_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        bench.main(settings)
+
+
+def test_a_mistake_ends_in_one_line(tmp_path):
+    done = run_script('lab.bench', '--job=speed', cwd=tmp_path)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert '--job=speed is not one of' in done.stderr
     assert 'Traceback' not in done.stderr
 
 
-def test_every_contender_says_what_it_is():
+def test_every_contender_has_a_description():
     for job in CONTENDERS.values():
         assert all(function.__doc__ for function, _ in job.values())

@@ -1,4 +1,4 @@
-"""The whole experiment on texts of a few pages: every step runs, and every page that it makes is right."""
+"""The whole experiment on texts of a few pages: every step runs, and the pages have the new numbers."""
 
 import json
 import shutil
@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from helpers.scripts import PROJECT, assert_friendly_error, run_script
+from helpers.scripts import PROJECT, assert_friendly_error, files_of_project, run_script
 
+from common.errors import UserError
+from lab import experiment, experiment_pages
 from lab.sourced_numbers import find_disagreements
 
 SMALL = """
-import experiment
+from lab import experiment
 
 experiment.VOCAB_SIZE = 300
 experiment.ONE_EPOCH |= {'dataset': 'novels-280', 'n_layer': 1, 'n_embd': 16, 'block_size': 32, 'eval_interval': 50}
@@ -19,7 +21,7 @@ experiment.SEARCH = {'base': {}, 'small': {'n_embd': 8}}
 experiment.RATES, experiment.EPOCHS, experiment.SEEDS = (1e-3,), (0.5,), (1,)
 experiment.PROMPTS = experiment.PROMPTS[:1]
 experiment.DRAWS, experiment.CACHED = 20, 20
-experiment.main(experiment.Settings('all', 'texts'))
+experiment.main(experiment.Settings('all', 'corpora'))
 """
 CONFIG = """
 dataset = '{dataset}'
@@ -52,13 +54,13 @@ The product is 0 after 1 tokens; `tiny` has 2.1 M parameters, and 3.14 bits per 
 
 ```text
 $ python sample.py --max_new_tokens=2
-what it printed once
+an old output
 ```
 """
 
 
-def tales(who, count):
-    """Return a text of so many short documents."""
+def make_tales(who, count):
+    """Return a text of `count` short documents."""
     names = ['Ann', 'Ben', 'Cleo', 'Dan', 'Eve', 'Fox']
     return '\n\n\n'.join(
         f'Once upon a time {names[number % 6]} met {who} number {number}.\n"Good day, {names[number % 5]}," said {who}.'
@@ -69,12 +71,15 @@ def tales(who, count):
 
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
-    """Return a copy of the project in which the experiment has been run, made small, and its process."""
+    """Return a copy of the project in which a small experiment has run, and its process."""
     folder = tmp_path_factory.mktemp('experiment')
-    for file in [*PROJECT.glob('*.py'), PROJECT / 'page.html', PROJECT / 'eval_data.json']:
-        shutil.copy(file, folder)
-    shutil.copytree(PROJECT / 'data/childrens_stories', folder / 'data/childrens_stories')
-    for name in ('config', 'texts', 'results', 'models'):
+    for path in files_of_project():
+        is_code = path.suffix in ('.py', '.html') and path.parts[0] not in ('tests', 'config')
+        is_page = path.as_posix() in ('results/models/README.md', 'results/fine_tuning/README.md')
+        if is_code or is_page or path.parts[:2] == ('data', 'childrens_stories') or path.name == 'eval_data.json':
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / path, folder / path)
+    for name in ('config', 'corpora'):
         (folder / name).mkdir()
     for name, dataset, init_from, pairs in (
         ('train_tiny', 'novels', 'scratch', None),
@@ -83,8 +88,8 @@ def done(tmp_path_factory):
         config = CONFIG.format(dataset=dataset, init_from=init_from, eval_file=repr(pairs))
         (folder / f'config/{name}.py').write_text(config)
     for name, who in (('novels', 'a bishop'), ('childrens_stories', 'a bear'), ('fairytales', 'a king')):
-        (folder / f'texts/{name}.txt').write_text(tales(who, 60))
-    (folder / 'texts/fairytales_heldout.txt').write_text(tales('a witch', 20))
+        (folder / f'corpora/{name}.txt').write_text(make_tales(who, 60))
+    (folder / 'corpora/fairytales_heldout.txt').write_text(make_tales('a witch', 20))
     (folder / 'results/REPORT.md').write_text(PAGE)
     (folder / 'README.md').write_text('# Front door\n')
     process = subprocess.run([sys.executable, '-c', SMALL], cwd=folder, capture_output=True, text=True, timeout=600)
@@ -92,48 +97,54 @@ def done(tmp_path_factory):
     return folder, process
 
 
+@pytest.mark.slow
 def test_models_are_shipped_with_their_numbers(done):
     folder, _ = done
     for name in ('tiny', 'tiny-stories'):
         assert {file.name for file in (folder / 'models' / name).iterdir()} == {
             *('config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json', 'training.png')
         }
-        of = json.loads((folder / f'results/models/{name}.json').read_text())
-        assert of['epochs'] == pytest.approx(0.5, abs=0.1)
-        assert of['best']['val'] == min(row['val'] for row in of['curve'])
-        assert of['data']['texts']['novels.txt']['bytes'] == (folder / 'texts/novels.txt').stat().st_size
-        assert all(run['varied'] for run in of['alternatives'].values())
+        run = json.loads((folder / f'results/models/{name}.json').read_text())
+        assert run['epochs'] == pytest.approx(0.5, abs=0.1)
+        assert run['best']['val'] == min(row['val'] for row in run['curve'])
+        assert run['data']['texts']['novels.txt']['bytes'] == (folder / 'corpora/novels.txt').stat().st_size
+        assert all(alternative['varied'] for alternative in run['alternatives'].values())
     page = (folder / 'results/models/README.md').read_text()
-    assert page.count('| (the settings as they are) |') == 3
+    assert page.count('| (none) |') == 3
     assert '| `n_embd=8` |' in page
+    assert find_disagreements(folder / 'results/models/README.md', all_sourced=False) == []
 
 
-def test_what_fine_tuning_did_is_measured_and_told(done):
+@pytest.mark.slow
+def test_the_effect_of_fine_tuning_is_on_its_page(done):
     folder, _ = done
     texts = json.loads((folder / 'results/fine_tuning/texts.json').read_text())
     summary = json.loads((folder / 'results/fine_tuning/pairs/summary.json').read_text())
     sweep = json.loads((folder / 'results/fine_tuning/sweep.json').read_text())
     page = (folder / 'results/fine_tuning/README.md').read_text()
-    assert texts['heldout']['bytes'] == (folder / 'texts/fairytales_heldout.txt').stat().st_size
+    assert texts['heldout']['bytes'] == (folder / 'corpora/fairytales_heldout.txt').stat().st_size
     assert f'{texts["heldout"]["model"]["bits_per_byte"]["value"]:.3f} [' in page
     assert f'{summary["comparison"]["rose"]} likelier' in page
     assert set(sweep) == {'rate-0.001-epochs-1', 'rate-0.01-epochs-0.5', 'as shipped'}
     assert all(set(run['texts']) == {'tales', 'novels'} and run['pairs'] for run in sweep.values())
     for name in ('sweep.png', 'learning_curve.png', 'pairs/before_after.png'):
         assert (folder / 'results/fine_tuning' / name).stat().st_size > 5000
+    assert find_disagreements(folder / 'results/fine_tuning/README.md', all_sourced=False) == []
     kept = '\n'.join(file.read_text() for file in (folder / 'results').rglob('*') if file.suffix in ('.json', '.md'))
     assert 'a witch' not in kept  # the texts themselves are not passed on
 
 
+@pytest.mark.slow
 def test_the_report_has_the_numbers_of_its_files(done):
     folder, _ = done
     assert find_disagreements(folder / 'results/REPORT.md') == []
     text = (folder / 'results/REPORT.md').read_text()
-    assert 'what it printed once' not in text
+    assert 'an old output' not in text
     assert '\nOnce upon a time' in text
     assert text.count('logprob') == 2
 
 
+@pytest.mark.slow
 def test_every_step_is_a_command_that_is_shown(done):
     _, process = done
     shown = [line for line in process.stdout.splitlines() if line.startswith('$ python ')]
@@ -143,9 +154,36 @@ def test_every_step_is_a_command_that_is_shown(done):
     assert any('eval.py --init_from=tiny-stories --compare_to=tiny' in line for line in shown)
 
 
-def test_a_folder_without_the_texts_is_an_error(tmp_path):
-    assert_friendly_error(
-        run_script('lab.experiment', '--part=report', cwd=PROJECT), 'texts/novels.txt', 'models/tiny-stories/README.md'
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    for settings, message in (
+        (experiment.Settings('report'), r'texts/novels\.txt; models/tiny-stories/README\.md'),
+        (experiment.Settings('reprot'), 'reprot is not one of .* fine_tuning'),
+    ):
+        monkeypatch.chdir(PROJECT)
+        with pytest.raises(UserError, match=message):
+            experiment.main(settings)
+    process = run_script('lab.experiment', '--part=report', cwd=tmp_path)
+    assert_friendly_error(process, 'folder', str(PROJECT))
+
+
+def test_only_what_is_generated_is_replaced(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(
+        '# Title\n\n<!-- generated: a -->\n\nold\n\n<!-- end -->\n\nOurs.\n\n<!-- generated: b-2 -->\n<!-- end -->\n'
     )
-    assert_friendly_error(run_script('lab.experiment', '--part=reprot', cwd=PROJECT), 'reprot', 'fine_tuning')
-    assert_friendly_error(run_script('lab.experiment', '--part=report', cwd=tmp_path), 'folder', str(PROJECT))
+    experiment_pages.fill_blocks(page, {'b-2': '| table |', 'a': 'new'})
+    expected = (
+        '# Title\n\n<!-- generated: a -->\n\nnew\n\n<!-- end -->\n\nOurs.\n\n'
+        '<!-- generated: b-2 -->\n\n| table |\n\n<!-- end -->\n'
+    )
+    assert page.read_text() == expected
+    with pytest.raises(UserError, match='generated blocks a, b-2; it must have a'):
+        experiment_pages.fill_blocks(page, {'a': 'new'})
+    assert page.read_text() == expected
+
+
+def test_sessions_are_those_of_one_command():
+    one = '```text\n$ python sample.py --x=1\nout\n\nmore\n```'
+    assert experiment_pages.SESSION.search(f'a\n\n{one}\n')[0] == one
+    for other in (one.replace('out', '$ python eval.py'), one.replace('sample', 'train'), one.replace('text', 'bash')):
+        assert experiment_pages.SESSION.search(other) is None

@@ -1,10 +1,10 @@
-"""Numbers on a page: what agrees with its source, what does not, and how it is put right."""
+"""Numbers on a page: which agree with their source, which do not, and how they are corrected."""
 
 import json
 
 import pytest
 
-from lab.sourced_numbers import find_disagreements, like, refresh_numbers
+from lab.sourced_numbers import find_disagreements, format_like, refresh_numbers
 
 PAGE = """# Title, 1.5 of them
 
@@ -13,7 +13,7 @@ Of 64 responses 51 rose, by +4.79 on average (27.0 % of the tokens, 5.9 M parame
      5.9 M = parameters; 2.3e-05 = p -->
 <!-- given: 0.8 -->
 
-Sourced by nobody: `0.3` in code, 7 in words, and a [link](page-1.5.md).
+Without a source: `0.3` in code, 7 in words, and a [link](page-1.5.md).
 
 | a | b |
 | --- | ---: |
@@ -46,16 +46,16 @@ def page(tmp_path):
         ('·king', '`·queen`', '`·king`'),
     ],
 )
-def test_a_value_is_written_as_the_page_writes_it(value, shown, written):
-    assert like(value, shown) == written
+def test_a_value_is_formatted_like_the_number_on_the_page(value, shown, written):
+    assert format_like(value, shown) == written
 
 
-def test_a_page_that_agrees_is_left_as_it_is(page):
+def test_a_page_that_agrees_stays_the_same(page):
     assert find_disagreements(page) == []
     assert refresh_numbers(page) == PAGE
 
 
-def test_what_has_changed_is_told_and_put_right(page):
+def test_changed_numbers_are_reported_and_corrected(page):
     changed = {**NUMBERS, 'rose': 63, 'share': 0.314, 'negative': 3}
     (page.parent / 'numbers/b.json').write_text(json.dumps(changed))
     page.write_text(PAGE.replace('a.json', 'b.json'), encoding='utf-8')
@@ -70,18 +70,18 @@ def test_what_has_changed_is_told_and_put_right(page):
     assert 'Of 64 responses 63 rose, by +4.79 on average (31.4 % of' in page.read_text(encoding='utf-8')
 
 
-def test_one_number_may_be_quoted_twice_and_become_two(page):
+def test_a_number_may_be_quoted_twice_and_become_two(page):
     page.write_text('| 7 | 7 | 7 |\n<!-- numbers/a.json: 7 = one; 7 = rose -->\n<!-- given: 7 -->\n')
     assert len(find_disagreements(page)) == 2
     assert refresh_numbers(page) == '| 1 | 51 | 7 |\n<!-- numbers/a.json: 1 = one; 51 = rose -->\n<!-- given: 7 -->\n'
 
 
-def test_a_number_is_not_sourced_by_a_longer_one(page):
+def test_a_number_is_not_taken_for_a_longer_one(page):
     page.write_text('It is 11.5, or 1.5, or 1.50.\n<!-- given: 11.5; 1.50 -->\n')
     assert find_disagreements(page) == [f'{page}: 1.5 has no source: It is 11.5, or 1.5, or 1.50.']
 
 
-def test_what_cannot_be_checked_is_told(page):
+def test_numbers_that_cannot_be_checked_are_reported(page):
     page.write_text('It is 1.5 and 2.5, or 3.5.\n<!-- numbers/a.json: 1.5 = nothing; 4.5 = one; 2.5 = one -->\n')
     complaints = '\n'.join(find_disagreements(page))
     for words in ('1.5 has no source: KeyError', '4.5 is not in the paragraph', '2.5 is 1.0 in', '3.5 has no source'):

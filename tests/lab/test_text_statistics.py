@@ -1,4 +1,4 @@
-"""What a text is like: words, sentences, speech, and keywords against the formula of the paper, by hand."""
+"""Statistics of texts: words, sentences, speech, and keywords, compared with the formula of the paper."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_words_keep_their_apostrophes():
         ('', []),
     ],
 )
-def test_sentences_end_where_a_reader_would_end_them(text, sentences):
+def test_sentences_end_where_a_reader_ends_them(text, sentences):
     assert sentences_of(text) == sentences
 
 
@@ -42,11 +42,11 @@ def test_sentences_end_where_a_reader_would_end_them(text, sentences):
         ('', 0),
     ],
 )
-def test_speech_is_what_stands_between_quotation_marks(text, share):
+def test_speech_is_between_quotation_marks(text, share):
     assert dialogue_share(text) == pytest.approx(share)
 
 
-def test_a_text_in_figures():
+def test_the_statistics_of_a_text():
     figures = describe_text('The fox ran. "The fox," she said, "is a fox." ' * 3, sample=5)
     assert figures['words'] == 3 * 10
     assert figures['sentences'] == 3 * 2
@@ -57,7 +57,7 @@ def test_a_text_in_figures():
     assert describe_text('short')['distinct_words'] is None
 
 
-def test_keywords_are_those_of_the_formula():
+def test_keywords_follow_the_formula():
     here, there = 'a a a b', 'a b b b b c'
     found = {word: z for word, z, _, _ in keywords(here, there, prior=0.5)}
     y, n, x, m, alpha, alpha_0 = 3, 4, 1, 6, 0.5 * 4, 0.5 * 10  # of the word a
@@ -73,7 +73,7 @@ TEXTS = st.lists(st.sampled_from(['king', 'fox', 'the', 'and']), max_size=20).ma
 
 
 @given(TEXTS, TEXTS)
-def test_keywords_of_one_text_are_the_others_turned_round(here, there):
+def test_swapping_the_texts_changes_the_sign(here, there):
     one = {word: z for word, z, _, _ in keywords(here, there, count=None)}
     other = {word: z for word, z, _, _ in keywords(there, here, count=None)}
     assert one == {word: pytest.approx(-z) for word, z in other.items()}

@@ -1,0 +1,111 @@
+"""The steps of the experiment: commands that a person could type, the training runs among them, and their results."""
+
+import json
+import math
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.files import PROJECT, atomic_write
+from texts.token_files import read_meta
+
+OUT = Path('out-experiment')  # checkpoints and scored texts, which are not kept
+RESULTS = Path('results')  # what is kept
+NOVELS, STORIES, HELDOUT = ('novels.txt',), ('childrens_stories.txt', 'fairytales.txt'), 'fairytales_heldout.txt'
+VAL_FRACTION = 0.04  # of each text, in whole documents, for validation: all choices are made on it
+
+
+# Commands -----------------------------------------------------------------------------------------------------------
+
+
+def run_script(script, *arguments, quiet=False, cwd=None):
+    """Run one of the project's scripts and print the command; if `quiet`, return its output instead of showing it."""
+    command = shlex.join(['python', script, *arguments])
+    print(f'$ {command}', flush=True)
+    program = [sys.executable, str(PROJECT / script), *arguments]
+    process = subprocess.run(program, stdout=subprocess.PIPE if quiet else None, encoding='utf-8', cwd=cwd)
+    if process.returncode:
+        raise UserError(f'`{command}` failed with exit code {process.returncode}')
+    return process.stdout
+
+
+def prepare_datasets(corpora, vocab_size, suffix=''):
+    """Make the datasets all, novels and tales, each name with the suffix, unless they exist.
+
+    Their tokenizer is trained on the training parts of all texts.
+    """
+    prepare_dataset(corpora, NOVELS + STORIES, f'all{suffix}', f'--train_bpe={vocab_size}')
+    prepare_dataset(corpora, NOVELS, f'novels{suffix}', f'--tokenizer=data/all{suffix}')
+    prepare_dataset(corpora, STORIES, f'tales{suffix}', f'--tokenizer=data/all{suffix}')
+
+
+def prepare_dataset(corpora, names, dataset, *arguments):
+    """Turn texts into a dataset, unless it exists."""
+    if not (Path('data') / dataset / 'meta.json').exists():
+        paths = ','.join(str(corpora / name) for name in names)
+        validation = f'--val_fraction={VAL_FRACTION}'
+        run_script('prepare_bin.py', f'--input={paths}', f'--dataset={dataset}', validation, *arguments)
+
+
+def train(name, config, **settings):
+    """Train into out-experiment/`name`, or resume the run that is there; return its outcome and its command."""
+    folder = OUT / name
+    arguments = [config, f'--out_dir={folder}', *(f'--{key}={value}' for key, value in settings.items())]
+    resume = ['--init_from=resume'] if (folder / 'last.pt').exists() else []
+    run_script('train.py', *arguments, *resume)
+    return {'command': shlex.join(['python', 'train.py', *arguments]), **read_outcome(folder)}
+
+
+# Results ------------------------------------------------------------------------------------------------------------
+
+
+def read_outcome(folder):
+    """Return the outcome of a finished run: losses in bits per byte, the learning curve, size, length and time."""
+    rows = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
+    checkpoint = torch.load(folder / 'last.pt', map_location='cpu', weights_only=True)
+    config, iterations = checkpoint['config'], checkpoint['iter_num']
+    meta = read_meta(config['dataset'])
+    bits = {split: meta[split]['tokens'] / meta[split]['bytes'] / math.log(2) for split in ('train', 'val')}
+    curve = [
+        {'iter': row['iter'], **{split: row[f'{split}_loss'] * bits[split] for split in bits}}
+        for row in rows
+        if 'val_loss' in row
+    ]
+    speeds = [row['tokens_per_second'] for row in rows if 'tokens_per_second' in row]
+    block_size = checkpoint['model_args']['block_size']
+    tokens = config['batch_size'] * config['gradient_accumulation_steps'] * block_size  # per iteration
+    return {
+        'learning_rate': config['learning_rate'],
+        'iterations': iterations,
+        'tokens_per_iteration': tokens,
+        'epochs': iterations * tokens / meta['train']['tokens'],
+        'iterations_an_epoch': meta['train']['tokens'] / tokens,
+        'parameters': sum(tensor.numel() for name, tensor in checkpoint['model'].items() if name != 'lm_head.weight'),
+        'minutes': iterations * tokens / statistics.median(speeds) / 60,
+        'train': curve[-1]['train'],
+        'val': curve[-1]['val'],
+        'curve': curve,
+        'pairs': [
+            {'iter': row['iter'], 'logprob': row['pairs_logprob_per_response']}
+            for row in rows
+            if 'pairs_logprob_per_response' in row
+        ],
+    }
+
+
+def read_json(name):
+    """Return the numbers in a file of results/."""
+    if not (RESULTS / name).exists():
+        raise UserError(f'there is no {RESULTS / name}; run the part of the experiment that makes it')
+    return json.loads((RESULTS / name).read_text(encoding='utf-8'))
+
+
+def write_json(name, values):
+    """Write numbers into a file of results/."""
+    with atomic_write(RESULTS / name) as temporary:
+        temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

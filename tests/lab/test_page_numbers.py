@@ -1,0 +1,83 @@
+"""The numbers and tables on the project's pages are those of the files they come from."""
+
+import ast
+import json
+import shutil
+
+import pytest
+from helpers.markdown import python_blocks
+from helpers.scripts import PROJECT
+
+import model
+from lab import experiment, report_numbers
+from lab.bench_pages import speed_page
+from lab.sourced_numbers import find_disagreements, read_quotations
+from lm.checkpoint import load_model
+
+FULLY_SOURCED = ['results/REPORT.md']  # every measured number on it has a source
+PAGES = [
+    *FULLY_SOURCED,
+    *('README.md', 'models/tiny/README.md', 'models/tiny-stories/README.md'),
+    *('results/models/README.md', 'results/fine_tuning/README.md'),
+]
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_numbers_on_a_page_are_those_of_their_files(page):
+    complaints = find_disagreements(PROJECT / page, all_sourced=page in FULLY_SOURCED)
+    assert not complaints, '\n'.join(complaints)
+    assert sum(len(found) for _, _, found in read_quotations(PROJECT / page)) >= 3
+
+
+def test_generated_tables_are_those_of_the_stored_numbers(tmp_path, monkeypatch):
+    for file in [PROJECT / 'README.md', *PROJECT.glob('results/**/*.json'), *PROJECT.glob('results/**/*.md')]:
+        copy = tmp_path / file.relative_to(PROJECT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    monkeypatch.chdir(tmp_path)
+    experiment.refresh_pages()
+    for page in ('README.md', 'results/REPORT.md', 'results/models/README.md', 'results/fine_tuning/README.md'):
+        refreshed = (tmp_path / page).read_text(encoding='utf-8')
+        assert refreshed == (PROJECT / page).read_text(encoding='utf-8'), (
+            f'python -m lab.experiment --part=pages: {page}'
+        )
+
+
+def test_the_page_of_speeds_has_the_stored_numbers():
+    saved = json.loads((PROJECT / 'results/speed/speed.json').read_text(encoding='utf-8'))
+    assert speed_page(saved) == (PROJECT / 'results/speed/speed.md').read_text(encoding='utf-8')
+
+
+def test_the_report_quotes_attention_as_it_is_in_the_model():
+    def body(tree):
+        (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == 'attend']
+        statements = function.body[1:] if ast.get_docstring(function) else function.body
+        return [ast.unparse(function.args), *map(ast.unparse, statements)]
+
+    (quoted,) = python_blocks((PROJECT / 'results/REPORT.md').read_text(encoding='utf-8'))
+    with open(model.__file__, encoding='utf-8') as file:
+        assert body(ast.parse(quoted)) == body(ast.parse(file.read()))
+
+
+def test_the_numbers_of_the_report_can_be_repeated():
+    """Those that take a moment; the slow test of the experiment runs all of them."""
+    gpt, tokenizer, _ = load_model('tiny-stories', device='cpu')
+    stored = json.loads((PROJECT / 'results/report/report.json').read_text(encoding='utf-8'))
+    choices = report_numbers.count_choices(gpt, tokenizer, 'The old king had a', (0.2, 1.0))
+    assert choices['1.0']['choices'] == pytest.approx(stored['temperature']['1.0']['choices'], rel=1e-3)
+    for now, before in zip(
+        report_numbers.compare_runners_up(gpt, tokenizer, 'I live in', 5, temperature=0.0001),
+        stored['i_live_in'],
+        strict=True,
+    ):
+        assert (now['piece'], now['runner_up']) == (before['piece'], before['runner_up'])
+        assert now['gap'] == pytest.approx(before['gap'], rel=1e-3)
+    attention = report_numbers.follow_attention(gpt, tokenizer, 'The king had a')
+    assert attention['weights'] == pytest.approx(stored['attention']['weights'], abs=1e-4)
+    assert attention['difference'] < 1e-5
+
+
+def test_a_line_through_points_is_that_of_least_squares():
+    line = report_numbers.fit_line([(1, -2.0), (2, -4.0), (4, -8.0)])
+    assert line == {'slope': pytest.approx(-2), 'correlation': pytest.approx(-1)}
+    assert report_numbers.fit_line([(0, 0.0), (1, 2.0), (2, 1.0)])['slope'] == pytest.approx(0.5)
