@@ -1,6 +1,7 @@
 """What is measured over many scored rows: one table, an entry for each measure.
 
 To add a measure, add an entry to MEASURES: summary.json, the tables, the report and the intervals take it from there.
+If it needs a number that rows do not have yet, `rows.describe_side` makes that and `column_values` keeps it.
 """
 
 import math

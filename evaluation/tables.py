@@ -74,10 +74,10 @@ def row_columns(summary, narrow=False):
 
 def before_and_after(heading, name):
     """Return two Columns of the same value, for the two models."""
-    value, form = SIDE_VALUES[name]
+    value, number_format = SIDE_VALUES[name]
     return [
-        Column(heading.format('before'), lambda row: value(row['before']), form),
-        Column(heading.format('after'), value, form),
+        Column(heading.format('before'), lambda row: value(row['before']), number_format),
+        Column(heading.format('after'), value, number_format),
     ]
 
 
@@ -97,7 +97,7 @@ def measure_lines(summary):
             cells = [format_interval(group[role].get(name), measure.format, role == 'difference') for role in roles]
             lines.append([measure.label, *cells])
     calibration = BY_NAME['calibration_error']
-    errors = [summary['calibration'].get(role, {}).get('error') for role in roles]  # there is no difference of them
+    errors = [summary['calibration'].get(role, {}).get('error') for role in roles]  # they have no difference
     return [*lines, [calibration.label, *(format_number(error, calibration.format) for error in errors)]]
 
 
@@ -107,23 +107,23 @@ def shown_measures(summary):
     return [measure for measure in MEASURES if measure.name in names]
 
 
-def format_number(number, form, missing='—'):
-    """Return a number as text, `missing` for None."""
-    return missing if number is None else form.format(number)
+def format_number(number, number_format):
+    """Return a number as text; for None, a dash."""
+    return '—' if number is None else number_format.format(number)
 
 
-def format_interval(interval, form, signed=False):
+def format_interval(interval, number_format, signed=False):
     """Return a value as text, followed by its interval in brackets. signed: a difference, percentages are points."""
     if interval is None or interval['value'] is None:
         return '—'
     low, high = (
-        format_number(end, form)
-        if '%' in form or end is None
+        format_number(end, number_format)
+        if '%' in number_format or end is None
         else f'{float(f"{end:.3g}"):g}'  # the ends are not known more exactly
         for end in (interval['low'], interval['high'])
     )
-    form = form.replace('{:', '{:+') if signed else form
-    text = form.format(interval['value'])
+    number_format = number_format.replace('{:', '{:+') if signed else number_format
+    text = number_format.format(interval['value'])
     if interval['low'] is not None:
         text += f' [{low}, {high}]'
     return text.replace('%', ' points', 1).replace('%', '') if signed else text

@@ -1,138 +1,20 @@
-"""Intervals, the permutation test and calibration against scipy and against brute force."""
+"""What measures say of rows, worked out by hand, and the one table that they are in."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from evaluation import measures
-from evaluation.measures import Calibration, Results, arrow, interval, resampled_totals, sign_flip_p_value, totals
-
-
-@pytest.fixture
-def columns():
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(1, 20, 80).astype(float)
-    return {'logprob': -rng.gamma(2, tokens), 'tokens': tokens}
-
-
-MEAN = ('mean', lambda sums: sums['logprob'] / sums['n'], lambda logprob, tokens, axis: logprob.mean(axis=axis))
-RATIO = (
-    'perplexity',
-    lambda sums: np.exp(-sums['logprob'] / sums['tokens']),
-    lambda logprob, tokens, axis: np.exp(-logprob.sum(axis=axis) / tokens.sum(axis=axis)),
-)
-
-
-@pytest.mark.parametrize(('name', 'measure', 'statistic'), [MEAN, RATIO], ids=['mean', 'perplexity'])
-def test_the_bootstrap_interval_is_scipys(columns, name, measure, statistic):
-    ours = interval(measure, totals(columns), resampled_totals(columns, 20_000, seed=1))
-    theirs = scipy.stats.bootstrap(
-        tuple(columns.values()),
-        statistic,
-        n_resamples=20_000,
-        paired=True,
-        vectorized=True,
-        method='percentile',
-        rng=np.random.default_rng(2),
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.value == pytest.approx(statistic(*columns.values(), axis=-1), rel=1e-12)
-    assert ours.low == pytest.approx(theirs.low, abs=0.03 * width)  # both are random, by about a hundredth
-    assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
-
-
-def test_resampling_draws_each_row_as_often_as_any_other_and_n_in_all(monkeypatch):
-    monkeypatch.setattr(measures, 'CHUNK', 100)  # several chunks
-    n = 7
-    columns = {str(row): np.eye(n)[row] for row in range(n)}  # the total of a column is how often its row was drawn
-    drawn = resampled_totals(columns, 5000, seed=0)
-    counts = np.stack([drawn[str(row)] for row in range(n)])
-    assert (counts.sum(axis=0) == n).all()
-    share_of_zero = (counts == 0).mean()
-    assert share_of_zero == pytest.approx((1 - 1 / n) ** n, abs=0.01)  # binomial, as drawing with replacement has it
-
-
-def test_the_seed_decides(columns):
-    assert (resampled_totals(columns, 50, 3)['logprob'] == resampled_totals(columns, 50, 3)['logprob']).all()
-    assert (resampled_totals(columns, 50, 3)['logprob'] != resampled_totals(columns, 50, 4)['logprob']).any()
-
-
-def test_the_exact_permutation_test_is_scipys_and_brute_force():
-    rng = np.random.default_rng(5)
-    for n in (1, 2, 5, 9, 12):
-        differences = rng.normal(0.4, 1, n)
-        ours = sign_flip_p_value(differences)
-        flips = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=n)]
-        assert ours == np.mean(np.array(flips) >= abs(differences.sum()) - 1e-12)
-        if n > 1:
-            theirs = scipy.stats.permutation_test(
-                (differences, np.zeros(n)),
-                lambda a, b, axis: (a - b).mean(axis=axis),
-                permutation_type='samples',
-                n_resamples=np.inf,
-                vectorized=True,
-            )
-            assert ours == pytest.approx(theirs.pvalue, abs=1e-12)
-
-
-def test_the_random_permutation_test_is_near_scipys():
-    differences = np.random.default_rng(6).normal(0.15, 1, 101)
-    theirs = scipy.stats.permutation_test(
-        (differences, np.zeros(101)),
-        lambda a, b, axis: (a - b).mean(axis=axis),
-        permutation_type='samples',
-        n_resamples=20_000,
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    ours = sign_flip_p_value(differences, resamples=20_000, seed=0)
-    assert 0.01 < ours < 0.9
-    assert ours == pytest.approx(theirs.pvalue, abs=4 * math.sqrt(ours * (1 - ours) / 10_000))
-
-
-def test_the_p_value_is_never_zero_and_one_without_a_difference():
-    assert sign_flip_p_value(np.full(1000, 3.0), resamples=999) == 1 / 1000
-    assert sign_flip_p_value(np.zeros(1000), resamples=999) == 1
-    assert sign_flip_p_value([0.1, 0.2, -0.3]) == 1  # a sum of 0 but for rounding
-
-
-def test_p_values_are_uniform_where_nothing_distinguishes_the_models():
-    rng = np.random.default_rng(7)
-    p_values = [sign_flip_p_value(rng.normal(0, 1, 40), resamples=300, seed=seed) for seed in range(300)]
-    assert scipy.stats.kstest(p_values, 'uniform').pvalue > 0.01
-
-
-def test_calibration_is_the_mean_distance_over_bins():
-    rng = np.random.default_rng(8)
-    confidences = np.concatenate([rng.uniform(size=500), [0.0, 1.0, 1.0]])
-    correct = rng.uniform(size=503) < confidences**2
-    calibration = Calibration(bins=10)
-    for part in np.split(np.arange(503), [100, 101, 300]):  # in parts, as rows come
-        calibration.add(confidences[part], correct[part])
-    expected, table = 0, []
-    for low in range(10):
-        inside = (confidences >= low / 10) & ((confidences < (low + 1) / 10) | ((low == 9) & (confidences == 1)))
-        if inside.any():
-            table.append((confidences[inside].mean(), correct[inside].mean(), inside.sum()))
-            expected += inside.sum() / 503 * abs(table[-1][0] - table[-1][1])
-    assert calibration.error() == pytest.approx(expected)
-    assert np.array(calibration.table()) == pytest.approx(np.array(table))
-
-
-def test_a_calibrated_model_has_almost_no_calibration_error():
-    rng = np.random.default_rng(9)
-    confidences = rng.uniform(size=200_000)
-    calibration = Calibration()
-    calibration.add(confidences, rng.uniform(size=200_000) < confidences)
-    assert calibration.error() < 0.01
-    assert math.isnan(Calibration().error())
+from evaluation import results as results_module
+from evaluation.measures import MEASURES, Measure, row_measures
+from evaluation.results import Results, arrow
+from evaluation.statistics import sign_flip_p_value
+from evaluation.tables import measure_lines
 
 
 def side(logprob, tokens=2, **more):
-    """Return what one model may say about a response of so many tokens."""
+    """Return what one model may say about a response of `tokens` tokens."""
     each = [logprob / tokens] * tokens
     values = {'logprob': logprob, 'prob': math.exp(logprob), 'tokens': tokens, 'bytes': 3 * tokens, 'greedy': False}
     return {**values, 'token_logprobs': each, 'token_ranks': [2] * tokens, 'token_top_logprobs': each, **more}
@@ -153,7 +35,7 @@ def test_a_summary_adds_up():
     results = Results(same_tokens=True, temperature=1.0, show=2, text=False)
     results.extend(rows[:3])
     results.extend(rows[3:])
-    assert results.shown == rows[:2]
+    assert results.printed == rows[:2]
     summary = results.summary(resamples=500, seed=0)
     logprobs = np.array([-3.0, -4, -5, -6, -7])
     assert (summary['rows'], summary['tokens'], summary['bytes'], summary['logprob']) == (5, 10, 30, -25.0)
@@ -178,7 +60,7 @@ def test_a_summary_adds_up():
 
 
 def test_the_rows_that_changed_most_are_kept(monkeypatch):
-    monkeypatch.setattr(measures, 'KEPT', 3)
+    monkeypatch.setattr(results_module, 'KEPT', 3)
     results = Results(same_tokens=True, temperature=1.0, show=0, text=False)
     ratios = [0.1, -9, 4, 0, 7, -2]
     results.extend({'index': n, **side(-1.0), 'before': side(-1.0), 'log_ratio': r} for n, r in enumerate(ratios))
@@ -209,3 +91,30 @@ def test_arrows_follow_from_the_numbers_that_are_printed():
         assert arrow(ratio) == '='
         assert f'{abs(ratio):.4f}' == '0.0000'
     assert (arrow(6e-5), arrow(-6e-5)) == ('↑', '↓')
+
+
+def test_a_measure_is_one_entry_that_summary_and_tables_take(monkeypatch):
+    """An entry in MEASURES is all that a new measure needs."""
+    names = [measure.name for measure in MEASURES]
+    assert len(set(names)) == len({measure.label for measure in MEASURES}) == len(MEASURES)
+    needs = {'responses', 'tokens', 'sampler', 'choices', 'comparison', 'calibration'}
+    assert set().union(*(measure.needs for measure in MEASURES)) == needs
+    log_tokens = Measure('log_tokens', 'log tokens', 'log of all tokens', '{:.3f}', lambda sums: np.log(sums['tokens']))
+    monkeypatch.setattr(measures, 'MEASURES', [log_tokens, *MEASURES])
+    monkeypatch.setitem(measures.BY_NAME, 'log_tokens', log_tokens)
+    results = Results(same_tokens=True, temperature=1.0, show=0, text=False)
+    results.extend([{'index': n, **side(-1.0)} for n in range(3)])
+    summary = results.summary(resamples=10, seed=0)
+    assert summary['measures']['model']['log_tokens']['value'] == pytest.approx(math.log(6))
+    assert ['log tokens', '1.792 [1.79, 1.79]'] in measure_lines(summary)
+
+
+@pytest.mark.parametrize('text', [True, False])
+@pytest.mark.parametrize('temperature', [1.0, 0.7])
+def test_measures_are_computed_only_if_they_mean_something(text, temperature):
+    names = {measure.name for measure in row_measures(text, temperature)}
+    assert ('greedy_rate' in names) == (not text)
+    assert ('sampler_perplexity' in names) == (temperature != 1)
+    assert ('sampler_sum_of_probs' in names) == (temperature != 1 and not text)
+    assert not names & {'acc', 'acc_norm', 'calibration_error'}
+    assert {'bits_per_byte', 'perplexity', 'mean_log_ratio'} <= names

@@ -1,4 +1,4 @@
-"""What a file of pairs may look like, what is said of one that is wrong, and where a text is cut."""
+"""Files of pairs in every form, the errors for invalid ones, and how a text is cut into segments."""
 
 import json
 from itertools import chain
@@ -63,7 +63,7 @@ BAD = [
     ('{"prompt": "The fox", "response": " ran", "distractors": " flew"}', '"distractors"'),
     ('{"prompt": "The fox", "response": " ran", "distractors": [1]}', '"distractors"'),
     ('{"prompt": "The fox", "response": " ran", "id": [1]}', '"id"'),
-    ('{"prompt": "The fox", "response": " ran", "id": "a"}', "the id 'a', which an earlier pair has"),
+    ('{"prompt": "The fox", "response": " ran", "id": "a"}', "the id 'a' of an earlier pair"),
 ]
 
 
@@ -76,17 +76,17 @@ def test_a_bad_pair_is_named_by_its_index_and_does_not_lose_the_others(tmp_path,
         with pytest.raises(UserError, match='pair 1') as error:
             pairs_of(tmp_path, text, name)
         assert words in str(error.value)
-        told = []
-        assert [pair.index for pair in pairs_of(tmp_path, text, name, on_bad=told.append)] == [0, 2]
-        assert len(told) == 1
-        assert words in told[0]
+        reported = []
+        assert [pair.index for pair in pairs_of(tmp_path, text, name, on_bad=reported.append)] == [0, 2]
+        assert len(reported) == 1
+        assert words in reported[0]
 
 
-def test_a_line_that_is_no_json_is_a_bad_pair(tmp_path):
-    told = []
+def test_a_line_that_is_not_json_is_a_bad_pair(tmp_path):
+    reported = []
     text = f'{json.dumps(FOX)}\n{{"prompt": \n{"[" * 100_000}\n{json.dumps(BEAR)}\n'
-    assert [pair.index for pair in pairs_of(tmp_path, text, 'pairs.jsonl', on_bad=told.append)] == [0, 3]
-    assert all('is not JSON' in line for line in told)
+    assert [pair.index for pair in pairs_of(tmp_path, text, 'pairs.jsonl', on_bad=reported.append)] == [0, 3]
+    assert all('is not JSON' in line for line in reported)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_line_that_is_no_json_is_a_bad_pair(tmp_path):
     [
         (b'', 'not JSON'),
         (b' \n', 'not JSON'),
-        (b'[]', 'holds no pairs'),
+        (b'[]', 'has no pairs'),
         (b'[{"prompt": "a"', 'not JSON'),
         (b'[["sch\xf6n", ""]]', 'not UTF-8'),
         (b'{"prompt": "a",\n "response": "b"}', 'pair 0 is not JSON'),
@@ -107,7 +107,7 @@ def test_a_file_without_pairs_is_refused(tmp_path, content, words):
         list(read_pairs(path, refuse))
 
 
-def test_a_file_that_is_not_there():
+def test_a_missing_file():
     with pytest.raises(UserError, match=r'nowhere\.json cannot be read: No such file'):
         PairSource('nowhere.json')
 
@@ -120,7 +120,7 @@ def test_a_lone_surrogate_becomes_the_replacement_character(tmp_path):
 def test_lines_are_read_one_by_one(tmp_path):
     path = tmp_path / 'pairs.jsonl'
     path.write_text(f'{json.dumps(FOX)}\n{{"no": "pair"}}\n')
-    assert next(read_pairs(path, refuse)).prompt == 'The fox'  # the second has not been looked at
+    assert next(read_pairs(path, refuse)).prompt == 'The fox'  # the second has not been read yet
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_lines_are_read_one_by_one(tmp_path):
         ('I live in', '_a', '_a'),
     ],
 )
-def test_the_separator_is_put_where_two_words_would_run_together(prompt, response, joined):
+def test_the_separator_is_put_between_words_that_would_run_together(prompt, response, joined):
     assert join_response(prompt, response) == joined
     assert join_response(prompt, response, separator='') == response
     assert join_response(prompt, response, separator='\n\n') == joined if joined == response else '\n\n' + response
@@ -156,7 +156,7 @@ def test_choices_are_joined_and_encoded_like_the_response():
     assert apart.pairs[0][0] == (tokenizer.encode('The fox'), tokenizer.encode('ran'))
 
 
-def test_units_go_on_from_an_index_and_count_bad_places(tmp_path, capsys):
+def test_units_start_at_an_index_and_skip_bad_ones(tmp_path, capsys):
     path = tmp_path / 'pairs.jsonl'
     path.write_text('\n'.join(json.dumps(item) for item in [FOX, {}, BEAR, BEAR, FOX]))
     source = PairSource(path, skip_bad=True)
@@ -191,7 +191,7 @@ def text(tmp_path, monkeypatch):
 @pytest.mark.parametrize('stride', [1, 3, 8, 16])
 def test_every_token_and_byte_is_in_one_segment_for_both_tokenizers(text, stride):
     bpe, chars = tokenizer_from_folder(PROJECT / 'models' / 'tiny'), CharTokenizer(sorted(set(text)))
-    chars.eot = 0  # a character tokenizer has none; any id serves to begin with
+    chars.eot = 0  # a character tokenizer has none; any id will do
     source = TextSource('text.txt', [bpe, chars, bpe], [16, 24, 20], stride)
     segments = [unit for _, unit in source.units()]
     assert len(segments) == source.count
@@ -244,7 +244,7 @@ def test_what_is_neither_a_file_nor_a_dataset():
 
 
 @pytest.mark.parametrize(('stride', 'words'), [(0, 'stride=0'), (17, '1 to 16')])
-def test_a_stride_that_cannot_be(text, stride, words):
+def test_an_invalid_stride(text, stride, words):
     with pytest.raises(UserError, match=words):
         TextSource('text.txt', [tokenizer_from_folder(PROJECT / 'models' / 'tiny')], [16, 32], stride)
 
@@ -252,7 +252,7 @@ def test_a_stride_that_cannot_be(text, stride, words):
 def test_an_empty_text_and_a_tokenizer_without_a_beginning(tmp_path, text):
     tiny = tokenizer_from_folder(PROJECT / 'models' / 'tiny')
     (tmp_path / 'empty.txt').write_text('')
-    with pytest.raises(UserError, match='holds no text'):
+    with pytest.raises(UserError, match='text=empty.txt is empty'):
         TextSource('empty.txt', [tiny], [16])
     with pytest.raises(UserError, match='endoftext'):
         TextSource('text.txt', [CharTokenizer(sorted(set(text)))], [16])
