@@ -1,6 +1,8 @@
 """The shape of the project: which room may import which, how long a file may be, and names that mean one thing."""
 
 import ast
+import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,7 +25,6 @@ PROGRAMS = {'scripts', 'lab', 'lessons', 'notebooks'}  # may import every room, 
 MAY_IMPORT |= {program: {*MAY_IMPORT, 'scripts'} for program in PROGRAMS}
 
 FROM_PRETRAINED = ('model.py', 'lm.checkpoint', 'GPT.from_pretrained')  # nanoGPT's users expect this method
-MODEL_MAY_IMPORT = {'torch', 'dataclasses', 'math', 'typing', 'inspect', 'itertools', 'functools', 'collections'}
 
 MAX_LINES = {'model.py': 450, 'tests': 500, 'lessons': 250}
 OTHER_MAX_LINES = 400
@@ -90,8 +91,8 @@ def test_rooms_import_only_rooms_to_their_right(room):
 
 
 def test_model_needs_nothing_but_torch():
-    found = {module.partition('.')[0] for module, function in imports(parsed(Path('model.py'))) if not function}
-    assert found <= MODEL_MAY_IMPORT
+    found = {(module, function) for module, function in imports(parsed(Path('model.py')))} - {FROM_PRETRAINED[1:]}
+    assert {module.partition('.')[0] for module, _ in found} <= {'torch', *sys.stdlib_module_names}
 
 
 def test_scripts_are_imported_by_programs_only():
@@ -139,3 +140,17 @@ def test_a_public_name_means_one_thing():
     twice = {name: sorted(places) for name, places in rooms.items() if len(places) > 1 and name not in SAME_NAME}
     assert not twice, twice
     assert all(len(rooms[name]) > 1 for name in SAME_NAME), 'SAME_NAME lists a name that is used once'
+
+
+def test_the_map_shows_every_file():
+    """CONTRIBUTING.md has a tree of the top and of every room; lessons have a page of their own."""
+    tree = (PROJECT / 'CONTRIBUTING.md').read_text(encoding='utf-8').split('```text\n')[1].split('```')[0]
+    shown, folder = set(), ''
+    for indent, name in re.findall(r'^( {4})?([\w.]+/?)(?= )', tree, re.MULTILINE):
+        if not indent:
+            folder = name if name.endswith('/') else ''
+        if name.endswith('.py'):
+            shown.add(f'{folder}{name}')
+    files = {str(path) for path in python_files() if room_of(path) not in ('lessons', 'notebooks')}
+    files -= {f'{room}/__init__.py' for room in {*ROOMS, 'lab'} - {'lm'}}
+    assert shown == files
