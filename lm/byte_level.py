@@ -1,4 +1,4 @@
-"""GPT-2's byte-level BPE in the file formats of Hugging Face: letters for bytes, merges, tokenizer.json."""
+"""GPT-2's byte-level BPE in Hugging Face's file formats: letters for bytes, merges, tokenizer.json."""
 
 import itertools
 import json
@@ -8,9 +8,9 @@ from common.files import atomic_write
 
 
 def letters_of_bytes():
-    """Map each byte to the letter that stands for it in GPT-2's vocabulary files.
+    """Return {byte: the letter that represents it in GPT-2's vocabulary files}.
 
-    Printable Latin-1 bytes stand for themselves; the other 68 are the letters from U+0100 on, in order.
+    Printable Latin-1 characters represent themselves; the other 68 bytes are the letters from U+0100 on, in order.
     """
     printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -18,17 +18,17 @@ def letters_of_bytes():
 
 
 def find_merge(token, ranks, rank):
-    """Return the two parts that were merged into `token`: run BPE on its bytes with all earlier merges."""
+    """Return the two parts that were merged into `token`, by running BPE on its bytes with all earlier merges."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         pairs = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
-        at = min(range(len(pairs)), key=pairs.__getitem__)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        place = min(range(len(pairs)), key=pairs.__getitem__)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
     return parts
 
 
 def byte_level_bpe(vocab=None, merges=None):
-    """Return a BPE of the `tokenizers` library that works on bytes, as GPT-2's does."""
+    """Return a BPE of the `tokenizers` library that works on bytes, as in GPT-2."""
     from tokenizers import Tokenizer as HuggingFaceTokenizer
     from tokenizers import decoders, models, pre_tokenizers
 

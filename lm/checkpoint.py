@@ -1,8 +1,8 @@
-"""How models lie on disk and on the Hugging Face hub, and how they come back: `load(init_from)`.
+"""Loading and saving models, on disk and from the Hugging Face hub.
 
-Two forms. A checkpoint is nanoGPT's out_dir/ckpt.pt, with what nanoGPT leaves out beside it: the tokenizer and the form
-of GELU. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
-Both are read directly, so nothing slow is imported, and nothing that a file contains is executed.
+There are two formats. A checkpoint is nanoGPT's out_dir/ckpt.pt, plus what nanoGPT leaves out: the tokenizer and the
+kind of GELU. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
+Both are read directly: no slow import is needed, and nothing that a file contains is executed.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from lm.hardware import pick_device, pick_dtype
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_contents, tokenizer_from_folder
 from model import GPT, GPTConfig
 
-# transformers' names of the activations that GPT computes, and the name that torch gives to each form of GELU.
+# transformers' names for the activations that model.py supports, and torch's name for each kind of GELU.
 GELU_OF_ACTIVATION = {'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'}
 
-# What GPT-2's config.json may vary and model.py does not: each setting with the only value that is computed here.
+# What GPT-2's config.json may vary and model.py does not: each setting with the only supported value.
 ONLY_VALUE = {
     'layer_norm_epsilon': 1e-5,
     'scale_attn_weights': True,
@@ -43,28 +43,28 @@ TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'ml
 
 
 def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
-    """Return (model, tokenizer, checkpoint) of whatever init_from names, ready to be asked.
+    """Return (model, tokenizer, checkpoint) of the model that init_from names, in eval mode but still trainable.
 
     init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder or a folder
     with a ckpt.pt; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2' or 'distilgpt2'.
-    device: 'cpu', 'cuda', ...; None for the best there is. dtype: 'float32' (None), 'bfloat16' or 'float16'.
-    The tokenizer is None where a folder has none and its vocabulary is not GPT-2's; the checkpoint is None for a
-    model folder. Raises UserError for whatever is missing, damaged, or not a GPT-2.
+    device: 'cpu', 'cuda', ...; None for the best available. dtype: 'float32' (None), 'bfloat16' or 'float16'.
+    The tokenizer is None if there is none and the vocabulary is not GPT-2's; the checkpoint is None for a model folder.
+    Raises UserError if something is missing, damaged or not a GPT-2.
     """
     device, dtype = pick_device(device), pick_dtype(dtype)
     if init_from == 'scratch':
-        raise UserError('--init_from=scratch is a model without any training; only train.py can use it')
+        raise UserError('--init_from=scratch means an untrained model; only train.py can use it')
     path = Path(out_dir) if init_from == 'resume' else _folder_of(init_from)
     if init_from == 'resume' or (path / 'ckpt.pt').exists():
         model, tokenizer, checkpoint = _load_checkpoint(path / (file if init_from == 'resume' else 'ckpt.pt'))
     else:
         model, tokenizer, checkpoint = load_pretrained(path), tokenizer_from_folder(path), None
-    if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as it is and as nanoGPT pads it
+    if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as released or padded by nanoGPT
         tokenizer = GPT2Tokenizer()
     if tokenizer is not None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
-                f'the tokenizer of {init_from} has {tokenizer.vocab_size} tokens and its model only '
+                f'the tokenizer of {init_from} has {tokenizer.vocab_size} tokens but its model only '
                 f'{model.config.vocab_size}: they do not belong together'
             )
         model.n_ids = tokenizer.vocab_size
@@ -75,7 +75,7 @@ def require_tokenizer(tokenizer, init_from):
     """Return the tokenizer; raise UserError if the model called init_from has none."""
     if tokenizer is None:
         raise UserError(
-            f'{init_from} has no tokenizer; put the tokenizer.json that it was trained with into its folder'
+            f'{init_from} has no tokenizer; copy the tokenizer.json that it was trained with into its folder'
         )
     return tokenizer
 
@@ -88,11 +88,11 @@ def load_pretrained(name_or_folder, dropout=0.0):
     folder = _folder_of(name_or_folder)
     config, gelu = _read_config(folder / 'config.json', dropout)
     state = {re.sub(r'^transformer\.', '', name): tensor for name, tensor in _read_weights(folder).items()}
-    # Files of older transformers carry the causal mask of each layer; ours is made on the fly.
+    # Older versions of transformers saved each layer's causal mask; it is not needed here.
     state = {name: tensor for name, tensor in state.items() if not name.endswith(('.attn.bias', '.attn.masked_bias'))}
     head = state.pop('lm_head.weight', None)
     if head is not None and 'wte.weight' in state and not torch.equal(head, state['wte.weight']):
-        raise UserError(f'{folder}: its output layer is not its token embedding (untied), which is not GPT-2')
+        raise UserError(f'{folder}: its output layer and token embeddings differ (they are untied), unlike in GPT-2')
     state = {
         f'transformer.{name}': (tensor.t() if name.endswith(TRANSPOSED) else tensor) for name, tensor in state.items()
     }
@@ -100,13 +100,22 @@ def load_pretrained(name_or_folder, dropout=0.0):
 
 
 def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
-    """Write a model as a folder that `transformers`, and load(), read.
+    """Write a model as a folder that both `transformers` and `load_model` can read.
 
-    Padding ids are left out, so that the softmax of a program that does not mask them gives the same probabilities. A
-    model without biases gets biases of zero, which is the same model.
+    Padding ids are left out, so that a program that does not mask them computes the same probabilities. A model without
+    biases is saved with biases of zero, which is the same model.
     """
     folder = Path(folder)
-    config = model.config
+    with _report_write_errors(folder / 'model.safetensors') as path:
+        save_file(_hugging_face_state(model, dtype), path, metadata={'format': 'pt'})
+    with atomic_write(folder / 'config.json') as path:
+        path.write_text(json.dumps(_hugging_face_config(model, tokenizer, dtype), indent=2) + '\n', encoding='utf-8')
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def _hugging_face_state(model, dtype):
+    """Return {name: tensor} of a model's weights, named and laid out as in transformers."""
     state = {}
     for name, tensor in model.state_dict().items():
         name = name.removeprefix('transformer.')
@@ -116,12 +125,13 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
     for name in [name for name in state if name.endswith('.weight') and 'wte' not in name and 'wpe' not in name]:
         out_features = state[name].shape[-1]
         state.setdefault(name.replace('.weight', '.bias'), torch.zeros(out_features, dtype=dtype))
-    eot = (
-        {}
-        if tokenizer is None or tokenizer.eot is None
-        else {'bos_token_id': tokenizer.eot, 'eos_token_id': tokenizer.eot}
-    )
-    description = {
+    return state
+
+
+def _hugging_face_config(model, tokenizer, dtype):
+    """Return the contents of a model folder's config.json."""
+    config, eot = model.config, None if tokenizer is None else tokenizer.eot
+    return {
         'architectures': ['GPT2LMHeadModel'],
         'model_type': 'gpt2',
         'activation_function': next(name for name, gelu in GELU_OF_ACTIVATION.items() if gelu == model.gelu),
@@ -138,18 +148,12 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
         **ONLY_VALUE,
         'initializer_range': 0.02,
         'dtype': str(dtype).removeprefix('torch.'),
-        **eot,
+        **({} if eot is None else {'bos_token_id': eot, 'eos_token_id': eot}),
     }
-    with _telling_of_failure(folder / 'model.safetensors') as path:
-        save_file(state, path, metadata={'format': 'pt'})
-    with atomic_write(folder / 'config.json') as path:
-        path.write_text(json.dumps(description, indent=2) + '\n', encoding='utf-8')
-    if tokenizer is not None:
-        tokenizer.save(folder)
 
 
 def weights_sha256(model):
-    """Return the SHA-256 of a model's weights as they are in memory: names, then bytes, in order."""
+    """Return the SHA-256 of a model's weights as they are in memory: the name and bytes of each, in order."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if name != 'lm_head.weight':  # the same matrix as wte
@@ -159,7 +163,7 @@ def weights_sha256(model):
 
 
 def _folder_of(name):
-    """Return the folder that a name means: one where the person stands, one in models/, or a download from the hub."""
+    """Return the folder that a name stands for: a path, a folder in models/, or a download from the hub."""
     path = Path(name)
     if path.is_dir():
         return path
@@ -167,14 +171,14 @@ def _folder_of(name):
     if shipped.is_dir():
         return shipped
     if path.exists():
-        raise UserError(f'{name} is a file; name the folder that it lies in')
+        raise UserError(f'{name} is a file; give the folder that contains it')
     if name == '' or name.startswith(('.', '/', '~')) or name.count('/') > 1:
         raise UserError(f'there is no folder {name!r} to load a model from')
     return _download(name)
 
 
 def _download(name):
-    """Return the folder in the Hugging Face cache that holds the model called `name`, downloading what is missing."""
+    """Return the model's folder in the Hugging Face cache, after downloading what is missing."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -184,29 +188,29 @@ def _download(name):
         try:
             cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
             if _is_complete(cached):
-                return cached  # without asking anybody: published models hardly change, and a network may be lacking
+                return cached  # without a request: published models hardly change, and there may be no network
         except LocalEntryNotFoundError:
             pass
         except HFValidationError as error:
-            raise UserError(f'{name!r} is neither a folder here nor a name that a model on the hub can have') from error
+            raise UserError(f'{name!r} is neither a folder nor a valid name of a model on the hub') from error
     try:
         there = [file.rfilename for file in HfApi().model_info(name).siblings]
         has_safetensors = any(fnmatch(file, pattern) for file in there for pattern in safetensors)
         weights = safetensors if has_safetensors else ['pytorch_model.bin']
         return Path(snapshot_download(name, allow_patterns=small + weights))
     except RepositoryNotFoundError as error:
-        raise UserError(f'there is no folder {name!r} here and no model of that name on the hub') from error
-    except Exception as error:  # whatever can go wrong on the way to a server, in that library's and its client's words
+        raise UserError(f'there is no folder {name!r} and no model of that name on the hub') from error
+    except Exception as error:  # network errors come in many classes, from huggingface_hub and its HTTP client
         raise UserError(
-            f'there is no folder {name!r} here, and the model of that name could not be fetched from the Hugging Face '
+            f'there is no folder {name!r}, and the model of that name could not be downloaded from the Hugging Face '
             f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '
-            'a network, --init_from=tiny-stories uses the model shipped with this project; a model downloaded before, '
-            'or copied as a folder, works too'
+            'a network, use --init_from=tiny-stories, which is shipped with this project, a model that was downloaded '
+            'before, or a folder'
         ) from error
 
 
 def _is_complete(folder):
-    """Say whether a folder has all that a model needs; other programs may have fetched a part of it only."""
+    """Return whether a folder has all that a model needs; another program may have downloaded only a part."""
     weights = _weight_files(folder)
     needed = [folder / file for file in ['config.json', *weights]]
     tokenizers = (['tokenizer.json'], ['vocab.json', 'merges.txt'])  # either form
@@ -215,7 +219,7 @@ def _is_complete(folder):
 
 
 def _read_config(path, dropout):
-    """Return the GPTConfig and the form of GELU that a config.json describes; refuse what is not computed here."""
+    """Return the GPTConfig and the kind of GELU of a config.json; raise UserError for what model.py cannot compute."""
     try:
         found = dict(json.loads(path.read_text(encoding='utf-8')))
     except FileNotFoundError as error:
@@ -223,7 +227,7 @@ def _read_config(path, dropout):
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f'{path} cannot be read: {error}') from error
     if found.get('model_type') != 'gpt2':
-        raise UserError(f'{path.parent} holds a model of type {found.get("model_type")!r}; only gpt2 is computed here')
+        raise UserError(f'{path.parent} contains a model of type {found.get("model_type")!r}; only gpt2 is supported')
     try:
         config = GPTConfig(
             block_size=found.get('n_positions', found.get('n_ctx', 1024)),
@@ -234,22 +238,20 @@ def _read_config(path, dropout):
             dropout=dropout,
         )
     except KeyError as error:
-        raise UserError(f'{path} does not say {error}') from error
+        raise UserError(f'{path} lacks {error}') from error
     activation = found.get('activation_function', 'gelu_new')
     if activation not in list(GELU_OF_ACTIVATION):  # a list, since a damaged file may hold anything
-        raise UserError(f'{path.parent}: activation_function={activation!r} is not one that is computed here')
+        raise UserError(f'{path.parent}: activation_function={activation!r} is not supported')
     if found.get('n_inner') not in (None, 4 * config.n_embd):
-        raise UserError(
-            f'{path.parent}: n_inner={found["n_inner"]} is not 4 * n_embd, which is all that is computed here'
-        )
+        raise UserError(f'{path.parent}: n_inner={found["n_inner"]} is not supported; it must be 4 * n_embd')
     for name, value in ONLY_VALUE.items():
         if found.get(name, value) != value:
-            raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not computed here')
+            raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not supported')
     return config, GELU_OF_ACTIVATION[activation]
 
 
 def _read_weights(folder):
-    """Return the tensors of a folder by name."""
+    """Return {name: tensor} of the weights in a folder."""
     files = _weight_files(folder)
     if not files:
         raise UserError(f'{folder} has no weights: neither model.safetensors nor pytorch_model.bin')
@@ -259,7 +261,7 @@ def _read_weights(folder):
 
 
 def _weight_files(folder):
-    """Return the names of the files with a folder's weights: model.safetensors, its shards, or an old .bin."""
+    """Return the names of the files that hold a folder's weights: model.safetensors, its shards, or an old .bin."""
     if (folder / 'model.safetensors').exists():
         return ['model.safetensors']
     if (folder / 'model.safetensors.index.json').exists():
@@ -282,9 +284,9 @@ def _read_safetensors(path):
 
 
 def save_checkpoint(path, model, tokenizer, state=None, **rest):
-    """Write a checkpoint that nanoGPT reads too.
+    """Write a checkpoint that nanoGPT can read too.
 
-    state: the weights, None for those of the model. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and more.
+    state: the weights; None for the model's. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and others.
     """
     checkpoint = {
         'model': model.state_dict() if state is None else state,
@@ -293,39 +295,39 @@ def save_checkpoint(path, model, tokenizer, state=None, **rest):
         'tokenizer': None if tokenizer is None else tokenizer.contents,
         **rest,
     }
-    with _telling_of_failure(path) as temporary:
+    with _report_write_errors(path) as temporary:
         torch.save(checkpoint, temporary)
 
 
 @contextmanager
-def _telling_of_failure(path):
-    """Write a file whole; torch and safetensors have errors of their own for a disk that is full."""
+def _report_write_errors(path):
+    """Write a file atomically; turn the errors of torch and safetensors, for a full disk say, into a UserError."""
     try:
         with atomic_write(path) as temporary:
             yield temporary
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f'cannot write {path}: {reason}; what was there before is still there') from error
+        raise UserError(f'cannot write {path}: {reason}; nothing was overwritten') from error
 
 
 def _load_checkpoint(path):
     """Return (model, tokenizer, checkpoint) of a ckpt.pt, ours or nanoGPT's."""
     if not path.exists():
         raise UserError(
-            f'there is no checkpoint {path}; train.py writes one, --out_dir says where to look, '
+            f'there is no checkpoint {path}; train.py writes one, --out_dir sets the folder, '
             'and --init_from=tiny-stories uses the shipped model'
         )
     checkpoint = _torch_load(path)
     try:
         if not isinstance(checkpoint, dict):
-            raise TypeError(f'it holds a {type(checkpoint).__name__}')
+            raise TypeError(f'it contains a {type(checkpoint).__name__}')
         state, config = dict(checkpoint['model']), GPTConfig(**checkpoint['model_args'])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
-    gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not say; it has only the exact one
+    gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not store it; it has only the exact one
     if gelu not in ('tanh', 'none'):
         raise UserError(f'{path}: gelu={gelu!r} is neither tanh nor none')
-    prefix = '_orig_mod.'  # left behind by torch.compile
+    prefix = '_orig_mod.'  # added by torch.compile
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.endswith('.attn.bias')}
     state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
     model = _build(config, gelu, state, path)
@@ -333,22 +335,22 @@ def _load_checkpoint(path):
         tokenizer = tokenizer_from_contents(checkpoint['tokenizer'])
     else:
         tokenizer = tokenizer_from_folder(path.parent)
-        dataset = (checkpoint.get('config') or {}).get('dataset')  # where nanoGPT leaves its characters
+        dataset = (checkpoint.get('config') or {}).get('dataset')  # whose folder holds nanoGPT's characters
         if tokenizer is None and dataset:
             tokenizer = tokenizer_from_folder(resolve_path(Path('data') / dataset))
     return model, tokenizer, checkpoint
 
 
 def _torch_load(path):
-    """Read what torch.save wrote, tensors and plain types only."""
+    """Read a file of torch.save: tensors and plain types only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of pickle protocols that torch.save does not write
+            warnings.simplefilter('ignore')  # about pickle protocols that torch.save does not write
             return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own words say how to run what the file holds
+    except pickle.UnpicklingError as error:  # torch's own message says how to execute the contents
         raise UserError(
-            f'{path} is refused: it is damaged, or it holds more than tensors and plain data, and nothing that a file '
-            'contains is executed'
+            f'{path} is refused: it is damaged, or it contains more than tensors and plain data, which might be code; '
+            'code in a file is never executed'
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -356,7 +358,7 @@ def _torch_load(path):
 
 
 class _NoInit(TorchFunctionMode):
-    """Leaves tensors as they are where torch.nn.init would fill them."""
+    """Makes the functions of torch.nn.init do nothing."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -366,10 +368,10 @@ class _NoInit(TorchFunctionMode):
 
 
 def _build(config, gelu, state, where):
-    """Return a GPT with these weights. Raises UserError, which names `where`, if they do not fit its shape."""
+    """Return a GPT with these weights. Raises UserError, naming `where` they are from, if they do not fit its shape."""
     try:
-        # Shapes without memory, weights not drawn: they would only be thrown away, and for `meta` torch would first
-        # import its compiler, a second's work.
+        # Shapes only, without memory. Initial weights would be thrown away, and to draw them on `meta` torch would
+        # import its compiler, which takes a second.
         with torch.device('meta'), _NoInit():
             model = GPT(config, gelu)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -380,7 +382,7 @@ def _build(config, gelu, state, where):
             raise UserError(f'{where} {problem} weights: {", ".join(sorted(names)[:3])} ({len(names)} in all)')
     for name, shape in expected.items():
         if state[name].shape != shape:
-            raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, and its config asks for {tuple(shape)}')
+            raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, but its config means {tuple(shape)}')
         if not state[name].isfinite().all():
             raise UserError(f'{where}: {name} is not finite; the file is damaged, or the training diverged')
     state = {name: tensor.float().contiguous() for name, tensor in state.items()}

@@ -1,8 +1,8 @@
-"""Text to token ids and back, three ways: GPT-2's BPE, a BPE of one's own, single characters.
+"""Text to token ids and back, with three kinds of tokenizer: GPT-2's BPE, any byte-level BPE, single characters.
 
-Each tokenizer has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, `vocab_size` and `eot` (the id of
-<|endoftext|>, None if it has none), can be saved into a model folder, and has `contents`: all that it is, in plain
-types, so that a checkpoint carries its tokenizer and needs no path.
+Each has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, `vocab_size` and `eot` (the id of <|endoftext|>,
+or None), and can be saved into a model folder. Its `contents` describe it completely in plain types, so that a
+checkpoint can hold its tokenizer.
 """
 
 import functools
@@ -26,25 +26,25 @@ VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
 
 
 class Tokenizer:
-    """What the three have in common."""
+    """What all three kinds have in common."""
 
     eot = None
 
     def decode(self, ids):
-        """Return the text of token ids; bytes that are not UTF-8 (half a character, say) become U+FFFD."""
+        """Return the text of token ids; bytes that are not UTF-8 (such as half a character) become U+FFFD."""
         return self.decode_bytes(ids).decode('utf-8', errors='replace')
 
     def decode_bytes(self, ids):
-        """Return the UTF-8 bytes of token ids. Raises UserError for ids that there are not."""
+        """Return the UTF-8 bytes of token ids. Raises UserError for unknown ids."""
         return b''.join(self._bytes_of(id) for id in self._check(ids))
 
     def pieces(self, ids):
-        """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for a part of a character."""
+        """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for part of a character."""
         return [_visible(self._bytes_of(id)) for id in self._check(ids)]
 
     @property
     def fingerprint(self):
-        """SHA-256 over all tokens in order: equal for two that turn text into the same ids, whatever their form."""
+        """SHA-256 of all tokens in order: the same for tokenizers that give the same ids, in whatever file format."""
         tokens = [self._bytes_of(id).hex() if self._has(id) else '' for id in range(self.vocab_size)]
         return hashlib.sha256('\n'.join(tokens).encode()).hexdigest()
 
@@ -52,21 +52,21 @@ class Tokenizer:
         return True
 
     def encode_array(self, text, dtype):
-        """Return the token ids of a text as a NumPy array, the quickest way there is."""
+        """Return the token ids of a text as a NumPy array, as fast as possible."""
         return np.array(self.encode(text), dtype)
 
     def encode_pair(self, prompt, response, boundary='joint'):
-        """Return (prompt ids, response ids), the one place that decides where a response begins.
+        """Return (prompt ids, response ids). Only this method decides where a response begins.
 
-        'joint': white space at the end of the prompt moves to the response, both are encoded as one text, and the
-        response is what follows as many tokens as the prompt alone has: lm-evaluation-harness's rule, which gives a
-        prompt that ends inside a word its own tokens, not those of the whole. Where a merge across the boundary leaves
-        nothing, the split moves back to the last token that both encodings share.
-        'separate': each side by itself, which makes tokens at the boundary that a model has hardly seen.
-        An empty prompt is <|endoftext|>, an empty response has no ids.
+        boundary: 'joint' is lm-evaluation-harness's rule. White space at the end of the prompt moves to the response,
+        both are encoded as one text, and as many tokens as the prompt alone has are cut off its beginning: the rest is
+        the response. The prompt's ids are those of the prompt alone, even if it ends inside a word. If a merge across
+        the boundary leaves no response, the split moves back to the last token that both encodings share.
+        'separate' encodes each by itself, which gives tokens at the boundary that a model has hardly seen.
+        An empty prompt becomes <|endoftext|>; an empty response has no ids.
         """
         if boundary not in ('joint', 'separate'):
-            raise UserError(f'boundary={boundary!r} is neither joint nor separate')
+            raise UserError(f'boundary={boundary!r}: it must be joint or separate')
         if boundary == 'separate' or not response:
             return self._or_eot(self.encode(prompt)), self.encode(response)
         stripped = prompt.rstrip()
@@ -77,7 +77,7 @@ class Tokenizer:
         return self._or_eot(prompt_ids), whole[len(prompt_ids) :]
 
     def encode_prompt(self, prompt):
-        """Return the ids of a prompt to go on from; an empty one is <|endoftext|>."""
+        """Return the ids of a prompt to continue; an empty one becomes <|endoftext|>."""
         return self._or_eot(self.encode(prompt))
 
     def _or_eot(self, ids):
@@ -85,26 +85,26 @@ class Tokenizer:
             return ids
         if self.eot is None:
             raise UserError(
-                f'the prompt is empty or all white space; this tokenizer has no {EOT} to begin with instead'
+                f'the prompt is empty or only white space, and this tokenizer has no {EOT} to begin with instead'
             )
         return [self.eot]
 
     def _check(self, ids):
         unknown = sorted({int(id) for id in ids if not 0 <= id < self.vocab_size})
         if unknown:
-            raise UserError(f'token ids {unknown[:5]} are not among the {self.vocab_size} of this tokenizer')
+            raise UserError(f'unknown token ids {unknown[:5]}; this tokenizer has {self.vocab_size}')
         return [int(id) for id in ids]
 
 
 class GPT2Tokenizer(Tokenizer):
-    """GPT-2's own byte-level BPE of 50,257 tokens, through tiktoken."""
+    """GPT-2's own byte-level BPE of 50,257 tokens, computed by tiktoken."""
 
     vocab_size, eot = 50257, 50256
-    fingerprint = GPT2_FINGERPRINT  # known without the vocabulary, so that training on ready tokens does not need it
+    fingerprint = GPT2_FINGERPRINT  # a constant, so that training on token files does not need the vocabulary
 
     @functools.cached_property
     def _encoding(self):
-        import tiktoken  # here: whoever brings a tokenizer of their own need not wait for it
+        import tiktoken  # here: other tokenizers do not need it, and it is slow to import
 
         try:
             return tiktoken.get_encoding('gpt2')
@@ -112,9 +112,9 @@ class GPT2Tokenizer(Tokenizer):
             cache = os.environ.get('TIKTOKEN_CACHE_DIR')
             tried = f'in TIKTOKEN_CACHE_DIR={cache} and ' if cache else ''
             raise UserError(
-                f"GPT-2's vocabulary was looked for {tried}at openaipublic.blob.core.windows.net, and could not be had "
-                f'({type(error).__name__}). Without a network: set TIKTOKEN_CACHE_DIR to a folder where tiktoken has '
-                'kept it before, or use what is shipped: --init_from=tiny-stories, or --tokenizer=tiny-stories'
+                f"GPT-2's vocabulary was not found {tried}at openaipublic.blob.core.windows.net "
+                f'({type(error).__name__}). Without a network, set TIKTOKEN_CACHE_DIR to a folder where tiktoken has '
+                'saved it before, or use what is shipped: --init_from=tiny-stories, or --tokenizer=tiny-stories'
             ) from error
 
     def encode(self, text):
@@ -122,7 +122,7 @@ class GPT2Tokenizer(Tokenizer):
         return self._encoding.encode(text, allowed_special={EOT}, disallowed_special=())
 
     def encode_array(self, text, dtype):
-        """Return the token ids of a text as a NumPy array, without a Python number for each on the way."""
+        """Return the token ids of a text as a NumPy array, without making a Python number for each."""
         return self._encoding.encode_to_numpy(text, allowed_special={EOT}, disallowed_special=()).astype(dtype)
 
     def encode_batch(self, texts):
@@ -134,17 +134,17 @@ class GPT2Tokenizer(Tokenizer):
 
     @property
     def contents(self):
-        """What a checkpoint keeps of it: its name is enough, the vocabulary is OpenAI's and public."""
+        """What a checkpoint stores of it: the name is enough, since OpenAI's vocabulary is public."""
         return {'kind': 'gpt2'}
 
     def save(self, folder):
-        """Write a tokenizer.json that `transformers` reads; its merges follow from tiktoken's ranks."""
+        """Write a tokenizer.json that `transformers` can read; its merges follow from tiktoken's ranks."""
         ranks = {self._bytes_of(id): id for id in range(self.eot)}
         letters = letters_of_bytes()
         written = {token: ''.join(letters[byte] for byte in token) for token in ranks}
         vocab = {written[token]: id for token, id in ranks.items()}
         merges = []
-        for token, rank in ranks.items():  # by rank, which is the order in which they were learned
+        for token, rank in ranks.items():  # in the order of rank, in which they were learned
             if len(token) > 1:
                 left, right = find_merge(token, ranks, rank)
                 merges.append((written[left], written[right]))
@@ -154,10 +154,10 @@ class GPT2Tokenizer(Tokenizer):
 
 
 class BPETokenizer(Tokenizer):
-    """A byte-level BPE in Hugging Face's tokenizer.json format, such as `train_bpe` makes."""
+    """A byte-level BPE in Hugging Face's tokenizer.json format, such as `train_bpe` returns."""
 
     def __init__(self, tokenizer):
-        tokenizer.no_truncation()  # what others set for their batches must neither cut our texts nor pad them
+        tokenizer.no_truncation()  # settings for other programs' batches must neither cut texts nor pad them
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
@@ -167,15 +167,15 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_file(cls, path):
-        """Read a tokenizer.json. Raises UserError for a file that is none, or not a byte-level BPE."""
+        """Read a tokenizer.json. Raises UserError if the file is damaged or not a byte-level BPE."""
         try:
             return cls.from_json(Path(path).read_text(encoding='utf-8'))
         except (OSError, UnicodeDecodeError, UserError) as error:
-            raise UserError(f'{path} cannot be read as a tokenizer.json: {error}') from error
+            raise UserError(f'cannot read {path} as a tokenizer.json: {error}') from error
 
     @classmethod
     def from_json(cls, text):
-        """Make one from the text of a tokenizer.json."""
+        """Return the tokenizer that the text of a tokenizer.json describes."""
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
         try:
@@ -184,7 +184,7 @@ class BPETokenizer(Tokenizer):
         except (ValueError, AttributeError) as error:
             raise UserError('it is not a JSON object') from error
         if 'ByteLevel' not in kinds:
-            raise UserError('it is not a byte-level BPE, the only kind whose tokens are known byte for byte')
+            raise UserError('it is not a byte-level BPE, the only kind that is supported')
         try:
             return cls(HuggingFaceTokenizer.from_str(text))
         except Exception as error:  # tokenizers raises bare Exception
@@ -192,14 +192,14 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_vocab_and_merges(cls, vocab_path, merges_path):
-        """Read GPT-2's older pair of files, vocab.json and merges.txt."""
+        """Read GPT-2's older format, the pair of files vocab.json and merges.txt."""
         from tokenizers.models import BPE
 
         try:
             vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
             bpe = byte_level_bpe(vocab, merges)
         except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f'{vocab_path} and {merges_path} cannot be read as a BPE: {error}') from error
+            raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {error}') from error
         if EOT in vocab:
             bpe.add_special_tokens([EOT])
         return cls(bpe)
@@ -218,7 +218,7 @@ class BPETokenizer(Tokenizer):
             return self._special[id].encode()
         token = self._tokenizer.id_to_token(id)
         if token is None:
-            raise UserError(f'token ids [{id}] are not among those of this tokenizer: its vocabulary leaves them out')
+            raise UserError(f'unknown token ids [{id}]; the vocabulary of this tokenizer leaves them out')
         return bytes(self._bytes_of_letters[letter] for letter in token)
 
     def _has(self, id):
@@ -226,42 +226,42 @@ class BPETokenizer(Tokenizer):
 
     @property
     def contents(self):
-        """What a checkpoint keeps of it: the text of its tokenizer.json."""
+        """What a checkpoint stores of it: the text of its tokenizer.json."""
         return {'kind': 'bpe', 'json': self._tokenizer.to_str()}
 
     def save(self, folder):
-        """Write tokenizer.json, and the tokenizer_config.json that `transformers` asks for."""
+        """Write tokenizer.json, and the tokenizer_config.json that `transformers` needs."""
         special = {} if self.eot is None else {'bos_token': EOT, 'eos_token': EOT, 'unk_token': EOT}
         write_tokenizer_files(self._tokenizer, folder, special)
 
 
 class CharTokenizer(Tokenizer):
-    """One token for each character of a text, as nanoGPT's character-level datasets have it."""
+    """One token for each character of a text, as in nanoGPT's character-level datasets."""
 
     def __init__(self, chars):
         """chars: the characters in the order of their ids."""
         self._chars = list(chars)
         if not all(isinstance(char, str) and len(char) == 1 for char in self._chars):
-            raise UserError('a list of single characters is needed, and this is none')
+            raise UserError('it is not a list of single characters')
         self._ids = {char: id for id, char in enumerate(self._chars)}
         self.vocab_size = len(self._chars)
 
     @classmethod
     def from_meta_pkl(cls, path):
-        """Read the meta.pkl of a nanoGPT character dataset, executing nothing that it may contain."""
+        """Read the meta.pkl of a nanoGPT character dataset without executing anything in it."""
         try:
             with open(path, 'rb') as file:
                 itos = _PlainUnpickler(io.BytesIO(file.read())).load()['itos']
             return cls([itos[id] for id in range(len(itos))])
         except Exception as error:  # a damaged pickle can raise almost anything
-            raise UserError(f"{path} cannot be read as nanoGPT's meta.pkl: {' '.join(str(error).split())}") from error
+            raise UserError(f"cannot read {path} as nanoGPT's meta.pkl: {' '.join(str(error).split())}") from error
 
     def encode(self, text):
-        """Return one id a character. Raises UserError that names the characters it does not have."""
+        """Return one id for each character. Raises UserError, naming them, if there are unknown characters."""
         unknown = sorted(set(text) - set(self._ids))
         if unknown:
             named = ', '.join(f'{char!r} (U+{ord(char):04X})' for char in unknown[:5])
-            raise UserError(f'this tokenizer knows {self.vocab_size} characters, and these are not among them: {named}')
+            raise UserError(f'this tokenizer has {self.vocab_size} characters; unknown ones: {named}')
         return [self._ids[char] for char in text]
 
     def encode_batch(self, texts):
@@ -273,11 +273,11 @@ class CharTokenizer(Tokenizer):
 
     @property
     def contents(self):
-        """What a checkpoint keeps of it: its characters."""
+        """What a checkpoint stores of it: its characters."""
         return {'kind': 'char', 'chars': self._chars}
 
     def save(self, folder):
-        """Write a tokenizer.json whose words are characters, which `transformers` reads, too."""
+        """Write a tokenizer.json whose words are characters, which `transformers` can read."""
         from tokenizers import Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -288,12 +288,12 @@ class CharTokenizer(Tokenizer):
 
 
 def train_bpe(texts, vocab_size):
-    """Train a byte-level BPE (Sennrich et al. 2016) of vocab_size tokens, <|endoftext|> as id 0 among them."""
+    """Train a byte-level BPE (Sennrich et al. 2016) of vocab_size tokens, including <|endoftext|> as id 0."""
     from tokenizers import pre_tokenizers, trainers
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size <= len(alphabet):
-        raise UserError(f'a byte-level BPE needs more than {len(alphabet)} tokens, and {vocab_size} were asked for')
+        raise UserError(f'vocab_size={vocab_size}: a byte-level BPE needs more than {len(alphabet)} tokens')
     bpe = byte_level_bpe()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=[EOT], initial_alphabet=alphabet, show_progress=False
@@ -303,7 +303,7 @@ def train_bpe(texts, vocab_size):
 
 
 def tokenizer_from_contents(contents):
-    """Make the tokenizer that `contents` describes again, from a checkpoint or a dataset's meta.json."""
+    """Return the tokenizer that `contents` describe, from a checkpoint or a dataset's meta.json."""
     match contents:
         case {'kind': 'gpt2'}:
             return GPT2Tokenizer()
@@ -311,17 +311,17 @@ def tokenizer_from_contents(contents):
             return BPETokenizer.from_json(text)
         case {'kind': 'char', 'chars': list(chars)}:
             return CharTokenizer(chars)
-    raise UserError('the description of its tokenizer is not one that this program knows')
+    raise UserError('its description of a tokenizer is of an unknown kind')
 
 
 def tokenizer_from_folder(folder):
-    """Return the tokenizer that lies in a folder, whatever its format, or None where there is none."""
+    """Return the tokenizer in a folder, in any of the known formats, or None if there is none."""
     folder = Path(folder)
     if (folder / 'tokenizer.json').exists():
         return _from_tokenizer_json(folder / 'tokenizer.json')
     if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
         return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
-    if (folder / 'characters.json').exists():  # how this program wrote characters once
+    if (folder / 'characters.json').exists():  # an older format of this project
         return _from_json_file(folder / 'characters.json')
     if (folder / 'meta.json').exists():
         return _from_json_file(folder / 'meta.json', 'tokenizer')
@@ -331,15 +331,15 @@ def tokenizer_from_folder(folder):
 
 
 def _from_tokenizer_json(path):
-    """Return the tokenizer of a tokenizer.json: of characters, as CharTokenizer saves them, or a byte-level BPE."""
+    """Return the tokenizer of a tokenizer.json: characters, as CharTokenizer saves them, or a byte-level BPE."""
     try:
         model = json.loads(path.read_text(encoding='utf-8'))['model']
         if model['type'] == 'WordLevel' and sorted(model['vocab'].values()) == list(range(len(model['vocab']))):
             return CharTokenizer(sorted(model['vocab'], key=model['vocab'].get))
     except UserError as error:
-        raise UserError(f'{path} is neither a byte-level BPE nor one of characters: {error}') from error
+        raise UserError(f'{path} is neither a byte-level BPE nor a list of characters: {error}') from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # what is wrong with it is told below
+        pass  # reported below
     return BPETokenizer.from_file(path)
 
 
@@ -350,17 +350,17 @@ def _from_json_file(path, *keys):
             contents = contents[key]
         return tokenizer_from_contents(contents)
     except (OSError, ValueError, KeyError, TypeError) as error:  # a UserError is a ValueError
-        raise UserError(f'{path} cannot be read as the description of a tokenizer: {error}') from error
+        raise UserError(f'cannot read {path} as the description of a tokenizer: {error}') from error
 
 
 def tokenizer_from_name(name):
-    """Return the tokenizer that a person names: gpt2, a shipped model, a model folder, or a tokenizer.json."""
+    """Return the tokenizer of a name: gpt2, a shipped model, a model folder, or a tokenizer.json."""
     if name == 'gpt2':
         return GPT2Tokenizer()
     shipped = resolve_path(Path('models') / name)
     path = shipped if shipped.is_dir() else resolve_path(name)
     if not path.exists():
-        raise UserError(f'there is no tokenizer {name!r}; it is gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
+        raise UserError(f'there is no tokenizer {name!r}; name gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
     found = tokenizer_from_folder(path) if path.is_dir() else _from_tokenizer_json(path)
     if found is None:
         raise UserError(
@@ -370,17 +370,18 @@ def tokenizer_from_name(name):
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Dicts, lists, strings and numbers need no class to be looked up; whatever asks for one is refused.
+    """Reads dicts, lists, strings and numbers, which need no class, and refuses everything else.
 
-    The slower unpickler, written in Python: the one in C sets memory aside for whatever size a damaged file names.
+    It extends the slower unpickler, written in Python: the one in C allocates any amount of memory that a damaged file
+    asks for.
     """
 
     def find_class(self, module, name):
-        raise pickle.UnpicklingError(f'it wants to load {module}.{name}, and only plain data is read')
+        raise pickle.UnpicklingError(f'it would load {module}.{name}, but only plain data is allowed')
 
 
 def _visible(token):
-    """Make the bytes of one token visible."""
+    """Return the bytes of one token in visible characters."""
     try:
         text = token.decode('utf-8')
     except UnicodeDecodeError:
