@@ -76,8 +76,9 @@ def eval(settings=None):
 
     rows: the first `show` rows, as in pairs.jsonl. summary: as in summary.json; see `Results.summary`.
     """
-    command = format_command(settings or Settings())
-    settings = check_eval_settings(settings or Settings())
+    settings = settings or Settings()
+    command = format_command(settings)
+    settings = check_eval_settings(settings)
     processes = Processes(settings.device)
     settings = replace(settings, device=processes.device)
     source = None if settings.text else open_pairs(settings)  # finds invalid pairs before a model is loaded
@@ -103,8 +104,8 @@ def eval(settings=None):
         summary['data']['left_out'] = source.count + source.bad - results.count
         run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # the intervals included
         if folder is not None:  # before anything is printed: `| head` may end this program
-            write_report(folder.folder, results, summary)
-            save_page(folder.folder / 'page.html', records, source, subjects, settings, results, summary)
+            write_report(folder.path, results, summary)
+            save_page(folder.path / 'page.html', records, source, subjects, settings, results, summary)
             folder.finish(summary)
 
     print_results(results.printed, summary)
@@ -113,7 +114,7 @@ def eval(settings=None):
     if settings.show_probs and settings.plot_steps > 0:
         draw_charts(source, subjects[0], settings)
     if folder is not None:
-        print(f'saved in {folder.folder}: report.md, page.html (every token, for a browser), ', end='')
+        print(f'saved in {folder.path}: report.md, page.html (every token, for a browser), ', end='')
         print('pairs.jsonl and summary.json (every number)')
     return results.printed, summary
 
@@ -157,7 +158,7 @@ def score_all(source, subjects, settings, processes, folder):
 
     Rows that `folder` kept from before are not scored again.
     """
-    results = Results(have_same_tokens(subjects), settings.temperature, settings.show, text=settings.text is not None)
+    results = Results(have_same_tokens(subjects), settings.temperature, settings.show, text=bool(settings.text))
     records, to_record = {}, recorded_tokens(settings)
     if folder is not None:
         results.extend(folder.kept_rows())

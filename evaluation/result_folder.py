@@ -94,24 +94,24 @@ def result_path(settings):
 class ResultFolder:
     """Keeps rows in pairs.jsonl.part as they are made; finally it becomes pairs.jsonl, with summary.json beside it."""
 
-    def __init__(self, folder, header, resume):
+    def __init__(self, path, header, resume):
         """header: what the numbers depend on; a folder holds one evaluation, so another header is refused.
 
         resume: continue from `next_index`, after the rows that were kept. Raises UserError if the folder does not
         allow that.
         """
-        self.folder = folder
-        self._part, self._finished = folder / 'pairs.jsonl.part', folder / 'pairs.jsonl'
+        self.path = path
+        self._part, self._finished = path / 'pairs.jsonl.part', path / 'pairs.jsonl'
         self._command = header['command']
         self._check_header(header, resume)
         if resume and not self._part.exists() and self._finished.exists():
             self._finished.rename(self._part)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f'--save: cannot create the folder {self.folder}: {error.strerror}') from error
+            raise UserError(f'--save: cannot create the folder {self.path}: {error.strerror}') from error
         self.next_index = self._cut_to_whole_windows() if self._part.exists() else 0
-        write_json(self.folder / 'summary.json', {'complete': False, **header})
+        write_json(self.path / 'summary.json', {'complete': False, **header})
         self._file = open(self._part, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
 
     def _check_header(self, header, resume):
@@ -119,33 +119,33 @@ class ResultFolder:
         before = self._identity_before()
         differing = [key for key, value in run_identity(header).items() if before is not None and before[key] != value]
         if resume and before is None:
-            raise UserError(f'--resume_eval: {self.folder} holds no evaluation to resume')
+            raise UserError(f'--resume_eval: {self.path} holds no evaluation to resume')
         if resume and differing:
             raise UserError(
-                f'--resume_eval: {self.folder} was started with another {", ".join(differing)}, so the new rows would '
+                f'--resume_eval: {self.path} was started with another {", ".join(differing)}, so the new rows would '
                 'not match the old ones. Choose another --save'
             )
         if not resume and self._part.exists():
             raise UserError(
-                f'{self.folder} holds an interrupted evaluation: resume it (--resume_eval=True), choose another '
+                f'{self.path} holds an interrupted evaluation: resume it (--resume_eval=True), choose another '
                 f'--save, or delete {self._part}'
             )
         if differing:
             raise UserError(
-                f'{self.folder} holds the results of an evaluation with another {", ".join(differing)}: choose another '
+                f'{self.path} holds the results of an evaluation with another {", ".join(differing)}: choose another '
                 '--save, or delete that folder'
             )
 
     def _identity_before(self):
         """Return the identity of the evaluation that the folder holds, None if it holds none."""
-        present = [name for name in FILES if (self.folder / name).exists()]
+        present = [name for name in FILES if (self.path / name).exists()]
         if not present:
             return None
         try:
-            return run_identity(json.loads((self.folder / 'summary.json').read_text(encoding='utf-8')))
+            return run_identity(json.loads((self.path / 'summary.json').read_text(encoding='utf-8')))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f'{self.folder} holds {", ".join(present)} but no readable summary.json of an evaluation: choose '
+                f'{self.path} holds {", ".join(present)} but no readable summary.json of an evaluation: choose '
                 'another --save, so that nothing is overwritten'
             ) from error
 
@@ -181,7 +181,7 @@ class ResultFolder:
 
     def finish(self, summary):
         """Write the summary; last, the rows get their final name."""
-        write_json(self.folder / 'summary.json', summary)
+        write_json(self.path / 'summary.json', summary)
         self._file.close()
         self._part.replace(self._finished)
 
