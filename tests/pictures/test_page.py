@@ -7,7 +7,9 @@ import math
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import torch
 from helpers.pages import (
     WORDS,
     a_page,
@@ -22,8 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from lm.alternatives import record_tokens
+from lm.tokenizer import CharTokenizer
+from model import logits_to_logprobs
 from pictures import page as pages
-from pictures.page import Page, PageText
+from pictures.page import Page, PageText, make_side
 
 
 @pytest.mark.parametrize('models', [1, 2])
@@ -56,6 +61,25 @@ def test_every_number_of_the_records_is_in_the_json(tmp_path, models, sampler):
                 assert columns['sampler_logprobs'] == pytest.approx([t.sampler_logprob for t in tokens], rel=1e-6)
                 for token, probs in zip(tokens, columns['sampler_probs'], strict=True):
                     assert probs == pytest.approx([math.exp(a.sampler_logprob) for a in token.alternatives], rel=1e-6)
+
+
+def test_a_side_shows_the_records_under_the_tokenizers_pieces():
+    tokenizer = CharTokenizer('abcdefghijklmnopqrstuvwxyz \n\t')
+    logits = torch.tensor(np.random.default_rng(1).normal(0, 2, tokenizer.vocab_size), dtype=torch.float32)
+    order = logits.argsort(descending=True).tolist()
+    records = record_tokens(logits.expand(2, -1), torch.tensor([order[0], order[15]]), 0.5, top_k=4)
+    page = Page('', [], ['m'], 'temperature 0.5, top_k 4', [PageText('one', '', [make_side(records, tokenizer)])])
+    data = pages.page_data(page)
+    (side,) = data['texts'][0]['sides']
+    of_model, of_sampler = logits_to_logprobs(logits), logits_to_logprobs(logits, 0.5, 4)
+    assert side['ranks'] == [1, 16]
+    assert [data['pieces'][place] for place in side['pieces']] == tokenizer.pieces([order[0], order[15]])
+    assert side['logprobs'] == pytest.approx([of_model[order[0]].item(), of_model[order[15]].item()])
+    assert side['sampler_logprobs'] == [pytest.approx(of_sampler[order[0]].item()), '-Infinity']
+    for others, probs, sampler_probs in zip(side['alternatives'], side['probs'], side['sampler_probs'], strict=True):
+        assert [data['pieces'][place] for place in others] == tokenizer.pieces(order[:10])
+        assert probs == pytest.approx(of_model[order[:10]].exp().tolist())
+        assert sampler_probs == pytest.approx(of_sampler[order[:10]].exp().tolist())
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,7 @@ def test_what_is_empty_is_a_page_too(opened, texts):
             assert view.locator('.choices .below .rank').text_content() == '2'
 
 
+@pytest.mark.slow
 def test_two_hundred_texts_of_a_hundred_tokens_have_the_bars_of_one(opened):
     tokens = a_page(texts=1, tokens=100).texts[0].sides[0].records
     page = Page('many', [], ['m'], None, [PageText(f'text {n}', 'Once', [side_of(tokens)]) for n in range(200)])

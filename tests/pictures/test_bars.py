@@ -1,59 +1,50 @@
-"""Charts, by what they show; and the numbers that go into them, against the formulas in numpy."""
+"""Bar charts, by what they show."""
 
-import concurrent.futures
-import datetime
+import math
 import time
-import types
 
-import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from common import files
-from common.errors import UserError
-from common.files import create_run_folder
-from common.strings import shorten
-from pictures.bars import Chart, draw_bars, save_bar_charts
-from pictures.beams import Branch, draw_beams
-from pictures.before_after import draw_before_after
-from pictures.reliability import draw_reliability
-from pictures.style import BAR, CHOSEN, FELL, GIVEN_UP, ROSE
-from pictures.token_sheet import draw_token_sheet
-
-matplotlib.use('Agg')
+from lm.alternatives import Alternative, TokenRecord, record_tokens
+from lm.tokenizer import CharTokenizer
+from pictures.bars import Chart, draw_bars, make_charts, save_bar_charts
+from pictures.style import BAR, CHOSEN
 
 PIECES = ['·time', '·day', '⏎', '·$5', '·_x_', '‹e2 80›', '·a', '·the', '·frac{1}{2}', '·princess']
 SAMPLER = [0.4, 0.2, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.0]
 MODEL = [0.3, 0.22, 0.12, 0.09, 0.07, 0.05, 0.04, 0.03, 0.02, 0.01]
-
 ELEVEN = {'sampler': [*SAMPLER, 0.0004], 'model': [*MODEL, 0.0007]}
 
 
-def a_chart(chosen=2, **changes):
-    values = {
-        'pieces': PIECES,
-        'sampler': SAMPLER,
-        'model': MODEL,
-        'chosen': chosen,
-        'rank': chosen + 1,
-        'context': 'Once upon a',
-        'sampler_name': 'temperature 0.8, top_k 200',
-    }
-    return Chart(**(values | changes))
+def logarithm(prob):
+    return math.log(prob) if prob else -math.inf
+
+
+def a_chart(chosen=2, pieces=PIECES, sampler=SAMPLER, model=MODEL, rank=None, context='Once upon a'):
+    """Return a Chart whose tokens have these pieces and probabilities; only the first ten are alternatives."""
+    others = [
+        Alternative(id, logarithm(of_model), logarithm(of_sampler))
+        for id, (of_model, of_sampler) in enumerate(zip(model, sampler, strict=True))
+    ]
+    token = others[chosen]
+    record = TokenRecord(chosen, token.model_logprob, token.sampler_logprob, rank or chosen + 1, 1.0, others[:10])
+    return Chart(record, pieces, context, 'temperature 0.8, top_k 200')
 
 
 def an_unlikely_choice():
-    """Chosen was the 1,234th likeliest, so it is the eleventh that the chart shows."""
+    """Return a Chart in which the 1,234th likeliest token was chosen, so it is the eleventh that the chart shows."""
     return a_chart(10, pieces=[*PIECES, '·zebra'], rank=1234, **ELEVEN)
 
 
 def drawn(chart, **options):
-    """Draw a chart as matplotlib would into a file; return its axes."""
+    """Draw a chart as matplotlib would draw it into a file; return its axes."""
     figure = Figure()
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -66,18 +57,20 @@ def labels_of(axes):
     return [label.get_text() for label in axes.get_yticklabels()]
 
 
-# One chart ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize('chart', [a_chart(0), a_chart(9), an_unlikely_choice()], ids=['likeliest', 'tenth', 'far off'])
 def test_bars_are_the_sampler_probabilities_the_likeliest_on_top(chart):
     axes = drawn(chart)
     bars = sorted(axes.patches, key=lambda bar: -axes.transData.transform((0, bar.get_y()))[1])  # from the top down
-    assert [bar.get_width() for bar in bars] == chart.sampler
+    others = chart.record.alternatives_and_itself
+    sampler, model = (
+        [math.exp(getattr(other, f'{name}_logprob')) for other in others] for name in ('sampler', 'model')
+    )
+    assert [bar.get_width() for bar in bars] == sampler
+    assert sampler == pytest.approx(ELEVEN['sampler'][: len(sampler)])
     assert [bar.get_x() for bar in bars] == [0] * len(bars)
     assert axes.yaxis_inverted()
     left, right = axes.get_xlim()
-    assert left == 0 and right > max(chart.sampler + chart.model)
+    assert left == 0 and right > max(sampler + model)
 
 
 def test_labels_are_the_pieces_each_beside_its_bar():
@@ -90,7 +83,7 @@ def test_labels_are_the_pieces_each_beside_its_bar():
 def test_marks_stand_at_the_model_probabilities():
     axes = drawn(a_chart())
     (marks,) = [line for line in axes.lines if line.get_marker() == '|']
-    assert list(marks.get_xdata()) == MODEL
+    assert list(marks.get_xdata()) == pytest.approx(MODEL)
     assert list(marks.get_ydata()) == list(axes.get_yticks())
     assert marks.get_linestyle() == 'None'
 
@@ -176,6 +169,52 @@ def test_vocabularies_smaller_than_ten_and_certain_choices_can_be_drawn(n):
     assert axes.get_xlim()[1] > 0
 
 
+# From records to charts -----------------------------------------------------------------------------------------------
+
+TOKENIZER = CharTokenizer('abcdefghijklmnopqrstuvwxyz \n\t')
+V = TOKENIZER.vocab_size
+
+
+def charts_of(logits, ids, prompt='ab', **sampler):
+    """Return the Charts of the first tokens of a response. logits: (N, V)."""
+    records = record_tokens(torch.as_tensor(logits, dtype=torch.float32), torch.tensor(ids), **sampler)
+    return make_charts(records, TOKENIZER.encode(prompt), TOKENIZER, 'temperature 0.8')
+
+
+@pytest.mark.parametrize('rank', [1, 2, 10, 11, 29])
+def test_a_chart_has_the_ten_likeliest_and_the_chosen_token(rank):
+    logits = np.random.default_rng(2).normal(0, 2, V)
+    order = np.argsort(-logits).tolist()
+    chosen = order[rank - 1]
+    (chart,) = charts_of(logits[None], [chosen], temperature=0.8, top_k=12)
+    shown = order[:10] if rank <= 10 else [*order[:10], chosen]
+    assert chart.pieces == TOKENIZER.pieces(shown)
+    assert [other.id for other in chart.record.alternatives_and_itself] == shown
+    assert chart.record.rank == rank
+    assert chart.sampler == 'temperature 0.8'
+    axes = drawn(chart)
+    kept = np.where(np.isin(range(V), order[:12]), np.exp(logits / 0.8), 0)
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx((kept / kept.sum())[shown].tolist(), rel=1e-4)
+    (marks,) = [line for line in axes.lines if line.get_marker() == '|']
+    model = np.exp(logits) / np.exp(logits).sum()
+    assert list(marks.get_xdata()) == pytest.approx(model[shown].tolist(), rel=1e-4)
+
+
+def test_padding_ids_are_never_shown():
+    """Ids that the tokenizer does not have come with logits of minus infinity."""
+    records = record_tokens(torch.tensor([[0.5, 0.1, 2.0] + [-torch.inf] * 61]), torch.tensor([1]))
+    (chart,) = make_charts(records, [0], CharTokenizer('abc'), 'temperature 1')
+    assert chart.pieces == ['c', 'a', 'b']
+    assert labels_of(drawn(chart)) == ['c', 'a', 'b']
+
+
+def test_contexts_grow_by_the_chosen_tokens_and_only_recorded_steps_are_drawn():
+    made = charts_of(np.zeros((3, V)), TOKENIZER.encode('onc'), prompt='ab ')
+    assert [chart.context for chart in made] == ['ab ', 'ab o', 'ab on']
+    chosen = [[other.id for other in chart.record.alternatives_and_itself].index(chart.record.id) for chart in made]
+    assert [chart.pieces[place] for chart, place in zip(made, chosen)] == ['o', 'n', 'c']
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +224,7 @@ def how_much(path, colour):
     return (np.abs(pixels - to_rgb(colour)).max(axis=-1) < 0.02).sum()
 
 
-@pytest.mark.parametrize('n', [1, 3, 7])
+@pytest.mark.parametrize('n', [1, 3, pytest.param(7, marks=pytest.mark.slow)])
 def test_each_step_and_the_sheet_are_pictures_with_bars_in_them(tmp_path, n):
     before = pyplot.get_fignums()
     paths = save_bar_charts([an_unlikely_choice() if step % 3 == 2 else a_chart(step) for step in range(n)], tmp_path)
@@ -200,6 +239,7 @@ def test_each_step_and_the_sheet_are_pictures_with_bars_in_them(tmp_path, n):
     assert pyplot.get_fignums() == before  # none is left open
 
 
+@pytest.mark.slow
 def test_sheet_shows_every_step(tmp_path):
     """A bar's area on the sheet is the same wherever it stands, so eight equal steps are eight times the orange."""
     one, eight = tmp_path / 'one', tmp_path / 'eight'
@@ -227,13 +267,15 @@ def outside(figure):
 @pytest.mark.parametrize(
     'changes',
     [
-        {},
-        {'context': 'And then the old miller said to the grey cat: ' * 5},
-        {'context': 'AND THEN THE MILLER SHOUTED: WHAT A WONDERFUL MOON! ' * 5},
-        {'pieces': [*PIECES, '·disproportionately']},
-        {'pieces': ['-' * 64, *PIECES[1:], '·zebra']},  # the longest of GPT-2's tokens in ordinary text
+        pytest.param({}, id='short', marks=pytest.mark.slow),
+        pytest.param(
+            {'context': 'And then the old miller said to the grey cat: ' * 5}, id='long context', marks=pytest.mark.slow
+        ),
+        pytest.param({'context': 'AND THEN THE MILLER SHOUTED: WHAT A WONDERFUL MOON! ' * 5}, id='wide context'),
+        pytest.param({'pieces': [*PIECES, '·disproportionately']}, id='long word', marks=pytest.mark.slow),
+        # the longest of GPT-2's tokens in ordinary text
+        pytest.param({'pieces': ['-' * 64, *PIECES[1:], '·zebra']}, id='very long token', marks=pytest.mark.slow),
     ],
-    ids=['short', 'long context', 'wide context', 'long word', 'very long token'],
 )
 def test_no_text_is_cut_off_at_the_edge_of_a_picture(tmp_path, monkeypatch, changes):
     cut_off = {}
@@ -253,157 +295,9 @@ def test_step_pictures_do_not_keep_what_an_earlier_step_drew(tmp_path):
     assert np.array_equal(imread(alone / 'step_01.png'), imread(after / 'step_02.png'))
 
 
+@pytest.mark.slow
 def test_twenty_charts_take_less_than_15_seconds(tmp_path):
     start = time.process_time()  # not the clock on the wall: other programs may be busy too
     paths = save_bar_charts([a_chart(step % 10) for step in range(20)], tmp_path)
     assert time.process_time() - start < 15
     assert len(paths) == 21
-
-
-class Frozen(datetime.datetime):
-    @classmethod
-    def now(cls, tz=None):
-        return cls(2025, 11, 20, 9, 30, 0)
-
-
-def test_new_folder_is_new_each_time_even_within_a_second(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, 'datetime', types.SimpleNamespace(datetime=Frozen))
-    with concurrent.futures.ThreadPoolExecutor(8) as several:
-        folders = list(
-            several.map(lambda _: create_run_folder(tmp_path / 'results', 'gpt2-Once upon a time'), range(40))
-        )
-    assert len(set(folders)) == 40
-    assert all(folder.is_dir() and not any(folder.iterdir()) for folder in folders)
-    assert all(folder.parent == tmp_path / 'results' for folder in folders)
-
-
-@pytest.mark.parametrize(
-    'name', ['gpt2-Once upon a time', '../../etc/passwd', 'a/b\\c:d*?"<>|\n', 'x' * 1000, '中文', '🙂', '', '---', '.']
-)
-def test_new_folder_has_a_name_that_every_file_system_takes(tmp_path, name):
-    folder = create_run_folder(tmp_path, name)
-    assert folder.is_dir() and folder.parent == tmp_path
-    assert len(folder.name) < 100
-    assert set(folder.name) <= set('abcdefghijklmnopqrstuvwxyz0123456789-')
-
-
-def test_new_folder_says_what_it_is_of(tmp_path):
-    assert create_run_folder(tmp_path, 'gpt2-Once upon a time').name.startswith('gpt2-once-upon-a-time-20')
-
-
-@pytest.mark.parametrize('parent', ['results', 'results/deeper'])
-def test_a_file_where_the_folder_should_be_is_an_error(tmp_path, parent):
-    (tmp_path / 'results').write_text('mine')
-    with pytest.raises(UserError, match='results'):
-        create_run_folder(tmp_path / parent, 'gpt2')
-    assert (tmp_path / 'results').read_text() == 'mine'
-
-
-# Pictures of evaluations --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kept(monkeypatch):
-    """Keep figures open, so that a test sees what was drawn; return a function that gives the last one."""
-    close = pyplot.close
-    monkeypatch.setattr(pyplot, 'close', lambda figure: None)
-    yield pyplot.gcf
-    close('all')
-
-
-def colour_of(line):
-    return to_rgb(line.get_color())
-
-
-def test_before_and_after_stand_at_their_powers_of_ten_sorted_by_the_change(tmp_path, kept):
-    before, after = [-2.0, -900.0, -5.0], [-4.0, -850.0, -4.0]
-    labels = ['fell $x_1$', 'rose most', 'rose\nlittle']
-    draw_before_after(tmp_path / 'chart.png', labels, before, after, ['old', 'new'], 'of the response')
-    assert imread(tmp_path / 'chart.png').shape[1] > 800
-    axes = kept().axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ['fell $x_1$', 'rose ⏎ little', 'rose most']
-    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 2]
-    expected = [(before[n] / np.log(10), after[n] / np.log(10)) for n in (0, 2, 1)]
-    assert [tuple(line.get_xdata()) for line in lines] == [pytest.approx(pair) for pair in expected]
-    assert [colour_of(line) for line in lines] == [to_rgb(FELL), to_rgb(ROSE), to_rgb(ROSE)]
-    assert axes.xaxis.get_major_formatter()(-12, 0) == '$10^{-12}$'
-    assert 'log' in axes.get_xlabel()
-
-
-@pytest.mark.parametrize(
-    ('scale', 'values'),
-    [('around 0', [3.0, -3.0, 0.0]), ('below 0', [-0.1, -5.0, -2.0]), ('above 0', [0.1, 5.0, 2.0])],
-)
-def test_each_token_stands_on_the_colour_of_its_value(tmp_path, kept, scale, values):
-    lines = [('The fox', ['·ran', '·$away$', '⏎'], values), ('x' * 200, ['·word'] * 60, [values[1]] * 60)]
-    draw_token_sheet(tmp_path / 'sheet.png', lines, 'change', scale)
-    axes = kept().axes[0]
-    texts = [text.get_text() for text in axes.texts]
-    assert texts[:4] == ['The fox', '·ran', '·$away$', '⏎']
-    assert texts.count('·word') == 60
-    width = axes.get_xlim()[1]
-    patches = axes.patches
-    assert len(patches) == 63
-    assert all(patch.get_x() + patch.get_width() <= width for patch in patches)  # long responses go on below
-    assert len({patch.get_y() for patch in patches[3:]}) > 3
-    red, _, blue = zip(*(patch.get_facecolor()[:3] for patch in patches[:2]))
-    if scale == 'around 0':
-        assert blue[0] > red[0]  # likelier
-        assert red[1] > blue[1]  # less likely
-        assert min(patches[2].get_facecolor()[:3]) > 0.9  # no change is almost white
-    else:
-        assert sum(patches[0].get_facecolor()[:3]) > sum(patches[1].get_facecolor()[:3])  # far from 0 is dark
-    for text, patch in zip(axes.texts[1:4], patches, strict=False):
-        brightness = np.dot([0.299, 0.587, 0.114], patch.get_facecolor()[:3])
-        assert text.get_color() == ('white' if brightness < 0.5 else 'black')
-
-
-def test_a_sheet_without_tokens_is_a_sheet(tmp_path):
-    draw_token_sheet(tmp_path / 'sheet.png', [('The fox', [], [])], 'logprob', 'below 0')
-    assert (tmp_path / 'sheet.png').exists()
-
-
-def test_a_reliability_diagram_shows_every_bin_of_both_models(tmp_path, kept):
-    tables = {'before': [(0.1, 0.2, 40), (0.9, 0.5, 3)], 'after': [(0.5, 0.6, 7)]}
-    draw_reliability(tmp_path / 'reliability.png', tables)
-    curve, counts = kept().axes
-    drawn = {line.get_label(): np.column_stack(line.get_data()).tolist() for line in curve.get_lines()}
-    assert drawn['before'] == [[0.1, 0.2], [0.9, 0.5]]
-    assert drawn['after'] == [[0.5, 0.6]]
-    assert drawn['perfectly calibrated'] == [[0, 0], [1, 1]]
-    assert counts.get_lines()[0].get_ydata().tolist() == [40, 3]
-
-
-@pytest.mark.parametrize(
-    ('text', 'length', 'from_end', 'short'),
-    [
-        ('a fox', 5, False, 'a fox'),
-        ('a little fox', 8, False, 'a littl…'),
-        ('the little old fox', 10, True, '… old fox'),
-        ('abcdefghij', 5, True, '…ghij'),
-        ('one \n\n two', 20, True, 'one ⏎ two'),
-    ],
-)
-def test_shortened_texts(text, length, from_end, short):
-    assert shorten(text, length, from_end) == short
-    assert len(short) <= length
-
-
-# A search as a tree -------------------------------------------------------------------------------------------------
-
-
-def test_a_tree_has_every_beam_with_its_probability(tmp_path, kept):
-    levels = [
-        [Branch('·a', 0, 0.5, -0.69, True, True), Branch('$x$', 0, 0.25, -1.39, False, False)],
-        [Branch('·fox', 0, 0.125, -2.77, True, True), Branch('⏎', 0, 0.0004, -8.5, False, True)],
-    ]
-    draw_beams(tmp_path / 'beams.png', levels, 'Once ▁ $')
-    assert imread(tmp_path / 'beams.png').shape[1] > 300
-    axes = kept().axes[0]
-    texts = [text.get_text() for text in axes.texts]
-    assert {'·a', '$x$', '·fox', '⏎', '0.500', '0.250', '0.125', '4e-04', '-0.69', '-8.50'} <= set(texts)
-    colours = [to_rgb(patch.get_edgecolor()) for patch in axes.patches]
-    expected = [CHOSEN, GIVEN_UP, CHOSEN, ROSE]
-    assert colours == [to_rgb(colour) for colour in expected]
-    ends = [(patch.get_path().vertices[0].tolist(), patch.get_path().vertices[-1].tolist()) for patch in axes.patches]
-    assert ends == [([0, 0], [1, 0]), ([0, 0], [1, 1]), ([1, 0], [2, 0]), ([1, 0], [2, 1])]
