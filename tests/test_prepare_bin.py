@@ -18,6 +18,7 @@ from helpers.datasets import (
     ids_of,
     meta_of,
     prepare,
+    save_small_bpe,
     stories_of,
 )
 from helpers.models import needs_gpt2_vocabulary
@@ -25,7 +26,7 @@ from helpers.scripts import PROJECT, assert_friendly_error, run_script
 
 import prepare_bin
 from common.errors import UserError
-from lm.tokenizer import CharTokenizer, tokenizer_from_contents, train_bpe
+from lm.tokenizer import CharTokenizer, tokenizer_from_contents
 from prepare_bin import Settings
 
 
@@ -36,10 +37,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def bpe(tmp_path_factory):
-    """A folder with a small tokenizer that has <|endoftext|>."""
-    folder = tmp_path_factory.mktemp('bpe')
-    train_bpe(STORIES, 300).save(folder)
-    return folder
+    return save_small_bpe(tmp_path_factory.mktemp('bpe'))
 
 
 # Splits ---------------------------------------------------------------------------------------------------------------
@@ -272,6 +270,7 @@ def test_a_hub_dataset_is_prepared_like_a_file_of_the_same_documents(bpe):
     assert [(file_folder / name).read_bytes() for name in ('train.bin', 'val.bin')] == written
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_an_error_of_one_line(tmp_path):
     nowhere = {'HF_HOME': str(tmp_path / 'cache'), 'HF_ENDPOINT': 'http://127.0.0.1:9', 'NO_PROXY': '127.0.0.1'}
     arguments = ['--hf_dataset=someone/tales', '--dataset=tales', f'--tokenizer={PROJECT / "models" / "tiny"}']

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers.datasets import STORIES, TEXT, CodePoints, documents_of, ids_of, meta_of, prepare
+from helpers.datasets import STORIES, TEXT, CodePoints, documents_of, ids_of, meta_of, prepare, save_small_bpe
 from helpers.models import needs_gpt2_vocabulary
 from helpers.scripts import PROJECT
 
 import prepare_bin
 from common.errors import UserError
-from lm.tokenizer import CharTokenizer, tokenizer_from_contents, train_bpe
+from lm.tokenizer import CharTokenizer, tokenizer_from_contents
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +22,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def bpe(tmp_path_factory):
-    """A folder with a small tokenizer that has <|endoftext|>."""
-    folder = tmp_path_factory.mktemp('bpe')
-    train_bpe(STORIES, 300).save(folder)
-    return folder
+    return save_small_bpe(tmp_path_factory.mktemp('bpe'))
 
 
 # Several processes ----------------------------------------------------------------------------------------------------
@@ -39,14 +36,14 @@ def many_batches(monkeypatch):
     return '\n\n\n'.join(f'{number}. {story}' for number in range(20) for story in STORIES)
 
 
-TOKENIZERS = [
-    pytest.param('gpt2', marks=needs_gpt2_vocabulary),
-    str(PROJECT / 'models' / 'tiny'),
-    'char',
-]
-
-
-@pytest.mark.parametrize('tokenizer', TOKENIZERS, ids=['gpt2', 'tiny', 'char'])
+@pytest.mark.parametrize(
+    'tokenizer',
+    [
+        pytest.param('gpt2', id='gpt2', marks=[needs_gpt2_vocabulary, pytest.mark.slow]),
+        pytest.param(str(PROJECT / 'models' / 'tiny'), id='tiny'),
+        pytest.param('char', id='char', marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_processes_writes_the_bytes_of_a_plain_loop(many_batches, tokenizer):
     written = []
     for num_workers in (1, 3):

@@ -8,7 +8,7 @@ import numpy as np
 
 import prepare_bin
 from helpers.scripts import PROJECT
-from lm.tokenizer import tokenizer_from_contents
+from lm.tokenizer import tokenizer_from_contents, train_bpe
 from prepare_bin import Settings
 from texts.plain_text import split_documents
 
@@ -42,6 +42,12 @@ def corpus():
 def stories_of(text):
     """Return the stories of a text."""
     return list(split_documents([text], '\n\n\n'))
+
+
+def save_small_bpe(folder):
+    """Save a small tokenizer that has <|endoftext|>; return the folder."""
+    train_bpe(STORIES, 300).save(folder)
+    return folder
 
 
 def prepare(text=TEXT, **settings):
