@@ -2,7 +2,7 @@
 
 import math
 
-from pictures.style import BAR, FELL, ROSE, hide_spines, save_figure
+from pictures.style import BAR, BLUE, ORANGE, hide_spines, save_figure
 
 
 def draw_growth(path, decode, score):
@@ -34,7 +34,7 @@ def draw_training(path, name, curve, iterations_an_epoch):
     """Draw the losses of a training run. curve: [{'iter', 'train', 'val'}] in bits per byte."""
     figure, (axes,) = new_figure(1, 6.5, 3.8)
     epochs = [row['iter'] / iterations_an_epoch for row in curve]
-    for split, meaning, colour in (('train', 'training part', BAR), ('val', 'validation part: whole documents', ROSE)):
+    for split, meaning, colour in (('train', 'training part', BAR), ('val', 'validation part: whole documents', BLUE)):
         axes.plot(epochs, [row[split] for row in curve], color=colour, marker='o', markersize=3, label=meaning)
     best = min(range(len(curve)), key=lambda place: curve[place]['val'])
     axes.annotate(
@@ -62,8 +62,8 @@ def draw_sweep(path, by_rate, by_length):
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
         x = [run[key] for run in runs]
         for text, label, colour in (
-            ('tales', 'stories, validation part', ROSE),
-            ('novels', 'novels, validation part', FELL),
+            ('tales', 'stories, validation part', BLUE),
+            ('novels', 'novels, validation part', ORANGE),
         ):
             values, low, high = ([run['texts'][text][name] for run in runs] for name in ('value', 'low', 'high'))
             errors = [
@@ -85,7 +85,7 @@ def draw_learning_curve(path, run):
     """Draw loss and pairs during a fine-tuning run: a dict as in draw_sweep, with its `curve`."""
     figure, (left, right) = new_figure(2, 10, 3.8)
     for axes, rows, key, colour, label in (
-        (left, run['curve'], 'val', ROSE, 'bits per byte, stories (validation)'),
+        (left, run['curve'], 'val', BLUE, 'bits per byte, stories (validation)'),
         (right, run['pairs'], 'logprob', BAR, 'mean logprob of the responses'),
     ):
         epochs = [row['iter'] / run['iterations_an_epoch'] for row in rows]
@@ -99,7 +99,7 @@ def draw_length(path, responses):
     figure, (total, per_token) = new_figure(2, 10, 4)
     lengths = [tokens for tokens, _ in responses]
     total.scatter(lengths, [logprob for _, logprob in responses], s=14, color=BAR)
-    per_token.scatter(lengths, [logprob / tokens for tokens, logprob in responses], s=14, color=ROSE)
+    per_token.scatter(lengths, [logprob / tokens for tokens, logprob in responses], s=14, color=BLUE)
     per_token.set_xscale('log', base=2)
     per_token.set_xticks(sorted(set(lengths)), [str(length) for length in sorted(set(lengths))])
     for axes, label in ((total, 'logprob of the response'), (per_token, 'logprob per token')):
@@ -114,7 +114,7 @@ def draw_keywords(path, keywords):
     z: the log-odds ratio in standard deviations. here, there: occurrences per million words.
     """
     figure, panels = new_figure(len(keywords), 10, 5.6)
-    for axes, ((title, rows), colour) in zip(panels, zip(keywords.items(), (ROSE, FELL))):
+    for axes, ((title, rows), colour) in zip(panels, zip(keywords.items(), (BLUE, ORANGE))):
         places = range(len(rows))
         axes.barh(places, [row['z'] for row in rows], color=colour)
         axes.set_yticks(places, [row['word'] for row in rows])

@@ -32,7 +32,7 @@ from lessons.chat import connect_provider
 from lessons.problems import calculate, sample_problem
 from lm.scoring import score_pairs
 from lm.settings import choose_model, load_chosen_model
-from pictures.style import CHOSEN, ROSE, save_figure, text_colour
+from pictures.style import BLUE, CHOSEN, save_figure, text_colour
 
 EXAMPLES = '2 + 3 = 5\n(7 - 4) * 2 = 6\n1 + (9 - (2 + 3)) = 5\n'  # a local model sees these before each problem
 # A chat model sees this.
@@ -157,7 +157,7 @@ def draw_scores(path, scores, title, chance):
     depths, lengths = list_axes(scores)
     figure = pyplot.figure(figsize=(2.2 + 1.2 * len(lengths), 1.5 + 0.8 * len(depths)), layout='constrained')
     axes = figure.subplots()
-    colours = LinearSegmentedColormap.from_list('score', ['white', ROSE])
+    colours = LinearSegmentedColormap.from_list('score', ['white', BLUE])
     shares = np.full((len(depths), len(lengths)), np.nan)  # nan: no such problems
     for y, x in np.ndindex(shares.shape):
         if (depths[y], lengths[x]) in scores:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 import configurator
 from common.errors import UserError
-from pictures.style import BAR, CHOSEN, GIVEN_UP, MARK, save_figure
+from pictures.style import BAR, CHOSEN, GREY, MARK, save_figure
 
 ALPHABET, VOWELS, CONSONANTS = 'abcdefghijklmnopqrstuvwxyz01', 'aeiou', 'bcdfghjklmnpqrstvwxyz'
 START = '▷'  # comes before every sequence
@@ -192,7 +192,7 @@ def draw_attention(path, text, models):
     figure = Figure(figsize=(15, 15.5), layout='constrained')
     figure.suptitle('Rows look at columns; darker is more. Vowels: orange, consonants: blue, digits: black, ▷: grey')
     ids, at, ends = encode_texts([text]), range(len(text) + 1), (-0.5, len(text) + 0.5)
-    colours = [(CHOSEN, BAR, MARK, GIVEN_UP)[group] for group in find_groups(START + text, READ_GROUPS)]
+    colours = [(CHOSEN, BAR, MARK, GREY)[group] for group in find_groups(START + text, READ_GROUPS)]
     for part, (name, weights) in zip(figure.subfigures(2, 2, wspace=0.03, hspace=0.03).flat, models.items()):
         logprobs, attention = forward(weights, ids)
         probs = logprobs[0].exp() @ torch.eye(4).double()[find_groups(ALPHABET, NEXT_GROUPS)]  # (T, 4)

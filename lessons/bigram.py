@@ -31,7 +31,7 @@ import configurator
 from common.errors import UserError
 from lm.tokenizer import CharTokenizer
 from model import GPT, GPTConfig, draw, logits_to_logprobs
-from pictures.style import BAR, FELL, MARK, ROSE, allow_missing_glyphs, hide_spines, save_figure
+from pictures.style import BAR, BLUE, MARK, ORANGE, allow_missing_glyphs, hide_spines, save_figure
 from texts.readers import input_paths, read_files
 from training.batches import training_batch
 
@@ -229,7 +229,7 @@ def draw_pictures(folder, curves, overfitting, stop, table: Float64[Tensor, 'n n
     other, axes = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
     axes.axvline(stop, color=MARK, linestyle='--', label=f'stop here, at step {stop}')
     for panel, lines in ((left, curves), (axes, overfitting)):
-        for (name, points), colour in zip(lines.items(), (BAR, MARK, ROSE, FELL)[-len(lines) :]):
+        for (name, points), colour in zip(lines.items(), (BAR, MARK, BLUE, ORANGE)[-len(lines) :]):
             panel.plot(*zip(*points), 'o-', color=colour, label=name)
         panel.set(xlabel='training step', ylabel='loss, nats per character')
         panel.legend(frameon=False)

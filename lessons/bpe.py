@@ -29,7 +29,7 @@ import configurator
 from common.errors import UserError
 from common.strings import replace_surrogates
 from lm.tokenizer import EOT, GPT2Tokenizer, Tokenizer
-from pictures.style import BAR, CHOSEN, FELL, GIVEN_UP, MARK, ROSE, hide_spines, save_figure
+from pictures.style import BAR, BLUE, CHOSEN, GREY, MARK, ORANGE, hide_spines, save_figure
 from pictures.token_sheet import draw_token_sheet
 from texts.readers import input_paths, read_files
 
@@ -228,7 +228,7 @@ def main(settings):
 
 def colour_pieces(pieces):
     """Return pieces in alternating colours, separated by lines for output without colours."""
-    return Text('│').join(Text(piece, f'{MARK} on {(BAR, CHOSEN, GIVEN_UP)[n % 3]}') for n, piece in enumerate(pieces))
+    return Text('│').join(Text(piece, f'{MARK} on {(BAR, CHOSEN, GREY)[n % 3]}') for n, piece in enumerate(pieces))
 
 
 def draw_compression(path, ours, gpt2):
@@ -236,7 +236,7 @@ def draw_compression(path, ours, gpt2):
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
     for rows, style, whose in ((ours, 'o-', 'ours'), (gpt2, 'D', "GPT-2's"))[: 1 + len(gpt2)]:
         sizes, *both = zip(*rows)
-        for ratios, part, colour in zip(both, ('the text that ours learned from', 'held-out text'), (ROSE, FELL)):
+        for ratios, part, colour in zip(both, ('the text that ours learned from', 'held-out text'), (BLUE, ORANGE)):
             axes.plot(sizes, ratios, style, color=colour, label=f'{whose}, {part}')
     axes.set(xscale='log', xlabel='vocabulary size, log axis', ylabel='bytes per token')
     axes.xaxis.set_major_formatter('{x:,.0f}')

@@ -18,7 +18,7 @@ import numpy as np
 from rich.markup import escape
 
 from common.errors import UserError
-from pictures.style import FELL, GIVEN_UP, ROSE, save_figure
+from pictures.style import BLUE, GREY, ORANGE, save_figure
 
 PROVIDERS = {  # the variable that holds the key, the default model, the client library that this was tested with
     'openai': ('OPENAI_API_KEY', 'gpt-5.4-mini', 'openai==3.54.0'),
@@ -185,13 +185,13 @@ def draw_conversation(path, model, question, turns, answer):
     arrows = [(0, 1, question, 'black')]  # (from lane, to lane, text, colour)
     for results in turns:
         arrows += [(1, 2, f'{call.name} {format_arguments(call.arguments)}', 'black') for call, *_ in results]
-        arrows += [(2, 1, text, FELL if is_error else ROSE) for _, text, is_error in results]
+        arrows += [(2, 1, text, ORANGE if is_error else BLUE) for _, text, is_error in results]
     arrows.append((1, 0, answer, 'black'))
     lines = [textwrap.wrap(text, 58, max_lines=3, placeholder=' ...') or [''] for *_, text, _ in arrows]
     heights = np.cumsum([0.3 + 0.2 * len(wrapped) for wrapped in lines])  # of each arrow, in inches from the top
     figure, axes = pyplot.subplots(figsize=(9, heights[-1] + 0.8), layout='constrained')
     for lane, name in enumerate(('you', model, 'your program')):
-        axes.plot((lane, lane), (0, heights[-1] + 0.2), color=GIVEN_UP, linewidth=1, zorder=0)
+        axes.plot((lane, lane), (0, heights[-1] + 0.2), color=GREY, linewidth=1, zorder=0)
         axes.text(lane, -0.1, name, ha='center', va='bottom', weight='bold')
     for (start, end, _, colour), wrapped, y in zip(arrows, lines, heights):
         axes.annotate('', (end, y), (start, y), arrowprops={'arrowstyle': '->', 'color': colour})

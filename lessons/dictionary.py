@@ -36,7 +36,7 @@ from sklearn.linear_model import orthogonal_mp
 
 import configurator
 from common.errors import UserError
-from pictures.style import BAR, CHOSEN, GIVEN_UP, save_figure
+from pictures.style import BAR, CHOSEN, GREY, save_figure
 
 FOUND = 0.99  # a planted atom is found if |cosine| is at least this, as in the K-SVD paper: within 8.1 degrees
 IDLE = 0.5  # an atom is idle if fewer signals use it than this share of the average
@@ -231,14 +231,14 @@ def draw_atoms(path, signals, planted, kept, replaced):
     for panel, rounds, title in (('a', 0, 'start: some of the points'), ('b', 1, 'one round'), ('c', -1, 'found')):
         axes[panel].scatter(*signals.T, s=5, color=BAR)
         for atom in planted:
-            axes[panel].axline((0, 0), atom, color=GIVEN_UP, linewidth=5, zorder=0)
+            axes[panel].axline((0, 0), atom, color=GREY, linewidth=5, zorder=0)
         for atom in replaced[1][rounds][0]:
             axes[panel].plot(*np.outer(atom, (-1.15, 1.15)), color=CHOSEN)
         axes[panel].set(title=title, aspect='equal', xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
     for panel, (title, rounds) in (('d', replaced), ('e', kept)):
         atoms = np.array([planted] + [atoms for atoms, _ in rounds[:21]])
         degrees = np.degrees(np.arctan2(atoms[..., 1], atoms[..., 0])) % 180  # a direction and its opposite are one
-        axes[panel].hlines(degrees[0], 0, 20, GIVEN_UP, linewidth=5)
+        axes[panel].hlines(degrees[0], 0, 20, GREY, linewidth=5)
         axes[panel].plot(degrees[1:], 'o', color=CHOSEN, markersize=4)
         axes[panel].set(title=title, xticks=range(0, 21, 5), yticks=range(0, 181, 30), ylim=(0, 181), xlabel='rounds')
     axes['d'].set_ylabel('angles of atoms in degrees\n(grey: planted, orange: learned)')

@@ -35,7 +35,7 @@ import configurator
 from common.errors import UserError
 from lm.internals import capture_activations
 from lm.settings import SamplingSettings, load_chosen_model
-from pictures.style import BAR, FELL, GIVEN_UP, MARK, ROSE, save_figure
+from pictures.style import BAR, BLUE, GREY, MARK, ORANGE, save_figure
 from pictures.token_sheet import draw_token_sheet
 from texts.readers import input_paths, read_files
 from training.lean_loss import LeanLoss
@@ -73,7 +73,7 @@ def make_windows(texts, tokenizer, T) -> Int[Tensor, 'B T']:
 def read_stream(model, idx: Int[Tensor, 'B T'], layer) -> Float[Tensor, 'B T C']:
     """Return the residual stream after `layer` blocks while the model reads ids."""
     block = model.transformer.h[layer - 1]
-    return torch.cat([capture_activations(model, part, [block])[1][block].out for part in idx.split(8)])
+    return torch.cat([capture_activations(model, part, [block])[1][block].output for part in idx.split(8)])
 
 
 @torch.no_grad()
@@ -234,10 +234,10 @@ def draw_losses(path, sizes, losses, n_features, codes: Float[Tensor, 'N F']):
     """Draw how much of the loss is kept by the number of active features, and how often each feature is active."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout='constrained')
     real, zero, *_ = losses.values()
-    for name, colour in ((f'of {n_features} features', ROSE), ('directions of PCA', FELL)):
+    for name, colour in ((f'of {n_features} features', BLUE), ('directions of PCA', ORANGE)):
         kept = [(zero - losses[f'{size} {name}']) / (zero - real) for size in sizes]
         left.plot(sizes, kept, 'o-', color=colour, label=name)
-    left.axhline(0.9, color=GIVEN_UP, linestyle=':', label='0.9')
+    left.axhline(0.9, color=GREY, linestyle=':', label='0.9')
     left.set(xticks=sizes, ylim=(0, 1.02), xlabel='directions for each token', ylabel='kept: 0 zeros, 1 the stream')
     left.legend(frameon=False)
     right.hist((codes > 0).float().mean(0).clamp(min=1e-4), torch.logspace(-4, 0, 41), color=BAR)

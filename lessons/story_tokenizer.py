@@ -39,7 +39,7 @@ from lessons.bpe import BPE, colour_pieces, learn_merges, spell_word
 from lm.scoring import score
 from lm.tokenizer import EOT, Tokenizer
 from model import GPT, GPTConfig
-from pictures.style import FELL, ROSE, save_figure
+from pictures.style import BLUE, ORANGE, save_figure
 from pictures.token_sheet import draw_token_sheet
 from texts.readers import input_paths, read_files
 
@@ -236,7 +236,7 @@ def main(settings):
 def draw_curves(path, sizes, curves, names):
     """Draw tokens per word by vocabulary size, and bits per byte by epoch, one line for each seed."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    for name, points, lines, colour in zip(names, zip(*sizes), np.split(np.array(curves), 2), (FELL, ROSE)):
+    for name, points, lines, colour in zip(names, zip(*sizes), np.split(np.array(curves), 2), (ORANGE, BLUE)):
         left.plot(*zip(*points), 'o-', color=colour, label=name)
         right.plot(range(1, len(lines[0]) + 1), lines.T, 'o-', color=colour)
     left.set(xlabel='vocabulary size', ylabel='tokens per word, held out')

@@ -15,8 +15,8 @@ from pictures.canvas import (
     AXIS_LABEL_LENGTH,
     BLUES,
     BOLD_WIDTH,
-    GREY,
     MAX_INCHES,
+    TEXT_GREY,
     axis_label_inches,
     label_axis,
     new_figure,
@@ -170,7 +170,7 @@ def draw_attention(title, weights, layers, heads, pieces):
     x = left + columns * (side + column_gap)
     place_colour_bar(figure, x + 0.02, 1.05, min(3.2, rows * side), colours, WEIGHT)
     note = 'rows: the token that looks; columns: what it looks at' + (note and f'; {note}')
-    place_text(figure, 0.2, 0.6, note, fontsize=8.5, color=GREY)
+    place_text(figure, 0.2, 0.6, note, fontsize=8.5, color=TEXT_GREY)
     return figure
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from common.strings import shorten
 from pictures.style import (
+    BLUE,
     CHOSEN,
-    GIVEN_UP,
+    GREY,
     MARK,
-    ROSE,
     allow_missing_glyphs,
     format_bar_value,
     hide_spines,
@@ -46,7 +46,7 @@ def draw_beams(path, levels, title):
     axes.plot(0, 0, marker='o', color=MARK)  # the prompt
     for step, level in enumerate(levels, 1):
         for y, branch in enumerate(level):
-            colour = CHOSEN if branch.best else ROSE if branch.kept else GIVEN_UP
+            colour = CHOSEN if branch.best else BLUE if branch.kept else GREY
             start, middle = (0, 0) if step == 1 else (step - 1, branch.parent), step - 0.6
             # The curve is horizontal at both ends and goes from centre to centre; the pieces cover its ends.
             curve = Curve([start, (middle, start[1]), (middle, y), (step, y)], [Curve.MOVETO] + 3 * [Curve.CURVE4])
@@ -67,7 +67,7 @@ def draw_beams(path, levels, title):
     axes.set_xlabel('step (at an edge: model probability of its token; below a token: logprob of the text so far)')
     hide_spines(axes, 'top', 'right', 'left')
     axes.set_title(shorten(title, 40 + 18 * len(levels)), loc='left', fontsize=9, parse_math=False)
-    colours = {'best beam': CHOSEN, 'other beams at the end': ROSE, 'abandoned': GIVEN_UP}
+    colours = {'best beam': CHOSEN, 'other beams at the end': BLUE, 'abandoned': GREY}
     handles = [Line2D([], [], color=colour, linewidth=2.5, label=label) for label, colour in colours.items()]
     figure.legend(handles=handles, loc='outside lower right', ncols=3, frameon=False, fontsize=8)
     save_figure(figure, path)

@@ -3,7 +3,7 @@
 import math
 
 from common.strings import shorten
-from pictures.style import FELL, ROSE, allow_missing_glyphs, hide_spines, save_figure
+from pictures.style import BLUE, ORANGE, allow_missing_glyphs, hide_spines, save_figure
 
 
 def draw_before_after(path, labels, before, after, names, unit):
@@ -21,7 +21,7 @@ def draw_before_after(path, labels, before, after, names, unit):
     figure = pyplot.figure(figsize=(11, 1.3 + 0.2 * len(labels)), layout='constrained')
     axes = figure.subplots()
     for y, place in enumerate(order):
-        colour = ROSE if after[place] > before[place] else FELL if after[place] < before[place] else '#999999'
+        colour = BLUE if after[place] > before[place] else ORANGE if after[place] < before[place] else '#999999'
         axes.plot([before[place], after[place]], [y, y], color=colour, linewidth=1.8, solid_capstyle='butt')
         axes.plot(before[place], y, marker='o', markersize=4.5, color='white', markeredgecolor='#555555')
         axes.plot(after[place], y, marker='o', markersize=4.5, color=colour)
@@ -36,8 +36,8 @@ def draw_before_after(path, labels, before, after, names, unit):
     axes.set_xlabel(f'model probability {unit}, log axis')
     handles = [
         Line2D([], [], linestyle='none', marker='o', color='white', markeredgecolor='#555555', label=names[0]),
-        Line2D([], [], marker='o', color=ROSE, label=f'{names[1]}, likelier'),
-        Line2D([], [], marker='o', color=FELL, label=f'{names[1]}, less likely'),
+        Line2D([], [], marker='o', color=BLUE, label=f'{names[1]}, likelier'),
+        Line2D([], [], marker='o', color=ORANGE, label=f'{names[1]}, less likely'),
     ]
     figure.legend(handles=handles, loc='outside upper right', ncols=3, frameon=False, fontsize=8)
     save_figure(figure, path)

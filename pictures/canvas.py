@@ -17,7 +17,7 @@ from common.strings import shorten
 from pictures.style import allow_missing_glyphs, save_figure
 
 BLUES, HEAT = colormaps['Blues'], colormaps['plasma']
-GREY = '#777777'
+TEXT_GREY = '#777777'
 AXIS_LABEL_LENGTH = 14  # characters of a piece that are shown beside an axis
 LETTER_WIDTH, BOLD_WIDTH = 0.075, 0.101  # approximate inches of a letter in a label and in a title
 MAX_INCHES = 60  # for the sides of a picture

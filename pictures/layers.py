@@ -13,7 +13,16 @@ from rich.text import Text
 from common.strings import shorten
 from lm import internals
 from lm.wording import format_three_digits
-from pictures.canvas import BLUES, BOLD_WIDTH, GREY, new_figure, place_axes, place_colour_bar, place_text, save_pictures
+from pictures.canvas import (
+    BLUES,
+    BOLD_WIDTH,
+    TEXT_GREY,
+    new_figure,
+    place_axes,
+    place_colour_bar,
+    place_text,
+    save_pictures,
+)
 from pictures.style import BAR, CHOSEN, hide_spines, text_colour
 from pictures.subject import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
@@ -100,7 +109,7 @@ def draw_layers(title, pieces, tops, probs, ranks, next_logprobs):
         'each cell: likeliest next token, framed if it came next; below it, the rank of the token that did; '
         'colour: probability read out at this layer, in the top row the model probability'
     )
-    place_text(figure, 0.2, 0.66, note, fontsize=8, color=GREY)
+    place_text(figure, 0.2, 0.66, note, fontsize=8, color=TEXT_GREY)
     for block in range(blocks):
         first, end = begin + block * per_block, min(T, begin + (block + 1) * per_block)
         y = 1.2 + block * block_height
@@ -115,7 +124,7 @@ def draw_layers(title, pieces, tops, probs, ranks, next_logprobs):
         label_block(axes, pieces, first, end, L)
         place_text(figure, left - 0.08, y - 0.1, 'came next:', fontsize=8, color=NEXT_COLOUR, ha='right', va='center')
         y += L * CELL_HEIGHT + 0.13
-        place_text(figure, left - 0.08, y, 'after reading', fontsize=8, color=GREY, ha='right', va='center')
+        place_text(figure, left - 0.08, y, 'after reading', fontsize=8, color=TEXT_GREY, ha='right', va='center')
     x, height = left + per_block * CELL_WIDTH + 0.15, min(L * CELL_HEIGHT, 2.6)
     place_colour_bar(figure, x, 1.2, height, colours, 'probability read out')
     if summary_height:
@@ -167,7 +176,7 @@ def draw_summary(figure, left, top, ranks, next_logprobs):
     )
     for number, (name, values, texts) in enumerate(panels):
         axes = place_axes(figure, left + number * (width + gap), top + 0.45, width, 1.6)
-        axes.plot(range(L), values, color=GREY, linewidth=1.2, zorder=1)
+        axes.plot(range(L), values, color=TEXT_GREY, linewidth=1.2, zorder=1)
         axes.scatter(range(L), values, color=[BAR] * (L - 1) + [CHOSEN], s=36, zorder=2)  # the model itself in orange
         lowest, highest = min(values), max(values)
         spread = max(highest - lowest, 0.2)

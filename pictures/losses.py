@@ -1,6 +1,6 @@
 """Draws the loss curves of a training run."""
 
-from pictures.style import BAR, FELL, ROSE, hide_spines, save_figure
+from pictures.style import BAR, BLUE, ORANGE, hide_spines, save_figure
 
 
 def draw_losses(path, curves):
@@ -9,7 +9,7 @@ def draw_losses(path, curves):
 
     figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
     axes = figure.subplots()
-    styles = ({'color': BAR, 'linewidth': 0.8}, {'color': ROSE, 'marker': 'o'}, {'color': FELL, 'marker': 's'})
+    styles = ({'color': BAR, 'linewidth': 0.8}, {'color': BLUE, 'marker': 'o'}, {'color': ORANGE, 'marker': 's'})
     for (name, points), style in zip(curves.items(), styles):
         if points:
             axes.plot(*zip(*points), label=name, markersize=4, **style)

@@ -1,9 +1,9 @@
 """Makes an HTML page of texts whose tokens are coloured by how likely they were, and show what else was likely.
 
 The idea is that of GLTR (Gehrmann, Strobelt and Rush 2019, https://arxiv.org/abs/1906.04043). page.html is the
-template; it decides what the page looks like and how it behaves. The finished page is one file, with its styles, its script and
-its numbers inside, and its Content-Security-Policy blocks everything else. It needs a browser from mid-2024 or later,
-since its colours use light-dark().
+template; it decides what the page looks like and how it behaves. The finished page is one file, with its styles, its
+script and its numbers inside, and its Content-Security-Policy blocks everything else. It needs a browser from mid-2024
+or later, since its colours use light-dark().
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Draws how well a model is calibrated: a reliability diagram."""
 
-from pictures.style import FELL, ROSE, hide_spines, save_figure
+from pictures.style import BLUE, ORANGE, hide_spines, save_figure
 
 
 def draw_reliability(path, tables):
@@ -13,7 +13,7 @@ def draw_reliability(path, tables):
     figure = pyplot.figure(figsize=(6, 5.4), layout='constrained')
     curve, counts = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     curve.plot([0, 1], [0, 1], color='#999999', linestyle='--', linewidth=1, label='perfectly calibrated')
-    for (name, table), colour, marker in zip(tables.items(), (ROSE, FELL), 'os'):
+    for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE), 'os'):
         confidence, share, count = zip(*table)
         curve.plot(confidence, share, marker=marker, markersize=5, color=colour, label=name)
         counts.plot(confidence, count, marker=marker, markersize=4, color=colour)

@@ -8,8 +8,8 @@ import warnings
 from common.files import atomic_write
 
 BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # distinct in grey and for colour-blind readers
-ROSE, FELL = '#2b6ca3', '#d1602a'
-GIVEN_UP = '#b0b0b0'
+BLUE, ORANGE = '#2b6ca3', '#d1602a'
+GREY = '#b0b0b0'
 MISSING_GLYPHS = r'Glyph .* missing from (current )?font'
 
 

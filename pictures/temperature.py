@@ -13,7 +13,7 @@ from common.strings import shorten
 from lm import internals
 from lm.alternatives import entropy
 from model import logits_to_logprobs
-from pictures.canvas import GREY, HEAT, axis_label_inches, new_figure, place_axes, place_text, save_pictures
+from pictures.canvas import HEAT, TEXT_GREY, axis_label_inches, new_figure, place_axes, place_text, save_pictures
 from pictures.style import MARK, hide_spines
 from pictures.subject import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
@@ -196,7 +196,7 @@ def draw_temperature(title, pieces, panels, top_k, top_p, curve):
         for line, note in enumerate(panel.notes):
             place_text(figure, x, 2.08 + height + 0.18 * line, note, fontsize=8, color='#444444')
     for line, note in enumerate(legend_lines(top_k, top_p)):
-        place_text(figure, left, 2.85 + height + 0.17 * line, note, fontsize=8, color=GREY)
+        place_text(figure, left, 2.85 + height + 0.17 * line, note, fontsize=8, color=TEXT_GREY)
 
     half = width / 2 - 1.1
     draw_cumulative(place_axes(figure, 0.75, height + 3.6, half + 0.4, 2.25), panels, colours, top_k, top_p)
@@ -212,7 +212,9 @@ def legend_lines(top_k, top_p):
     """Return what the bars and lines of the panels mean, a line each."""
     lines = ['bars: sampler probability at this temperature, before any cut']
     if top_k is not None and top_p is not None:
-        lines.append('solid line: both cut here, first top-k, then top-p of what remains; dashed: one alone; pale: cut off')
+        lines.append(
+            'solid line: both cut here, first top-k, then top-p of what remains; dashed: one alone; pale: cut off'
+        )
     elif top_k is not None or top_p is not None:
         lines.append('pale: cut off')
     return lines
@@ -300,7 +302,7 @@ def draw_cumulative(axes, panels, colours, top_k, top_p):
 def draw_choices(axes, panels, colours, curve):
     """Draw how the effective number of choices grows with the temperature."""
     axes.set_title('how open the choice is', fontsize=9, loc='left')
-    axes.plot(*curve, color=GREY, linewidth=1.5)
+    axes.plot(*curve, color=TEXT_GREY, linewidth=1.5)
     for panel, colour in zip(panels, colours):
         choices = math.exp(panel.entropy)
         axes.plot(panel.temperature, choices, 'o', color=colour, markersize=8, clip_on=False, zorder=3)

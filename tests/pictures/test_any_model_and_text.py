@@ -32,7 +32,7 @@ def odd(tmp_path_factory):
 
 
 @pytest.mark.parametrize('picture', PICTURES)
-def test_a_model_of_characters_as_nanogpt_leaves_it(picture, odd, here, capsys):
+def test_a_character_model_trained_as_in_nanogpt(picture, odd, here, capsys):
     about = ['--words=a,b,c, ,$'] if picture == 'embeddings' else ['--start=a $b_c$\nthe king']
     with contextlib.chdir(odd):
         call(picture, '--out_dir=out', *about, f'--save={here / "picture.png"}')

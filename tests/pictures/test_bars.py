@@ -80,7 +80,7 @@ def test_labels_are_the_pieces_each_beside_its_bar():
         assert bar.get_y() + bar.get_height() / 2 == pytest.approx(tick)
 
 
-def test_marks_stand_at_the_model_probabilities():
+def test_marks_are_at_the_model_probabilities():
     axes = drawn(a_chart())
     (marks,) = [line for line in axes.lines if line.get_marker() == '|']
     assert list(marks.get_xdata()) == pytest.approx(MODEL)
@@ -109,7 +109,7 @@ def test_the_two_colours_differ_in_grey_too():
     assert abs(grey[0] - grey[1]) > 0.05
 
 
-def test_a_choice_that_is_not_among_the_likeliest_stands_last_with_its_rank():
+def test_a_choice_that_is_not_among_the_likeliest_comes_last_with_its_rank():
     axes = drawn(an_unlikely_choice())
     *others, last = labels_of(axes)
     assert others == PIECES
@@ -138,7 +138,7 @@ def test_dollars_and_underscores_are_shown_as_they_are(text, tmp_path):
 @pytest.mark.parametrize('text', ['\x00', '\x1b[0m', '\u2028', '\r\n', '\t', '\ufffd', '🙂', '中文', 'עברית', '\u0301'])
 @pytest.mark.filterwarnings('ignore:.*Glyph:UserWarning')
 @pytest.mark.filterwarnings('ignore:.*Matplotlib currently does not support:UserWarning')
-def test_any_character_can_stand_in_a_title(text, tmp_path):
+def test_any_character_can_be_in_a_title(text, tmp_path):
     axes = drawn(a_chart(context=f'Once {text} a'))
     axes.figure.savefig(tmp_path / 'chart.png')
     assert len(axes.get_title(loc='left').split('\n')) == 2

@@ -4,7 +4,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from pictures.beams import Branch, draw_beams
-from pictures.style import CHOSEN, GIVEN_UP, ROSE
+from pictures.style import BLUE, CHOSEN, GREY
 
 
 def test_a_tree_has_every_beam_with_its_probability(tmp_path, last_figure):
@@ -18,7 +18,7 @@ def test_a_tree_has_every_beam_with_its_probability(tmp_path, last_figure):
     texts = [text.get_text() for text in axes.texts]
     assert {'·a', '$x$', '·fox', '⏎', '0.500', '0.250', '0.125', '4e-04', '-0.69', '-8.50'} <= set(texts)
     colours = [to_rgb(patch.get_edgecolor()) for patch in axes.patches]
-    expected = [CHOSEN, GIVEN_UP, CHOSEN, ROSE]
+    expected = [CHOSEN, GREY, CHOSEN, BLUE]
     assert colours == [to_rgb(colour) for colour in expected]
     ends = [(patch.get_path().vertices[0].tolist(), patch.get_path().vertices[-1].tolist()) for patch in axes.patches]
     assert ends == [([0, 0], [1, 0]), ([0, 0], [1, 1]), ([1, 0], [2, 0]), ([1, 0], [2, 1])]

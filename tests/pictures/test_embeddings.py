@@ -14,14 +14,14 @@ from pictures.embeddings import WORDS, draw_embeddings, read_words
 
 
 @pytest.mark.parametrize(('method', 'module'), [('tsne', 'sklearn.manifold'), ('umap', 'umap')])
-def test_a_package_that_is_not_there_is_asked_for(method, module, here, monkeypatch):
+def test_a_missing_package_is_named(method, module, here, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # importing it raises ImportError
     assert 'pip install' in refused('embeddings', f'--method={method}')
     assert list(here.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_tsne_is_drawn_where_scikit_learn_is_installed(here, capsys):
+def test_tsne_is_drawn_if_scikit_learn_is_installed(here, capsys):
     pytest.importorskip('sklearn')
     call('embeddings', '--method=tsne', '--words=king,queen,dog,cat', '--save=words.png')
     assert_picture(here / 'words.png')
@@ -41,7 +41,7 @@ def test_a_word_is_the_token_of_running_text_if_there_is_one():
 
 
 @pytest.mark.slow
-def test_no_two_words_lie_on_each_other(monkeypatch):
+def test_no_two_words_overlap(monkeypatch):
     points = np.random.default_rng(0).normal(size=(230, 2))
     points[30:] = 4 + points[30:] / 20  # the grey ones in a crowd
     labels, others = ([f'{name}{number}' for number in range(count)] for name, count in (('·word', 30), ('·grey', 200)))

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from pictures.before_after import draw_before_after
 from pictures.reliability import draw_reliability
-from pictures.style import FELL, ROSE
+from pictures.style import BLUE, ORANGE
 from pictures.token_sheet import draw_token_sheet
 
 
@@ -15,7 +15,7 @@ def colour_of(line):
     return to_rgb(line.get_color())
 
 
-def test_before_and_after_stand_at_their_powers_of_ten_sorted_by_the_change(tmp_path, last_figure):
+def test_before_and_after_are_powers_of_ten_sorted_by_the_change(tmp_path, last_figure):
     before, after = [-2.0, -900.0, -5.0], [-4.0, -850.0, -4.0]
     labels = ['fell $x_1$', 'rose most', 'rose\nlittle']
     draw_before_after(tmp_path / 'chart.png', labels, before, after, ['old', 'new'], 'of the response')
@@ -25,7 +25,7 @@ def test_before_and_after_stand_at_their_powers_of_ten_sorted_by_the_change(tmp_
     lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 2]
     expected = [(before[n] / np.log(10), after[n] / np.log(10)) for n in (0, 2, 1)]
     assert [tuple(line.get_xdata()) for line in lines] == [pytest.approx(pair) for pair in expected]
-    assert [colour_of(line) for line in lines] == [to_rgb(FELL), to_rgb(ROSE), to_rgb(ROSE)]
+    assert [colour_of(line) for line in lines] == [to_rgb(ORANGE), to_rgb(BLUE), to_rgb(BLUE)]
     assert axes.xaxis.get_major_formatter()(-12, 0) == '$10^{-12}$'
     assert 'log' in axes.get_xlabel()
 
@@ -34,7 +34,7 @@ def test_before_and_after_stand_at_their_powers_of_ten_sorted_by_the_change(tmp_
     ('scale', 'values'),
     [('around 0', [3.0, -3.0, 0.0]), ('below 0', [-0.1, -5.0, -2.0]), ('above 0', [0.1, 5.0, 2.0])],
 )
-def test_each_token_stands_on_the_colour_of_its_value(tmp_path, last_figure, scale, values):
+def test_each_token_has_the_colour_of_its_value(tmp_path, last_figure, scale, values):
     lines = [('The fox', ['·ran', '·$away$', '⏎'], values), ('x' * 200, ['·word'] * 60, [values[1]] * 60)]
     draw_token_sheet(tmp_path / 'sheet.png', lines, 'change', scale)
     axes = last_figure().axes[0]

@@ -13,7 +13,7 @@ from lm.wording import format_three_digits
 from pictures.layers import MAX_POSITIONS, draw_layers
 
 
-def test_layers_say_the_same_numbers_in_the_table_and_in_the_picture(here, monkeypatch, capsys):
+def test_table_and_picture_of_layers_have_the_same_numbers(here, monkeypatch, capsys):
     ((_, figure),) = figures_of(monkeypatch, 'layers', f'--start={TEN}').items()
     out = capsys.readouterr().out
     model, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
@@ -36,7 +36,7 @@ def test_a_probability_too_small_for_a_float_is_written_and_drawn():
     assert [text.get_text() for text in of_ranks.texts] == ['1.5', '1.5']
 
 
-def test_the_lens_frames_what_really_came():
+def test_the_lens_frames_the_token_that_came_next():
     tops = [['x', 'b', 'c'], ['b', 'x', 'c']]
     figure = draw_layers(
         'a title',
@@ -54,7 +54,7 @@ def test_the_lens_frames_what_really_came():
     assert {'5', '7', '1', '2'} <= set(said)
 
 
-def test_of_a_very_long_text_the_lens_draws_the_end_and_counts_all():
+def test_the_lens_draws_the_end_of_a_long_text_but_counts_all():
     T = MAX_POSITIONS + 9
     pieces = [f'·w{place}' for place in range(T)]
     ranks = np.full((2, T - 1), 3)

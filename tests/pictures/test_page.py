@@ -97,7 +97,7 @@ def test_numbers_keep_seven_significant_digits_and_infinities_are_words(value, k
     assert pages.round_number(value) == kept
 
 
-def test_what_the_sampler_cannot_say_has_an_infinite_sum():
+def test_a_token_that_the_sampler_cannot_draw_has_an_infinite_sum():
     alternatives = [alternative('·a', 0.5, 1.0), alternative('·king', 0.25, 0.0)]
     tokens = [a_token(sampler_logprob=-math.inf, alternatives=alternatives), a_token(sampler_logprob=0.0)]
     (text,) = pages.page_data(Page('', [], ['m'], 'temperature 0', [PageText('', '', [side_of(tokens)])]))['texts']
@@ -115,7 +115,7 @@ def test_what_the_sampler_cannot_say_has_an_infinite_sum():
     ],
     ids=['nan', 'a side is missing', 'three models', 'no model'],
 )
-def test_what_cannot_be_a_page_leaves_the_old_file_alone(tmp_path, page):
+def test_an_invalid_page_leaves_the_old_file_alone(tmp_path, page):
     (tmp_path / 'page.html').write_text('mine')
     with pytest.raises(ValueError):
         written(page, tmp_path)
@@ -123,7 +123,7 @@ def test_what_cannot_be_a_page_leaves_the_old_file_alone(tmp_path, page):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_where_a_folder_should_be_is_an_error_of_the_persons(tmp_path):
+def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path):
     (tmp_path / 'results').write_text('mine')
     with pytest.raises(UserError, match='results'):
         pages.write_page(a_page(), tmp_path / 'results' / 'page.html')
@@ -138,7 +138,7 @@ def test_embedded_json_is_ascii_that_no_text_can_end(text):
 
 
 @given(st.text(alphabet=st.characters()))
-def test_what_would_not_show_is_written_as_its_code_point(text):
+def test_invisible_characters_become_code_points(text):
     shown = pages.show_invisible(text)
     shown.encode('utf-8')  # no halves of characters
     assert not pages.INVISIBLE.search(shown)
@@ -176,7 +176,7 @@ class Elements(HTMLParser):
             self.text.append(data)
 
 
-def test_no_text_makes_elements_of_its_own():
+def test_no_text_becomes_html_elements():
     nasty = a_page(models=2, sampler='temperature 0.8')
     harmless = a_page(models=2, sampler='temperature 0.8', words=[f'·word{n}' for n in range(len(WORDS))])
     harmless.title, harmless.about, harmless.models = 'title', ['one', 'two'], ['after', 'before']
@@ -197,7 +197,7 @@ def test_without_javascript_the_text_is_there():
     assert 'need JavaScript' in text
 
 
-def test_the_policy_lets_in_this_style_and_this_script_only(tmp_path):
+def test_the_policy_allows_only_this_style_and_this_script(tmp_path):
     document = written(a_page(), tmp_path).read_text(encoding='utf-8')
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', document)
     policy = dict(rule.strip().split(' ', 1) for rule in policy.split(';'))
@@ -208,7 +208,7 @@ def test_the_policy_lets_in_this_style_and_this_script_only(tmp_path):
     assert policy == {'default-src': "'none'", 'base-uri': "'none'", 'form-action': "'none'"}
 
 
-def test_nothing_in_the_template_is_from_elsewhere_or_makes_html_of_text():
+def test_the_template_loads_nothing_and_makes_no_html_from_text():
     template = pages.TEMPLATE.read_text(encoding='utf-8')
     for word in (
         'http:',

@@ -28,7 +28,7 @@ EYES = {
 
 
 @pytest.mark.parametrize('scheme', [0, 1], ids=['light', 'dark'])
-def test_text_can_be_read_on_every_colour(scheme):
+def test_text_is_readable_on_every_colour(scheme):
     colours = palette(scheme)
     classes = [name for name in colours if re.fullmatch(r'[sd]\d', name)]
     assert len(classes) == 13
@@ -42,7 +42,7 @@ def test_text_can_be_read_on_every_colour(scheme):
 
 @pytest.mark.parametrize('scheme', [0, 1], ids=['light', 'dark'])
 @pytest.mark.parametrize('eyes', EYES)
-def test_colours_are_told_apart_by_all_eyes_and_the_scale_in_grey_too(scheme, eyes):
+def test_colours_are_distinct_for_all_eyes_and_the_scale_in_grey_too(scheme, eyes):
     colours = palette(scheme)
     seen = {name: lab(np.array(EYES[eyes]) @ linear(colour)) for name, colour in colours.items()}
     lightness = [seen[f's{n}'][0] for n in range(6)]

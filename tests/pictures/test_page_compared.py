@@ -82,7 +82,7 @@ def test_two_models_side_by_side(opened):
         assert focused(view) == (1, 0, 4)
 
 
-def test_models_that_cut_a_text_into_other_tokens(opened):
+def test_models_that_split_a_text_differently(opened):
     alternatives = [alternative('·a', 0.5), alternative('·b', 0.25)]
     coarse = side_of([a_token('·woodcutter', -3.0, 7, alternatives), a_token('·sat', -1.0, 2, alternatives)])
     fine = side_of([a_token(piece, -2.0, 3, alternatives) for piece in ('·wood', 'cutter', '·s', 'at')])

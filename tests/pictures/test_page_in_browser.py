@@ -92,7 +92,7 @@ def test_totals_are_what_sample_prints(opened):
             assert math.log(float(mantissa)) + exponent * math.log(10) == pytest.approx(total, abs=1e-5)
 
 
-def test_the_words_are_explained_to_whoever_asks(opened):
+def test_the_terms_are_explained_on_request(opened):
     with opened(a_page()) as view:
         explained = view.locator('header details li')
         assert explained.first.is_hidden()
@@ -105,7 +105,7 @@ def test_the_words_are_explained_to_whoever_asks(opened):
         ]
 
 
-def test_a_sampler_that_cuts_off_what_stands_there(opened):
+def test_a_sampler_that_cuts_off_the_token_in_the_text(opened):
     alternatives = [alternative('·a', 0.5, 1.0), alternative('·king', 0.25, 0.0)]
     token = a_token(sampler_logprob=-math.inf, alternatives=alternatives)
     with opened(Page('t', [], ['m'], 'temperature 0', [PageText('one', 'The', [side_of([token])])])) as view:
@@ -129,7 +129,7 @@ def test_a_sampler_that_cuts_off_what_stands_there(opened):
     ],
     ids=['no text', 'no token', 'one token'],
 )
-def test_what_is_empty_is_a_page_too(opened, texts):
+def test_empty_texts_make_a_page_too(opened, texts):
     with opened(Page('', [], ['m'], None, texts)) as view:
         assert view.locator('article').count() == len(texts)
         if any(text.sides[0].records for text in texts):
@@ -138,7 +138,7 @@ def test_what_is_empty_is_a_page_too(opened, texts):
 
 
 @pytest.mark.slow
-def test_two_hundred_texts_of_a_hundred_tokens_have_the_bars_of_one(opened):
+def test_of_20000_tokens_only_the_shown_one_has_bars(opened):
     tokens = a_page(texts=1, tokens=100).texts[0].sides[0].records
     page = Page('many', [], ['m'], None, [PageText(f'text {n}', 'Once', [side_of(tokens)]) for n in range(200)])
     with opened(page) as view:
@@ -164,7 +164,7 @@ def test_without_javascript_the_browser_shows_the_text(opened):
         assert view.locator('#all').is_hidden()
 
 
-def test_what_is_smuggled_in_is_neither_run_nor_fetched(chromium, tmp_path):
+def test_injected_html_is_neither_run_nor_fetched(chromium, tmp_path):
     """Even if text became HTML one day, the policy would stop it."""
     path = written(a_page(), tmp_path)
     view = chromium.new_page()

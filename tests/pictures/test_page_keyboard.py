@@ -45,7 +45,7 @@ def test_the_keyboard_reaches_every_token(opened):
         assert shown_piece(view) == piece_of(page.texts[0].sides[0].records[1])
 
 
-def test_a_number_of_a_text_leads_the_keyboard_there(opened):
+def test_the_number_of_a_text_takes_the_keyboard_there(opened):
     page = a_page(texts=40, tokens=30, models=2, words=[f'·word{n}' for n in range(30)])
     page.texts[20].prompt = 'Once upon a time. ' * 400  # longer than the window
     for side in page.texts[1].sides:
@@ -98,7 +98,7 @@ def test_a_number_of_a_text_leads_the_keyboard_there(opened):
         assert focused(view) == (8, 0, 0)
 
 
-def test_the_hint_names_keys_that_there_are(opened):
+def test_the_hint_names_only_keys_that_work(opened):
     def hint(page):
         with opened(page) as view:
             return view.locator('.by-keyboard').text_content()
@@ -108,7 +108,7 @@ def test_the_hint_names_keys_that_there_are(opened):
     assert 'Tab goes to the numbers of the texts and to the tokens' in many and '↑ ↓ move to another line' in many
 
 
-def test_in_text_from_right_to_left_the_left_arrow_goes_on(opened):
+def test_in_text_from_right_to_left_the_left_arrow_moves_forward(opened):
     tokens = [a_token(piece) for piece in ('·שלום', '·עולם', '·גדול')]
     page = Page('שלום', [], ['m'], None, [PageText('דוגמה', 'אמרתי', [side_of(tokens)])])
     with opened(page) as view:
@@ -119,7 +119,7 @@ def test_in_text_from_right_to_left_the_left_arrow_goes_on(opened):
         assert focused(view) == (0, 0, 1)
 
 
-def test_a_click_pins_and_escape_lets_go(opened):
+def test_a_click_pins_and_escape_unpins(opened):
     page = a_page(texts=1, tokens=6, words=[f'·word{n}' for n in range(30)])
     pieces = [piece_of(token) for token in page.texts[0].sides[0].records]
     with opened(page) as view:

@@ -12,7 +12,7 @@ LONG = [*WORDS, '·' + 'x' * 80, '-' * 64, '‹e2 80›']
 
 
 @pytest.mark.parametrize('models', [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_window_360_pixels_wide_needs_no_scrolling_sideways(opened, models):
+def test_a_window_360_pixels_wide_needs_no_horizontal_scrolling(opened, models):
     page = a_page(texts=30, tokens=40, models=models, sampler='temperature 0.8, top_k 200', words=LONG)
     page.about.append('python eval.py --init_from=' + 'x' * 200)
     page.models = ['a-model-with-a-rather-long-name-' * 3, 'before'][:models]
@@ -66,7 +66,7 @@ def test_small_numbers_do_not_run_into_each_other(opened, models, sampler):
 @pytest.mark.parametrize('models', [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize('sampler', [pytest.param(None, marks=pytest.mark.slow), 'temperature 0.8, top_k 200'])
 @pytest.mark.parametrize('size', [(360, 640), pytest.param((1280, 420), marks=pytest.mark.slow)])
-def test_the_panel_shows_the_row_of_what_stands_there(opened, models, sampler, size):
+def test_the_panel_shows_the_row_of_the_token(opened, models, sampler, size):
     page = a_page(texts=1, tokens=30, models=models, sampler=sampler)
     with opened(page, *size) as view:
         for side in range(models):

@@ -17,6 +17,7 @@ COMMANDS = {
     'layers': ['layers'],
     'trace': ['trace', '--layer=2'],
 }
+# Commands and numbers of tokens of the tests that are not slow.
 BY_DEFAULT = {
     ('temperature', 60),
     ('flat', 1),
@@ -48,6 +49,6 @@ def test_no_text_is_cut_off_and_no_title_covered(arguments, T, here, monkeypatch
     [[], pytest.param(['--grey=20'], marks=pytest.mark.slow), ['--grey=0', '--words=king,queen,dog']],
     ids=str,
 )
-def test_no_word_of_the_plane_is_cut_off(arguments, here, monkeypatch, capsys):
+def test_no_word_of_the_embeddings_is_cut_off(arguments, here, monkeypatch, capsys):
     for figure in figures_of(monkeypatch, 'embeddings', *arguments).values():
         assert_readable(figure, monkeypatch, strictly=not arguments)

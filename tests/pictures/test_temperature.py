@@ -52,7 +52,7 @@ def test_any_cuts_or_none(cuts, here, capsys):
         (9, None, None, {}),
     ],
 )
-def test_one_solid_line_stands_where_the_cuts_together_end(left, top_k, top_p, lines):
+def test_a_solid_line_marks_where_both_cuts_end(left, top_k, top_p, lines):
     probs = np.full(20, 0.05)
     panel = Panel(1.0, probs, math.log(20), top_k, top_p, left, [])
     assert cut_lines(panel, 12) == lines
@@ -67,7 +67,7 @@ def test_one_solid_line_stands_where_the_cuts_together_end(left, top_k, top_p, l
 
 
 @pytest.mark.parametrize('temperatures', [[0.0], [0.3, 1.5], [0.0, 1e30], [1e-30, 40.0]])
-def test_every_temperature_lies_on_the_curve(temperatures):
+def test_every_temperature_is_on_the_curve(temperatures):
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 3
     points, choices = effective_choices(logits, temperatures)
     assert set(temperatures) <= set(points) and points == sorted(points)

@@ -94,7 +94,7 @@ def test_a_mistake_is_one_line_on_stderr(arguments, words, tmp_path):
     ],
     ids=lambda value: ' '.join(value)[:40],
 )
-def test_a_mistake_is_answered_before_anything_is_written(arguments, words, here):
+def test_a_mistake_is_reported_before_anything_is_written(arguments, words, here):
     message = refused(*arguments)
     for word in words:
         assert word in message, message
