@@ -1,6 +1,6 @@
 """The pages of the experiment: their prose is written by people, their tables and numbers are put right by code.
 
-A table stands between two comments, which readers of the page do not see:
+Each generated table is between two comments, which readers of the page do not see:
 
     <!-- generated: search -->
     ...
