@@ -88,5 +88,5 @@ def test_outputs_that_are_the_same(expected, actual):
     ],
 )
 def test_outputs_that_differ(expected, actual):
-    with pytest.raises(AssertionError, match='the page prints'):
+    with pytest.raises(AssertionError, match='the page shows'):
         assert_same_output(expected, actual)

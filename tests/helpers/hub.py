@@ -1,4 +1,4 @@
-"""A server on this machine that answers as the Hugging Face hub does, for models to be fetched from and pushed to."""
+"""A local server that answers like the Hugging Face hub, to download models from and push them to."""
 
 import base64
 import hashlib
@@ -14,10 +14,10 @@ TOKEN = 'hf_thisIsASecretThatNobodyShouldSee'
 
 @contextmanager
 def hub_server(root, cache, user='someone'):
-    """Serve the models in root/<user>/<name>/; yield the server and the environment that leads scripts there.
+    """Serve the models in root/<user>/<name>/; yield the server and the environment variables that point scripts to it.
 
-    What is pushed appears in the same folders. server.requests: (method, path, token) of everything that was asked;
-    created: how each model was asked for when it was new; commits: the last of each.
+    Pushed files appear in the same folders. server.requests: (method, path, token) of every request; server.created:
+    the request that created each model; server.commits: the last commit of each.
     """
 
     class Hub(http.server.BaseHTTPRequestHandler):
@@ -130,5 +130,5 @@ def hub_server(root, cache, user='someone'):
 
 
 def mode_of(path):
-    """Return how the hub wants a file: large ones by themselves, small ones in the commit."""
+    """Return how the hub takes a file: a large one separately, a small one inside the commit."""
     return 'lfs' if path.endswith('.safetensors') else 'regular'

@@ -1,4 +1,4 @@
-"""What a Markdown page tells people to type, what it says comes out, and where its links lead."""
+"""What is on a Markdown page: commands, the outputs it shows for them, and links."""
 
 import difflib
 import math
@@ -6,12 +6,12 @@ import re
 import textwrap
 from typing import NamedTuple
 
-# A code span is a command if it begins with one of these and goes on.
+# A code span is a command if it begins with one of these and has more words.
 PROGRAMS = re.compile(r'(python3?|torchrun|pip|source|git|apt-get|ruff|pytest|jupyter|\.ci/run|\.venv/bin/\w+)( |$)')
 SPAN = re.compile(r'(?<!`)(`+)(?!`)((?:(?!\n\s*\n).)+?)(?<!`)\1(?!`)', re.DOTALL)  # within a paragraph
 WORD = r"""(?:[^\s'"]|'[^']*'|"(?:\\.|[^"\\])*")+"""
 
-# Numbers, and those among them that are another each time: how long something took, how fast it was, memory, the time.
+# Numbers, and those that differ from run to run: durations, speed, memory, the time of day.
 NUMBER = re.compile(r'-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?')
 UNIT = r'(?:µs|ms|s|min|h|(?:milli)?seconds?|minutes?|hours?|[KMG]i?B|\w+/s|s/\w+|(?:\w+ )?a second)\b'
 MEASURED = re.compile(rf'\d+:\d+(?::\d+)?|\d{{8}}-\d{{6}}|mfu \d+%|{NUMBER.pattern} ?{UNIT}')
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # of printed numbers: the last digits of long sums differ from
 
 
 class Command(NamedTuple):
-    """A command, and what the page prints as its output, None where it prints nothing."""
+    """A command, and its output on the page, None if the page shows none."""
 
     text: str
     output: str | None = None
@@ -29,7 +29,7 @@ class Command(NamedTuple):
 
 
 def parts(page):
-    """Return (language, text) of the pieces of a page in order; the language is None for prose and tables."""
+    """Return (language, text) of the parts of a page in order; the language is None for prose and tables."""
     fence = r'^([ \t]*)(```+|~~~+)[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*\2[ \t]*(?:\n|\Z)'
     found, end = [], 0
     for block in re.finditer(fence, page, re.MULTILINE | re.DOTALL):
@@ -58,30 +58,30 @@ def python_blocks(page):
 
 
 def options(page):
-    """Return the names of the settings in the code spans that begin with one: x and y of `--x=1 --y`."""
+    """Return the settings in code spans that begin with one: x and y of `--x=1 --y`."""
     spans = [span[2] for language, text in parts(page) if language is None for span in SPAN.finditer(text)]
     return [name for span in spans if span.startswith('--') for name in re.findall(r'(?:^|\s)--(\w+)', span)]
 
 
 def sessions(text):
-    """Return the Commands of a block of text: each line after a $, with what stands below it up to the next."""
+    """Return the Commands of a block of text: each line after a $, with the lines below it as its output."""
     _, *rest = re.split(r'^\$ ', joined(text), flags=re.MULTILINE)
     pairs = [(without_comment(part.partition('\n')[0]), part.partition('\n')[2]) for part in rest]
     return [Command(command, output if output.strip() else None) for command, output in pairs]
 
 
 def joined(text):
-    """Return a text whose lines that end in a backslash go on in the next."""
+    """Return a text in which lines that end in a backslash are joined with the next."""
     return re.sub(r'[ \t]*\\\n[ \t]*', ' ', text)
 
 
 def without_comment(line):
-    """Return a line of shell up to its comment: a # that begins a word and is in no quotes."""
+    """Return a line of shell without its comment: a # at the beginning of a word, outside quotes."""
     return re.match(rf'(?:\s*(?!#){WORD})*', line)[0].strip()
 
 
 def one_by_one(line):
-    """Return the commands of a line that && binds together, each without the virtual environment's folder."""
+    """Return the commands of a line that && joins, without the folder of the virtual environment."""
     found, words = [], []
     for word in [*re.findall(WORD, line), '&&']:
         if word != '&&':
@@ -93,9 +93,9 @@ def one_by_one(line):
 
 
 def commands_in_prose(text):
-    """Return the commands among the code spans of prose and tables; with ... in them they are none.
+    """Return the commands among the code spans of prose and tables; a span with ... is not a command.
 
-    What a reader puts together is put together: `python a.py x` (or `y`) gives two commands, and so does a table with
+    Parts are combined as a reader would: `python a.py x` (or `y`) gives two commands, and so does a table with
     `python a.py ...` above a column of `x` and `y`.
     """
     found = []
@@ -112,17 +112,17 @@ def commands_in_prose(text):
 
 
 def typed(span):
-    """Return what a code span, which may be broken into lines and stand in a table, means to a shell."""
+    """Return what to type for a code span, which may be broken into lines or be in a table."""
     return ' '.join(span.replace('\\|', '|').split())
 
 
 def is_command(text):
-    """Say whether a code span is a command that can be typed as it stands."""
+    """Return whether a code span is a command that can be typed as it is."""
     return bool(PROGRAMS.match(text)) and ' ' in text.strip() and '...' not in text and '…' not in text
 
 
 def with_other(command, other):
-    """Return a command with another script in it, or else another last word."""
+    """Return a command with another script or, if `other` is not a script, another last word."""
     if other.endswith('.py'):
         return re.sub(r'\S+\.py\b', other, command, count=1)
     return command if is_command(other) else f'{command.rpartition(" ")[0]} {other}'
@@ -132,7 +132,7 @@ def with_other(command, other):
 
 
 def links(page):
-    """Return the targets of a page's links and images that lead to no other site."""
+    """Return the targets of a page's links and images, except those on other sites."""
     text = SPAN.sub('', '\n'.join(text for language, text in parts(page) if language is None))
     found = re.findall(r'\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)', text)
     found += re.findall(r'^\s*\[[^\]]+\]:\s*(\S+)', text, re.MULTILINE)
@@ -141,7 +141,7 @@ def links(page):
 
 
 def anchors(page):
-    """Return the names of the places in a page that #name leads to, headings as GitHub names them."""
+    """Return the names in a page that #name can link to; headings are named as GitHub does it."""
     text = '\n'.join(text for language, text in parts(page) if language is None)
     found = set(re.findall(r'<a\b[^>]*?\b(?:id|name)="([^"]+)"', text))
     for heading in re.findall(r'^#{1,6}[ \t]+(.+?)[ \t#]*$', text, re.MULTILINE):
@@ -156,26 +156,28 @@ def anchors(page):
 
 
 def assert_same_output(expected, actual):
-    """Fail, with both texts, unless a command printed what the page says.
+    """Fail with both texts unless a command printed what the page shows.
 
-    White space at the ends of lines does not count, numbers agree within TOLERANCE, what was MEASURED may be anything,
-    and a line ... stands for any number of lines.
+    White space at the ends of lines is ignored, numbers must agree within TOLERANCE, MEASURED values may differ, and a
+    line ... matches any number of lines.
     """
     wanted, got = lines_of(expected), lines_of(actual)
     if is_same(wanted, got):
         return
-    got = [next((like for like in wanted if is_same_line(like, line)), line) for line in got]  # their times may differ
+    got = [
+        next((like for like in wanted if is_same_line(like, line)), line) for line in got
+    ]  # measured values may differ
     difference = '\n'.join(line for line in difflib.ndiff(wanted, got) if not line.startswith('?'))
-    raise AssertionError(f'the page prints\n\n{expected}\n\nand what comes out is\n\n{actual}\n\n{difference}')
+    raise AssertionError(f'the page shows\n\n{expected}\n\nand the command printed\n\n{actual}\n\n{difference}')
 
 
 def lines_of(text):
-    """Return the lines of a text without white space at their ends, and without empty ones around them."""
+    """Return the lines of a text without white space at their ends, and without empty lines around them."""
     return [line.rstrip() for line in text.strip('\n').rstrip().splitlines()]
 
 
 def is_same(wanted, got):
-    """Say whether lines are those of a page, in which ... stands for any number of them."""
+    """Return whether lines match those of a page, in which ... matches any number of lines."""
     if not wanted:
         return not got
     if wanted[0] == '...':
@@ -184,9 +186,9 @@ def is_same(wanted, got):
 
 
 def is_same_line(wanted, got):
-    """Say whether two lines have the same words, and numbers that agree."""
+    """Return whether two lines have the same words, and numbers that agree."""
     pair = (wanted, got)
-    if any(MEASURED.search(line) for line in pair):  # what takes another number of digits moves what follows it
+    if any(MEASURED.search(line) for line in pair):  # their number of digits moves what follows
         pair = [' '.join(MEASURED.sub('‹measured›', line).split()) for line in pair]
     words = [NUMBER.split(line) for line in pair]
     numbers = zip(*([float(text.replace(',', '')) for text in NUMBER.findall(line)] for line in pair))

@@ -1,4 +1,4 @@
-"""Scripts and lessons of the project, run as a person runs them, and the files that belong to the project."""
+"""Running scripts and lessons as a person does, and the list of the project's files."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 def run_script(script, *arguments, cwd, env=None, timeout=120):
     """Run a script of the project as a person does, from folder `cwd`; return the finished process.
 
-    script: `sample.py`, or a module that is run with python -m: `lab.bench`.
+    script: `sample.py`, or a module that is run with python -m, `lab.bench`. timeout: in seconds.
     """
     program = [str(PROJECT / script)] if script.endswith('.py') else ['-m', script]
     return subprocess.run(
@@ -21,25 +21,19 @@ def run_script(script, *arguments, cwd, env=None, timeout=120):
         cwd=cwd,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(PROJECT), **(env or {})},
         capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def run_lesson(name, *arguments, cwd, timeout=300, **env):
-    """Run a lesson as a person does, but from folder `cwd`, into which its pictures go; return the finished process."""
-    return subprocess.run(
-        [sys.executable, '-m', f'lessons.{name}', *arguments],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'utf-8', **env},
-        capture_output=True,
         encoding='utf-8',
         timeout=timeout,
     )
 
 
+def run_lesson(name, *arguments, cwd, timeout=300, **env):
+    """Run a lesson as a person does, but from folder `cwd`, where it puts its pictures; return the finished process."""
+    env = {'PYTHONIOENCODING': 'utf-8', **env}
+    return run_script(f'lessons.{name}', *arguments, cwd=cwd, env=env, timeout=timeout)
+
+
 def assert_friendly_error(process, *words):
-    """A mistake of the person's ends with exit code 2 and one line on stderr that holds these words."""
+    """Check that a process ended with exit code 2 and one line on stderr, which contains these words."""
     assert process.returncode == 2, process.stderr
     lines = process.stderr.strip().splitlines()
     assert len(lines) == 1, process.stderr
@@ -50,7 +44,7 @@ def assert_friendly_error(process, *words):
 
 @functools.cache
 def files_of_project():
-    """Return the paths of the files that belong to the project, those that git ignores left out."""
+    """Return the paths of the project's files, without those that git ignores."""
     listing = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '-z']
     try:
         out = subprocess.run(listing, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
