@@ -164,9 +164,8 @@ def assert_same_output(expected, actual):
     wanted, got = lines_of(expected), lines_of(actual)
     if is_same(wanted, got):
         return
-    got = [
-        next((like for like in wanted if is_same_line(like, line)), line) for line in got
-    ]  # measured values may differ
+    # Show only lines that differ in more than measured values.
+    got = [next((like for like in wanted if is_same_line(like, line)), line) for line in got]
     difference = '\n'.join(line for line in difflib.ndiff(wanted, got) if not line.startswith('?'))
     raise AssertionError(f'the page shows\n\n{expected}\n\nand the command printed\n\n{actual}\n\n{difference}')
 
