@@ -208,7 +208,7 @@ def main(settings):
         lines.append((f'{name}: {len(ids)} tokens', bpe.pieces(ids), [len(bpe.decode_bytes([id])) for id in ids]))
         rows.append((bpe.vocab_size, *(len(part.encode()) / len(bpe.encode(part)) for part in parts)))
         _, learned, held_out = rows[-1]
-        console.print(f'\n{lines[-1][0]}; bytes per token: {learned:.2f} in our training text, {held_out:.2f} held out')
+        console.print(f'\n{lines[-1][0]}; bytes per token: {learned:.2f} in training text, {held_out:.2f} held out')
         console.print(colour_pieces(bpe.pieces(ids)))
     draw_token_sheet(Path(settings.plot_dir) / 'bpe.png', lines, 'bytes in a token', 'above 0')
     draw_compression(Path(settings.plot_dir) / 'bpe-compression.png', rows[: len(sizes)], rows[len(sizes) :])

@@ -1,11 +1,10 @@
-"""What the forms of fine_tune_your_own.ipynb do: they call the project's scripts, and show what those say and draw.
+"""What the forms in fine_tune_your_own.ipynb do: run the project's scripts, and show their output and pictures.
 
-Everything is written into the project's folder, in which the notebook is by then: data/notebook gets the tokens, and
-out-notebook the model and the pictures.
+The notebook is in the project's folder by then, and everything is written there: tokens to data/notebook, the model and
+the pictures to out-notebook.
 """
 
 import html
-import json
 import math
 import os
 import shutil
@@ -32,19 +31,20 @@ from texts.hub_datasets import open_hub_table
 from texts.readers import KINDS, read_files
 from texts.tables import TABLES, shorten_value
 from texts.token_files import read_meta
+from training.log import read_curves
 
 NAME = 'notebook'  # of the dataset
 OUT = Path('out-notebook')
-STORIES = 'data/childrens_stories/childrens_stories.txt'  # what is learned from if nothing else is named
-CONFIGS = {'tiny': 'config/finetune_own_text.py'}  # settings that suit a model; the others are GPT-2's sizes
-GPT2_CONFIG = 'config/finetune_stories.py'
-FEWEST = 50  # tokens that each part of the texts must have
+STORIES = 'data/childrens_stories/childrens_stories.txt'  # the default text
+CONFIGS = {'tiny': 'config/finetune_own_text.py'}  # settings that suit a model
+GPT2_CONFIG = 'config/finetune_stories.py'  # for all other models
+MIN_TOKENS = 50  # in each part of the texts
 
 
-class Stopped(Exception):
-    """A step that could not be done; the notebook shows what a script said of it, and no traceback."""
+class StepFailed(Exception):
+    """A step failed; the notebook shows the script's error message and no traceback."""
 
-    def _render_traceback_(self):  # what IPython shows of it
+    def _render_traceback_(self):  # IPython shows this
         return [str(self)]
 
 
@@ -52,10 +52,10 @@ class Stopped(Exception):
 
 
 @contextmanager
-def running(script, *settings, **streams):
-    """Start a script of the project, and wait for it; what ends the block early, an interrupt above all, ends it too.
+def start_script(script, *settings, **streams):
+    """Start a script of the project and wait for it; if the block ends early, say by an interrupt, stop the script.
 
-    It writes UTF-8 on Windows as well, each line as soon as it is there, and tables that are not folded.
+    It writes UTF-8, even on Windows, each line at once, and does not wrap tables.
     """
     more = {'PYTHONUTF8': '1', 'PYTHONIOENCODING': 'utf-8', 'PYTHONUNBUFFERED': '1', 'COLUMNS': '110'}
     command = [sys.executable, str(PROJECT / script), *map(str, settings)]
@@ -69,55 +69,55 @@ def running(script, *settings, **streams):
         process.wait()
 
 
-def run(script, *settings):
-    """Run a script of the project as from a terminal, showing what it prints; stop the notebook if it fails."""
-    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as stderr:  # errors, and how far it has come
-        with running(script, *settings, stdout=subprocess.PIPE, stderr=stderr) as process:
+def run_script(script, *settings):
+    """Run a script of the project as in a terminal and show its output; stop the notebook if it fails."""
+    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as stderr:  # errors and progress bars
+        with start_script(script, *settings, stdout=subprocess.PIPE, stderr=stderr) as process:
             for line in process.stdout:
                 print(line, end='')
         stderr.seek(0)
-        complaint = complaint_of(process, stderr.read())
-    if complaint:
-        raise Stopped(complaint)
+        error = find_error(process, stderr.read())
+    if error:
+        raise StepFailed(error)
 
 
-def complaint_of(process, written):
-    """Return why a script failed, from the last line of what it has written; '' if it did not."""
+def find_error(process, output):
+    """Return why a script failed, from the last line of its output; '' if it did not fail."""
     if process.returncode == 0:
         return ''
     if process.returncode == -9:
-        return 'the system has ended it, most likely because memory was short: choose a smaller model'
-    return (written.replace('\r', '\n').strip().splitlines() or ['it failed, and said nothing'])[-1]
+        return 'the system stopped the script, probably for lack of memory: choose a smaller model'
+    return (output.replace('\r', '\n').strip().splitlines() or ['the script failed without a message'])[-1]
 
 
 # The texts ----------------------------------------------------------------------------------------------------------
 
 
 def choose_dataset(name, configuration=''):
-    """Return what is learned from, showing what its columns hold: a file, a name on the hub, an upload, or STORIES."""
-    name = name.strip().strip('"') or uploaded() or STORIES
+    """Show the columns of a dataset and return it: a file, a name on the hub, an upload, or by default STORIES."""
+    name = name.strip().strip('"') or upload_file() or STORIES
     path, is_file = resolve_path(name), Path(name).suffix.lower() in KINDS
     if path.exists() and not is_file:
-        raise Stopped(f'{name} is of a kind that is not read; save it as one of: {", ".join(KINDS)}')
+        raise StepFailed(f'{name} has an unknown format; save it as one of: {", ".join(KINDS)}')
     try:
-        rows = rows_of(path) if is_file else open_hub_table(name, configuration)[0]
+        rows = read_rows(path) if is_file else open_hub_table(name, configuration)[0]
         first = list(islice(rows, 3))
     except (UserError, OSError) as error:
-        raise Stopped(f'{name}: {error}') from None
+        raise StepFailed(f'{name}: {error}') from None
     table = Table('column', *(f'in row {number}' for number in range(1, len(first) + 1)), title=Text(name))
-    for column in first[0] if first else ():  # Text, or what stands in [] would be taken for a style
+    for column in first[0] if first else ():  # as Text, because rich takes [] for markup
         table.add_row(Text(column), *(Text(shorten_value(row.get(column), 60)) for row in first))
-    Console(width=100, force_jupyter=False).print(table)  # as scripts print theirs
+    Console(width=100, force_jupyter=False).print(table)  # like the scripts' tables
     return str(path) if is_file else name
 
 
-def uploaded():
-    """Ask for a file on Colab, and return where it lies; '' elsewhere, or if none is chosen."""
+def upload_file():
+    """Ask for a file on Colab and return its path; '' elsewhere, or if no file is chosen."""
     try:
         from google.colab import files
     except ImportError:
         return ''
-    for name, data in files.upload().items():  # which has it under another name, too, if there was one of this name
+    for name, data in files.upload().items():  # Colab renames a file if the name is taken, so it is written again
         path = Path('data') / 'uploaded' / Path(name).name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -125,74 +125,69 @@ def uploaded():
     return ''
 
 
-def rows_of(path):
-    """Return the rows of a file as dicts; a text file has one column, and a document in each row."""
+def read_rows(path):
+    """Return the rows of a file as dicts; a text file has one column, and one document in each row."""
     if path.suffix.lower() in TABLES:
         return TABLES[path.suffix.lower()](path, '')
     return ({'text': document} for document in read_files([path], '\n\n\n'))
 
 
-def prepare(dataset, column, model, most, configuration=''):
-    """Share out the documents to training, validation and test, and make tokens of them."""
+def prepare_texts(dataset, column, model, max_documents, configuration=''):
+    """Split the documents into training, validation and test parts, and convert them to tokens."""
     kind = Path(dataset).suffix.lower()
     source = [f'--input={dataset}'] if kind in KINDS else [f'--hf_dataset={dataset}', f'--hf_config={configuration}']
     if kind != '.txt':
         source.append(f'--text_column={column.strip()}')
     tokenizer = 'tiny' if model == 'tiny' else 'gpt2'
-    shares = ['--val_fraction=0.1', '--test_fraction=0.1']
-    run('prepare_bin.py', *source, f'--dataset={NAME}', f'--tokenizer={tokenizer}', f'--max_documents={most}', *shares)
-    sizes()
+    sizes = ['--val_fraction=0.1', '--test_fraction=0.1', f'--max_documents={max_documents}']
+    run_script('prepare_bin.py', *source, f'--dataset={NAME}', f'--tokenizer={tokenizer}', *sizes)
+    count_tokens()
 
 
-def sizes():
-    """Return how many tokens each part of the texts has; stop if there are none, or too few."""
+def count_tokens():
+    """Return how many tokens each part of the texts has; stop the notebook if there are none, or too few."""
     meta = read_meta(NAME)
     if not meta:
-        raise Stopped('There are no texts yet: run the forms above, from 2 to 4.')
+        raise StepFailed('There are no texts yet: run forms 2 to 4 above.')
     tokens = {part: meta.get(part, {}).get('tokens', 0) for part in ('train', 'val', 'test')}
-    if min(tokens.values()) < FEWEST:
-        raise Stopped(
-            f'That is too little text: each part needs {FEWEST} tokens. Choose more documents, or longer ones.'
-        )
+    if min(tokens.values()) < MIN_TOKENS:
+        raise StepFailed(f'Too little text: each part needs {MIN_TOKENS} tokens. Choose more or longer documents.')
     return tokens
 
 
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-def settings_for(model):
-    """Return train.py's settings for a model as its config file has them, its context no longer than the texts are."""
+def read_settings(model):
+    """Return train.py's settings from a model's config file, with a context no longer than the texts."""
     settings = configurator.read(train.Settings, [str(PROJECT / CONFIGS.get(model, GPT2_CONFIG))])
-    settings.block_size = min(settings.block_size, min(sizes().values()) - 1)
+    settings.block_size = min(settings.block_size, min(count_tokens().values()) - 1)
     return settings
 
 
-def perplexity(model):
+def show_perplexity(model):
     """Show how well a model predicts the test part."""
-    stride = max(1, settings_for(model).block_size // 2)  # as in `compare`, or tokens would see another length of text
-    run('eval.py', f'--init_from={model}', f'--text={NAME}/test', f'--stride={stride}', '--show=0')
+    stride = max(1, read_settings(model).block_size // 2)  # as in `compare_models`, so that contexts are equally long
+    run_script('eval.py', f'--init_from={model}', f'--text={NAME}/test', f'--stride={stride}', '--show=0')
 
 
-def compare(model):
-    """Show how well the test part is predicted before and after."""
-    run('eval.py', f'--out_dir={OUT}', f'--compare_to={model}', f'--text={NAME}/test', '--show=0')
+def compare_models(model):
+    """Show how well the model predicts the test part before and after fine-tuning."""
+    run_script('eval.py', f'--out_dir={OUT}', f'--compare_to={model}', f'--text={NAME}/test', '--show=0')
 
 
 def show_learning_rates(model, learning_rate, steps=20):
-    """Train for some steps with a hundredth of the learning rate, with it, and with a hundred times it; draw it all."""
+    """Train for some steps with a hundredth of the learning rate, with it, and with a hundred times it; draw losses."""
     curves, folder = {}, OUT / 'rates'
     short = [f'--max_iters={steps}', f'--eval_interval={steps}', '--eval_iters=1', '--decay_lr=False']
-    for rate, what in (
-        (learning_rate / 100, 'too small'),
-        (learning_rate, 'yours'),
-        (learning_rate * 100, 'too large'),
-    ):
+    rates = {'too small': learning_rate / 100, 'yours': learning_rate, 'too large': learning_rate * 100}
+    for name, rate in rates.items():
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            complaint = train_py(model, rate, folder, *short)
-            if complaint and 'not finite' not in complaint:  # which is what too large a rate may come to
-                raise Stopped(complaint)
-            curves[f'{rate:g} ({what})'] = read_curve(folder)['of each step']
+            error = run_training(model, rate, folder, *short)
+            if error and 'not finite' not in error:  # a rate that is too large may make the loss infinite
+                raise StepFailed(error)
+            curves[f'{rate:g} ({name})'] = read_curves(folder)['of each step']
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     draw_losses(OUT / 'rates.png', curves)
@@ -200,17 +195,17 @@ def show_learning_rates(model, learning_rate, steps=20):
 
 
 def fine_tune(model, learning_rate, epochs):
-    """Fine-tune a model, drawing its losses as they come; the weights that are best on the validation part are kept.
+    """Fine-tune a model, drawing its losses as they come; keep the weights that are best on the validation part.
 
-    Stopping the cell ends the training after its step.
+    Stopping the cell ends the training after the current step.
     """
-    settings = settings_for(model)
+    settings = read_settings(model)
     tokens_per_step = settings.batch_size * settings.gradient_accumulation_steps * settings.block_size
-    steps = math.ceil(epochs * sizes()['train'] / tokens_per_step)  # nearly so many
-    (OUT / 'ckpt.pt').unlink(missing_ok=True)  # or an earlier model might be taken for this one
+    steps = math.ceil(epochs * count_tokens()['train'] / tokens_per_step)  # approximately
+    (OUT / 'ckpt.pt').unlink(missing_ok=True)  # an earlier model must not be mistaken for this one
     picture = None
 
-    def look(curves):
+    def show_curves(curves):
         nonlocal picture
         draw_losses(OUT / 'curve.png', curves)
         if picture is None:
@@ -218,83 +213,74 @@ def fine_tune(model, learning_rate, epochs):
         else:
             picture.update(Image(OUT / 'curve.png'))
 
-    often = [f'--epochs={epochs}', f'--eval_interval={max(1, steps // 10)}', '--eval_iters=20']
+    evaluation = [f'--eval_interval={max(1, steps // 10)}', '--eval_iters=20']
     try:
-        if complaint := train_py(model, learning_rate, OUT, *often, look=look):
-            raise Stopped(complaint)
+        if error := run_training(model, learning_rate, OUT, f'--epochs={epochs}', *evaluation, on_change=show_curves):
+            raise StepFailed(error)
     except KeyboardInterrupt:
         print('Stopped.')
     if not (OUT / 'ckpt.pt').exists():
-        raise Stopped(
-            'At no moment was it better on the validation part than before, so nothing is kept: train longer, or with '
-            'a smaller learning rate.'
+        raise StepFailed(
+            'The model never got better on the validation part, so nothing is kept: train longer, or with a smaller '
+            'learning rate.'
         )
-    print(f'What was best on the validation part is kept in {OUT}.')
+    print(f'The model that was best on the validation part is in {OUT}.')
 
 
-def train_py(model, learning_rate, out_dir, *settings, look=lambda curves: None):
-    """Run train.py, calling look(curves) whenever there is more to be seen; return what it complained of, or ''."""
+def run_training(model, learning_rate, out_dir, *settings, on_change=lambda curves: None):
+    """Run train.py, calling on_change(curves) whenever the curves change; return its error message, or ''."""
     config = [CONFIGS.get(model, GPT2_CONFIG), f'--init_from={model}', f'--dataset={NAME}', f'--out_dir={out_dir}']
     config.append('--overwrite=True')
     rates = [f'--learning_rate={learning_rate}', f'--min_lr={learning_rate / 10}', '--warmup_iters=0']
-    block_size = f'--block_size={settings_for(model).block_size}'
+    block_size = f'--block_size={read_settings(model).block_size}'
     out_dir.mkdir(parents=True, exist_ok=True)
-    log, seen = out_dir / 'train.log', None
+    log, last = out_dir / 'train.log', None
     with open(log, 'w', encoding='utf-8') as file:
         streams = {'stdout': file, 'stderr': subprocess.STDOUT}
-        with running('train.py', *config, *rates, block_size, *settings, **streams) as process:
+        with start_script('train.py', *config, *rates, block_size, *settings, **streams) as process:
             while process.poll() is None:
                 time.sleep(0.5)
-                if (curves := read_curve(out_dir)) != seen:
-                    look(curves)
-                    seen = curves
-    look(read_curve(out_dir))
-    return complaint_of(process, log.read_text(encoding='utf-8', errors='replace'))
+                if (curves := read_curves(out_dir)) != last:
+                    on_change(curves)
+                    last = curves
+    on_change(read_curves(out_dir))
+    return find_error(process, log.read_text(encoding='utf-8', errors='replace'))
 
 
-def read_curve(out_dir):
-    """Return the losses of a training run so far: name -> [(iteration, loss)]."""
-    path = out_dir / 'metrics.jsonl'
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith('}')]  # the last may be half written
-    names = {'of each step': 'loss', 'training part': 'train_loss', 'validation part': 'val_loss'}
-    return {name: [(row['iter'], row[key]) for row in rows if key in row] for name, key in names.items()}
+# The result ---------------------------------------------------------------------------------------------------------
 
 
-# What came of it ----------------------------------------------------------------------------------------------------
-
-
-def write(model, start, temperature, length):
-    """Let the model before and the one after go on from a beginning; show the page of what the latter nearly said."""
+def write_texts(model, start, temperature, length):
+    """Let the model continue a text before and after fine-tuning; show a page of what it could have written instead."""
     settings = [f'--start={start}', f'--temperature={temperature}', f'--max_new_tokens={length}']
     print(f'{model}, before:')
-    run('sample.py', f'--init_from={model}', *settings)
+    run_script('sample.py', f'--init_from={model}', *settings)
     print('\nafter:')
     folder = OUT / 'page'
     shutil.rmtree(folder, ignore_errors=True)
-    run('sample.py', f'--out_dir={OUT}', *settings, '--show_probs=True', '--html=True', f'--plot_dir={folder}')
+    run_script('sample.py', f'--out_dir={OUT}', *settings, '--show_probs=True', '--html=True', f'--plot_dir={folder}')
     for page in folder.glob('*/page.html'):
         document = html.escape(page.read_text(encoding='utf-8'))
         frame = f'<iframe srcdoc="{document}" width="100%" height="700" style="border: 0"></iframe>'
         display({'text/html': frame}, raw=True)
 
 
-def save(about='', push_to='', private=True):
-    """Write the model as a folder for other programs, and publish it if a name is given; on Colab, download it too.
+def save_model(about='', push_to='', private=True):
+    """Write the model to a folder for other programs; publish it if there is a name; on Colab, download it too.
 
-    about: what the model card is to say of the texts that it learned from.
+    about: what the model card says about the texts that the model learned from.
     """
     push_to = push_to.strip()
     if push_to and not os.environ.get('HF_TOKEN'):
         try:
-            from google.colab import userdata  # the key symbol at the left of the page
+            from google.colab import userdata  # the key symbol on the left of the page
 
             os.environ['HF_TOKEN'] = userdata.get('HF_TOKEN')
-        except Exception:  # no Colab, no such secret, or the notebook may not see it; export.py says what is missing
+        except Exception:  # not on Colab, no such secret, or no access to it; export.py reports what is missing
             pass
     folder = OUT / 'my-gpt2'
     publish = [f'--push_to={push_to}', f'--private={private}'] if push_to else []
-    run('export.py', f'--out_dir={OUT}', f'--folder={folder}', '--overwrite=True', f'--about={about}', *publish)
+    run_script('export.py', f'--out_dir={OUT}', f'--folder={folder}', '--overwrite=True', f'--about={about}', *publish)
     try:
         from google.colab import files
     except ImportError:
@@ -302,7 +288,7 @@ def save(about='', push_to='', private=True):
     files.download(shutil.make_archive(str(folder), 'zip', folder))
 
 
-def machine():
-    """Say where the training will run."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU: choose tiny, or much patience'
+def show_machine():
+    """Print where the training will run."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU: choose tiny, or be patient'
     print(f'{PROJECT} with Python {sys.version.split()[0]}, torch {torch.__version__}, {name}')

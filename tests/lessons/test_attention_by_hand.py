@@ -1,4 +1,4 @@
-"""lessons/attention_by_hand.py: by hand, probabilities are exact; what is learned comes near the best there is."""
+"""lessons/attention_by_hand.py: weights set by hand are exact, learned ones come near the best possible loss."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.scripts import assert_friendly_error, run_lesson
+from helpers.lessons import here_and_as_command, run_in_folder
 from matplotlib.image import imread
 from scipy.special import expit
 from scipy.stats import chisquare
@@ -21,18 +21,18 @@ from lessons.attention_by_hand import (
     SHARE,
     Settings,
     attend,
+    compute_rule_probs,
     digits_by_memory,
-    encode,
+    encode_texts,
     forward,
-    generate,
-    learn,
-    loss,
     main,
-    probs_of_rule,
+    mean_loss,
+    sample_texts,
+    train_weights,
     vowels_by_share,
 )
 
-# Problem 2 once more, as a pattern of what is possible: each letter costs a factor of 26, each digit is certain.
+# Problem 2 as a pattern of the possible texts: each letter costs a factor of 26, each digit is certain.
 POSSIBLE = re.compile('([aeiou]0)*([aeiou]|[^aeiou01]([aeiou]1|[^aeiou01])*[aeiou]?)?')
 
 
@@ -41,14 +41,14 @@ def all_texts(alphabet, length):
 
 
 def text_probs(weights, texts):
-    """Return the probability that weights give each whole text."""
-    ids = encode(texts)
+    """Return the probability of each whole text."""
+    ids = encode_texts(texts)
     logprobs, _ = forward(weights, ids)
     return logprobs[:, :-1].gather(-1, ids[:, 1:, None]).sum((1, 2)).exp()
 
 
 def probs_by_share(text):
-    """Problem 1 once more: the probabilities of what comes after a text."""
+    """Problem 1, written differently: the probability of each symbol after a text."""
     share = sum(symbol not in 'aeiou01' for symbol in text) / len(text) if text else 0.5
     vowel = expit(12 * share - 6)
     return [vowel / 5 if symbol in 'aeiou' else (1 - vowel) / 23 for symbol in ALPHABET]
@@ -58,8 +58,8 @@ def probs_by_share(text):
 
 
 @pytest.mark.parametrize('rule', [vowels_by_share, digits_by_memory])
-def test_sequences_are_drawn_with_the_probabilities_of_the_rule(rule):
-    texts = generate(rule, 20_000, 3, random.Random(0))
+def test_texts_are_sampled_with_the_probabilities_of_the_rule(rule):
+    texts = sample_texts(rule, 20_000, 3, random.Random(0))
     assert {len(text) for text in texts} == {3}
     for before in ('', 'a', 'b', 'e1', 'ab', 'o0'):
         drawn = Counter(text[len(before)] for text in texts if text.startswith(before))
@@ -80,7 +80,7 @@ def test_the_chance_of_a_vowel_grows_with_the_share_of_consonants():
     assert by_share[6] == pytest.approx(0.5) and by_share[3] == pytest.approx(0.05, abs=0.003)
 
 
-def test_digits_remember_consonants_since_the_beginning():
+def test_digits_remember_consonants_since_the_start():
     assert digits_by_memory('a0e0i') == [float(symbol == '0') for symbol in ALPHABET]
     assert digits_by_memory('ba1ee') == [float(symbol == '1') for symbol in ALPHABET]
     assert digits_by_memory('a0e0y' + 'a1' * 50 + 'o') == [float(symbol == '1') for symbol in ALPHABET]
@@ -122,29 +122,30 @@ def test_problem_1_gives_every_symbol_its_probability_within_1e_12(alphabet, len
     known = {text[:place]: None for text in texts for place in range(length + 1)}
     known = {text: probs_by_share(text) for text in known}
     expected = [[known[text[:place]] for place in range(length + 1)] for text in texts]
-    probs = forward(SHARE, encode(texts))[0].exp()
+    probs = forward(SHARE, encode_texts(texts))[0].exp()
     torch.testing.assert_close(probs, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_by_hand_is_exact_in_long_texts_too():
+@pytest.mark.slow
+def test_weights_by_hand_are_exact_in_long_texts_too():
     late = 'a0' * 2000 + 'b' + 'e1' * 2000
     rng = random.Random(3)
     for weights, rule, texts in (
-        (MEMORY, digits_by_memory, [late[:2000], late[-4101:], *generate(digits_by_memory, 2, 400, rng)]),
-        (SHARE, vowels_by_share, [late[:2000], 'b' * 2000, *generate(vowels_by_share, 2, 400, rng)]),
+        (MEMORY, digits_by_memory, [late[:2000], late[-4101:], *sample_texts(digits_by_memory, 2, 400, rng)]),
+        (SHARE, vowels_by_share, [late[:2000], 'b' * 2000, *sample_texts(vowels_by_share, 2, 400, rng)]),
     ):
         for text in texts:
-            last = forward(weights, encode([text]))[0][0, -1].exp()
+            last = forward(weights, encode_texts([text]))[0][0, -1].exp()
             torch.testing.assert_close(last, torch.tensor(rule(text), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_attention_by_hand_is_on_all_symbols_or_on_the_consonants():
+def test_attention_by_hand_goes_to_all_symbols_or_to_the_consonants():
     text = 'o0a0mythe1so1u1'
-    _, (shares,) = forward(SHARE, encode([text]))
+    _, (shares,) = forward(SHARE, encode_texts([text]))
     expected = torch.ones(15, 15).tril().double()
     torch.testing.assert_close(shares[1:, 1:], expected / expected.sum(1, keepdim=True))
     assert shares[0, 0] == 1 and (shares[1:, 0] < 1e-20).all()
-    _, (shares,) = forward(MEMORY, encode([text]))
+    _, (shares,) = forward(MEMORY, encode_texts([text]))
     for place in range(16):
         seen = [at for at in range(1, place + 1) if text[at - 1] in 'myths'] or [0]
         expected = torch.zeros(16).double()
@@ -156,8 +157,8 @@ def test_attention_by_hand_is_on_all_symbols_or_on_the_consonants():
 
 
 def test_the_same_seed_learns_the_same():
-    texts = generate(digits_by_memory, 100, 6, random.Random(0))
-    first, second, third = (learn(texts, 20, seed, starts=3) for seed in (1, 1, 2))
+    texts = sample_texts(digits_by_memory, 100, 6, random.Random(0))
+    first, second, third = (train_weights(texts, 20, seed, starts=3) for seed in (1, 1, 2))
     assert all(torch.equal(left, right) for left, right in zip(first, second, strict=True))
     assert not torch.equal(first.embed, third.embed)
     assert (
@@ -166,7 +167,7 @@ def test_the_same_seed_learns_the_same():
 
 
 def entropy_after_a_kind(texts):
-    """Return the nats per symbol that remain for one who has counted what comes after each kind of symbol."""
+    """Return the nats per symbol of a model that has counted what comes after each kind of symbol."""
     kinds = {
         symbol: 'vowel' if symbol in 'aeiou' else 'digit' if symbol in '01' else 'consonant' for symbol in ALPHABET
     }
@@ -178,14 +179,14 @@ def entropy_after_a_kind(texts):
 
 
 @pytest.mark.slow  # it learns as the lesson does
-def test_what_is_learned_comes_within_002_nats_of_the_best_there_is(tmp_path, monkeypatch, capsys):
-    drawn, draw = {}, lesson.draw
+def test_learned_weights_come_within_002_nats_of_the_best_loss(tmp_path, monkeypatch, capsys):
+    drawn, draw = {}, lesson.draw_attention
 
     def draw_and_keep(path, text, models):
         drawn.update(models)
         draw(path, text, models)
 
-    monkeypatch.setattr(lesson, 'draw', draw_and_keep)
+    monkeypatch.setattr(lesson, 'draw_attention', draw_and_keep)
     main(Settings(plot_dir=str(tmp_path)))
     output = capsys.readouterr().out
     above = [
@@ -196,7 +197,7 @@ def test_what_is_learned_comes_within_002_nats_of_the_best_there_is(tmp_path, mo
         (vowels_by_share, 'problem 1', above[:3]),
         (digits_by_memory, 'problem 2', above[3:]),
     ):
-        texts = generate(rule, 4000, Settings.length, random.Random('held out'))
+        texts = sample_texts(rule, 4000, Settings.length, random.Random('held out'))
         best = -sum(
             math.log(rule(text[:place])[ALPHABET.index(symbol)]) for text in texts for place, symbol in enumerate(text)
         ) / (4000 * Settings.length)
@@ -210,7 +211,7 @@ def test_what_is_learned_comes_within_002_nats_of_the_best_there_is(tmp_path, mo
         assert costs['by hand'] == pytest.approx(best, abs=1e-9)  # as exact as sums of 64,000 numbers
         assert -0.002 < costs['learned'] - best < 0.02
         assert -0.002 < learned < 0.02
-        # That says something only if no model reaches it that does not look back.
+        # This means something only if no model gets there without looking back.
         assert 0.03 < alone < 0.15
         assert entropy_after_a_kind(texts) - best == pytest.approx(alone, abs=0.01)
     assert max(map(len, output.splitlines())) <= 100 + len(str(tmp_path))
@@ -220,34 +221,35 @@ def test_what_is_learned_comes_within_002_nats_of_the_best_there_is(tmp_path, mo
 
 def test_the_loss_is_the_mean_of_minus_log_probability():
     texts = ['o0b', 'xyz', 'bo1']
-    by_rule = loss(probs_of_rule(digits_by_memory, texts).log(), encode(texts))
+    by_rule = mean_loss(compute_rule_probs(digits_by_memory, texts).log(), encode_texts(texts))
     assert by_rule.item() == pytest.approx(7 * math.log(26) / 9)
-    assert loss(forward(MEMORY, encode(texts))[0], encode(texts)).item() == pytest.approx(by_rule.item(), abs=1e-12)
+    by_hand = mean_loss(forward(MEMORY, encode_texts(texts))[0], encode_texts(texts))
+    assert by_hand.item() == pytest.approx(by_rule.item(), abs=1e-12)
 
 
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_lesson_prints_and_draws(tmp_path):
+@here_and_as_command
+def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     arguments = ['--sequences=40', '--length=5', '--steps=10', '--text=01']
-    process = run_lesson('attention_by_hand', *arguments, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ''
-    assert 'problem 1' in process.stdout and 'problem 2' in process.stdout
-    assert max(map(len, process.stdout.splitlines())) <= 100
+    out, err = run_in_folder('attention_by_hand', *arguments, as_command=as_command, folder=tmp_path, capsys=capsys)
+    assert err == ''
+    assert 'problem 1' in out and 'problem 2' in out
+    assert max(map(len, out.splitlines())) <= 100
     assert imread(tmp_path / 'results/lessons/attention_by_hand.png').ndim == 3
 
 
-@pytest.mark.parametrize('text', ['a', 'o0a0mythe1so1u1' * 2])
+@pytest.mark.parametrize('text', ['a', pytest.param('o0a0mythe1so1u1' * 2, marks=pytest.mark.slow)])
 def test_any_text_can_be_drawn(text, tmp_path):
-    lesson.draw(tmp_path / 'picture.png', text, dict.fromkeys('abcd', MEMORY) | {'b': SHARE})
+    lesson.draw_attention(tmp_path / 'picture.png', text, dict.fromkeys('abcd', MEMORY) | {'b': SHARE})
     assert imread(tmp_path / 'picture.png').ndim == 3
 
 
 @pytest.mark.parametrize(
     ('wrong', 'words'),
     [
-        ({'sequences': 3}, '--sequences is at least 4'),
+        ({'sequences': 3}, '--sequences must be at least 4'),
         ({'length': 0}, '--length 1'),
         ({'steps': 9}, '--steps 10'),
         ({'text': ''}, '--text='),
@@ -258,11 +260,7 @@ def test_any_text_can_be_drawn(text, tmp_path):
     ],
     ids=str,
 )
-def test_what_a_person_can_put_right_is_said(wrong, words, tmp_path):
+def test_invalid_settings_are_reported(wrong, words, tmp_path):
     with pytest.raises(UserError, match=words):
         main(Settings(plot_dir=str(tmp_path), **wrong))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('attention_by_hand', '--text=Hello', cwd=tmp_path), '--text=Hello')

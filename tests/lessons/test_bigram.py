@@ -1,4 +1,4 @@
-"""The lesson on the road to a transformer: counts by hand, losses by loops, and what it claims at its own settings."""
+"""lessons/bigram.py: counts and losses against plain loops, and the claims of the lesson at its default settings."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.scripts import assert_friendly_error, run_lesson
+from helpers.scripts import run_lesson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
@@ -23,13 +23,13 @@ from lessons.bigram import (
     Settings,
     Transformer,
     count_pairs,
-    evaluate,
-    loss_of_pairs,
+    counts_to_probs,
+    evaluate_text,
     main,
     mean_loss,
-    shares,
-    train,
-    write,
+    pair_loss,
+    sample_ids,
+    train_model,
 )
 
 V = 7
@@ -38,7 +38,7 @@ smoothings = st.floats(1e-3, 10)
 
 
 def a_text(length, vocab_size=V, seed=0):
-    """Random ids in which pairs are far from equally frequent."""
+    """Return random ids whose pairs have very different frequencies."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(length, generator=generator) ** 3 * vocab_size).long()
 
@@ -55,29 +55,29 @@ def test_pairs_are_counted(ids):
 
 @settings(max_examples=50)
 @given(texts, smoothings)
-def test_shares_are_the_mean_of_the_posterior(ids, smoothing):
+def test_probabilities_are_the_mean_of_the_posterior(ids, smoothing):
     counts = count_pairs(ids, V)
-    for row, share in zip(counts, shares(counts, smoothing)):
+    for row, share in zip(counts, counts_to_probs(counts, smoothing)):
         assert share.tolist() == pytest.approx(dirichlet((row + smoothing).numpy()).mean().tolist())
 
 
 @settings(max_examples=50)
 @given(texts)
-def test_the_least_loss_of_pairs_is_the_conditional_entropy(ids):
+def test_the_lowest_loss_of_pairs_is_the_conditional_entropy(ids):
     """H(next | last) = H(last, next) - H(last), both by scipy."""
     counts = count_pairs(ids, V)
     expected = entropy(counts.flatten().numpy()) - entropy(counts.sum(1).numpy())
-    assert loss_of_pairs(counts, shares(counts, 1e-12).log()).item() == pytest.approx(expected, abs=1e-6)
+    assert pair_loss(counts, counts_to_probs(counts, 1e-12).log()).item() == pytest.approx(expected, abs=1e-6)
 
 
 @given(texts, st.integers(0, 1000))
-def test_no_other_table_has_less(ids, seed):
+def test_no_other_table_has_a_lower_loss(ids, seed):
     counts = count_pairs(ids, V)
     other = torch.randn(V, V, generator=torch.Generator().manual_seed(seed)).double().log_softmax(1)
-    least = shares(counts, 1e-12).log()
+    least = counts_to_probs(counts, 1e-12).log()
     for share in (1, 0.1, 0.001):  # also close by
         near = torch.logaddexp(least + math.log1p(-share) if share < 1 else least - math.inf, other + math.log(share))
-        assert loss_of_pairs(counts, near) >= loss_of_pairs(counts, least) - 1e-9
+        assert pair_loss(counts, near) >= pair_loss(counts, least) - 1e-9
 
 
 # Learning -----------------------------------------------------------------------------------------------------------
@@ -88,19 +88,19 @@ def test_no_other_table_has_less(ids, seed):
 def test_the_gradient_of_a_row_is_its_share_times_probabilities_less_counted_shares(ids, smoothing):
     counts = count_pairs(ids, V) + smoothing
     table = torch.randn(V, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
-    loss_of_pairs(counts, table.log_softmax(1)).backward()
+    pair_loss(counts, table.log_softmax(1)).backward()
     common = counts.sum(1, keepdim=True) / counts.sum()
-    assert torch.allclose(table.grad, common * (table.softmax(1) - shares(counts, 0)).detach(), atol=1e-12)
+    assert torch.allclose(table.grad, common * (table.softmax(1) - counts_to_probs(counts, 0)).detach(), atol=1e-12)
 
 
 @pytest.mark.parametrize('steps', [59, 1000])
 def test_learned_pairs_become_the_counted_ones(steps):
     counts = count_pairs(a_text(3000), V) + 0.1
     model = Bigram(torch.zeros(V, V))
-    seen = list(train(model, lambda model, step: loss_of_pairs(counts, model.table.log_softmax(1)), steps, 0.2))
+    seen = list(train_model(model, lambda model, step: pair_loss(counts, model.table.log_softmax(1)), steps, 0.2))
     assert seen[0] == 0 and seen[-1] == steps and seen == sorted(set(seen)) and 20 <= len(seen) <= 31
     if steps == 1000:
-        assert torch.allclose(model.table.softmax(1).double(), shares(counts, 0), atol=1e-3)
+        assert torch.allclose(model.table.softmax(1).double(), counts_to_probs(counts, 0), atol=1e-3)
 
 
 # Models -------------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def the_models(block_size=8):
 
 
 @pytest.mark.parametrize('model', the_models(), ids=['pairs', 'one head', 'transformer'])
-def test_no_model_sees_what_comes(model):
+def test_no_model_sees_the_future(model):
     ids = a_text(8)[None]
     logits = model(ids)
     assert logits.shape == (1, 8, V)
@@ -156,7 +156,7 @@ def test_the_transformer_is_the_projects():
         assert weight.std().item() == pytest.approx(deviation * math.sqrt(768 / 64), rel=0.05)
 
 
-# What a model is worth, and what it writes ----------------------------------------------------------------------------
+# Losses and samples -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('model', the_models(), ids=['pairs', 'one head', 'transformer'])
@@ -168,44 +168,44 @@ def test_a_whole_text_is_evaluated_each_character_once(model, length):
         logprobs = model(block[None, :-1])[0].log_softmax(-1)
         losses += [-logprobs[place, id].item() for place, id in enumerate(block[1:])]
     assert len(losses) == length - 1
-    assert evaluate(model, ids, 8) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    assert evaluate_text(model, ids, 8) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
 @given(texts, st.integers(2, 64))
 @settings(deadline=None)
 def test_for_pairs_counts_and_blocks_give_the_same_loss(ids, block_size):
     table = the_models()[0]
-    expected = loss_of_pairs(count_pairs(ids, V), table.table.log_softmax(1)).item()
-    assert evaluate(table, ids, block_size) == pytest.approx(expected, abs=1e-5)
+    expected = pair_loss(count_pairs(ids, V), table.table.log_softmax(1)).item()
+    assert evaluate_text(table, ids, block_size) == pytest.approx(expected, abs=1e-5)
 
 
 def test_targets_of_minus_1_do_not_count():
     model, ids = the_models()[1], a_text(9)
     targets = ids[None, 1:].clone()
     targets[:, 4:] = -1
-    assert mean_loss(model, ids[None, :-1], targets).item() == pytest.approx(evaluate(model, ids[:5], 8), abs=1e-6)
+    assert mean_loss(model, ids[None, :-1], targets).item() == pytest.approx(evaluate_text(model, ids[:5], 8), abs=1e-6)
 
 
-def test_what_is_written_follows_the_models_probabilities():
+def test_samples_follow_the_models_probabilities():
     counts = count_pairs(a_text(500), V)
-    table = shares(counts, 0.5)
+    table = counts_to_probs(counts, 0.5)
     model = Bigram(table.log().float())
-    ids = write(model, 0, 2500, 8, seed=1)
+    ids = sample_ids(model, 0, 2500, 8, seed=1)
     written = count_pairs(torch.tensor([0, *ids]), V)
     usual = written.sum(1) > 200
     assert usual.sum() >= 3
-    assert (shares(written, 0.5) - table)[usual].abs().max() < 0.1
-    assert ids[:100] == write(model, 0, 100, 8, seed=1) != write(model, 0, 100, 8, seed=2)
+    assert (counts_to_probs(written, 0.5) - table)[usual].abs().max() < 0.1
+    assert ids[:100] == sample_ids(model, 0, 100, 8, seed=1) != sample_ids(model, 0, 100, 8, seed=2)
 
 
-def test_no_more_is_looked_at_than_a_block():
+def test_no_more_than_a_block_is_read():
     lengths = []
 
     def model(idx):
         lengths.append(idx.size(1))
         return torch.zeros(1, idx.size(1), V)
 
-    assert len(write(model, 0, 6, 4, seed=0)) == 6
+    assert len(sample_ids(model, 0, 6, 4, seed=0)) == 6
     assert lengths == [1, 2, 3, 4, 4, 4]
 
 
@@ -213,14 +213,14 @@ def test_no_more_is_looked_at_than_a_block():
 
 
 def shown(text):
-    """Return {name: (numbers, loss on its own text, held out, bits, sample)} of what the lesson printed."""
-    losses = r'(\d\.\d+) nats a character of its own text, (\d\.\d+) held out \((\d\.\d+) bits\)'
-    found = re.findall(rf'\n(.+): ([\d,]+) numbers\n{losses}\n((?:    .*\n)+)', text)
+    """Return {name: (numbers, loss on its own text, held out, bits, sample)} from the output of the lesson."""
+    losses = r'(\d\.\d+) nats per character on its own text, (\d\.\d+) held out \((\d\.\d+) bits\)'
+    found = re.findall(rf'\n(.+): ([\d,]+) parameters\n{losses}\n((?:    .*\n)+)', text)
     return {name: (int(n.replace(',', '')), *map(float, numbers), sample) for name, n, *numbers, sample in found}
 
 
 @pytest.mark.slow
-def test_what_the_lesson_claims_at_the_settings_that_it_ships(tmp_path, capsys, monkeypatch):
+def test_the_claims_of_the_lesson_at_its_default_settings(tmp_path, capsys, monkeypatch):
     drawn = []
     draw = bigram.draw_pictures
     monkeypatch.setattr(bigram, 'draw_pictures', lambda *numbers: (drawn.append(numbers), draw(*numbers)))
@@ -232,17 +232,17 @@ def test_what_the_lesson_claims_at_the_settings_that_it_ships(tmp_path, capsys, 
     counted, learned, head, small, large, stopped = models.values()
     assert list(models)[:4] == ['Pairs counted', 'Pairs learned', 'One head', 'Small transformer']
 
-    # Learned pairs are the counted ones, on both texts, down to what they write.
+    # Learned pairs equal counted ones, on both texts, even in their sample.
     least = float(re.search(r'H\(next \| last\) = (\d\.\d+)', output)[1])
     assert abs(learned[1] - counted[1]) < 0.01 and abs(learned[2] - counted[2]) < 0.01
     assert least < counted[1] < least + 0.01
     assert learned[4] == counted[4]
-    # Each step is better than the one before, on text that none of them has learned from.
+    # Each step is better than the one before on held-out text.
     assert head[2] < min(counted[2], learned[2]) - 0.1
     assert small[2] < head[2] - 0.1
     for _, _, nats, bits, _ in models.values():
         assert bits == pytest.approx(nats / math.log(2), abs=1e-3)
-    # The large model's loss on held-out text is least well before the end; the lesson says where.
+    # The large model's held-out loss is lowest well before the end; the lesson says where.
     ((_, curves, parting, stop, table, pieces),) = drawn
     own, held_out = (dict(curve) for curve in parting.values())
     assert held_out[stop] == min(held_out.values()) and 0 < stop <= 0.7 * max(held_out)
@@ -251,7 +251,7 @@ def test_what_the_lesson_claims_at_the_settings_that_it_ships(tmp_path, capsys, 
     assert own[max(own)] < own[stop] - 0.5
     assert (large[2], stopped[2]) == pytest.approx((held_out[max(held_out)], held_out[stop]), abs=1e-4)
     assert (large[1], stopped[1]) == pytest.approx((own[max(own)], own[stop]), abs=1e-4)
-    # What is drawn is what was printed.
+    # The pictures show the printed numbers.
     for name, curve in curves.items():
         assert curve[-1][1] == pytest.approx(models[name][2], abs=1e-4)
     assert table.shape == (30, 30) and len(pieces) == 30
@@ -267,8 +267,11 @@ QUICK = {'steps': 40, 'n_embd': 8, 'block_size': 8, 'small_text': 300}
 
 @pytest.mark.parametrize(
     'text',
-    ['Die Füchsin sagte: "5 $x_1$ für 3 🦊?"\n\t中文，標點。\u2028' * 40, 'a' * 1100, 'ab\n' * 500],
-    ids=['any characters', 'one character', 'three'],
+    [
+        pytest.param('Die Füchsin sagte: "5 $x_1$ für 3 🦊?"\n\t中文，標點。\u2028' * 40, id='any characters'),
+        pytest.param('a' * 1100, id='one character', marks=pytest.mark.slow),
+        pytest.param('ab\n' * 500, id='three', marks=pytest.mark.slow),
+    ],
 )
 def test_the_lesson_reads_any_text(text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -279,6 +282,7 @@ def test_the_lesson_reads_any_text(text, tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in Path('results/lessons').iterdir()) == ['bigram-overfitting.png', 'bigram.png']
 
 
+@pytest.mark.slow
 def test_the_lesson_is_the_same_each_time(tmp_path, capsys):
     outputs = []
     for name in ('one', 'two'):
@@ -288,6 +292,7 @@ def test_the_lesson_is_the_same_each_time(tmp_path, capsys):
     assert (tmp_path / 'one/bigram.png').read_bytes() == (tmp_path / 'two/bigram.png').read_bytes()
 
 
+@pytest.mark.slow
 def test_the_lesson_runs_from_another_folder(tmp_path):
     process = run_lesson(
         'bigram', *(f'--{name}={value}' for name, value in QUICK.items()), '--max_characters=2000', cwd=tmp_path
@@ -313,17 +318,13 @@ def test_the_lesson_runs_from_another_folder(tmp_path):
         ({'small_text': 65}, '--small_text=65.*66'),
         ({'smoothing': 0.0}, '--smoothing=0'),
         ({'seed': -1}, '--seed=-1'),
-        ({'plot_dir': 'short.txt', 'max_characters': 2000, **QUICK}, 'short.txt'),
+        pytest.param({'plot_dir': 'short.txt', 'max_characters': 2000, **QUICK}, 'short.txt', marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_what_a_person_can_put_right_is_said(wrong, words, tmp_path, monkeypatch):
+def test_invalid_settings_are_reported(wrong, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('latin.txt').write_bytes('é'.encode('latin-1') * 2000)
     Path('short.txt').write_text('short')
     with pytest.raises(UserError, match=words):
         main(Settings(**wrong))
-
-
-def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('bigram', '--steps=0', cwd=tmp_path), '--steps')

@@ -1,4 +1,4 @@
-"""The lesson on byte-pair encoding: against `tokenizers`, against tiktoken, against counting everything again."""
+"""lessons/bpe.py: against `tokenizers`, against tiktoken, against counting all pairs again."""
 
 import functools
 import json
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from helpers.lessons import here_and_as_command, run_in_folder
 from helpers.models import needs_gpt2_vocabulary
-from helpers.scripts import PROJECT, assert_friendly_error, run_lesson
+from helpers.scripts import PROJECT, run_lesson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
@@ -23,14 +24,14 @@ from lessons.bpe import (
     BPE,
     BYTES,
     Settings,
+    colour_pieces,
     count_words,
-    cut,
-    learn,
-    learn_slowly,
+    learn_merges,
+    learn_merges_slowly,
     main,
-    merge,
-    side_by_side,
-    spell,
+    merge_pair,
+    spell_word,
+    split_words,
 )
 from lm.tokenizer import EOT, GPT2Tokenizer
 
@@ -55,7 +56,7 @@ any_text = st.text(st.characters(exclude_categories=['Cs'])) | small_texts
 
 
 def python_source():
-    """Return a million bytes that are neither prose nor repeated: the standard library."""
+    """Return a million bytes that are not prose: the source of the standard library."""
     files = sorted(Path(sysconfig.get_path('stdlib')).glob('*.py'))
     return ''.join(file.read_text('utf-8', 'replace') for file in files).encode()[:1_000_000].decode(errors='ignore')
 
@@ -67,7 +68,7 @@ def stories_bpe():
 
 @functools.cache
 def gpt2_merges():
-    """Return GPT-2's merges from its own file, vocab.bpe, that lies in tiktoken's cache beside encoder.json."""
+    """Return GPT-2's merges from its file vocab.bpe, which is in tiktoken's cache next to encoder.json."""
     for path in Path(os.environ['TIKTOKEN_CACHE_DIR']).iterdir():
         lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
         if lines[0].startswith('#version'):
@@ -78,7 +79,7 @@ def gpt2_merges():
 
 
 def merges_from_letters(pairs):
-    """Return pairs of ids for pairs of texts in which each letter stands for a byte, as in vocabulary files."""
+    """Return pairs of ids for pairs of texts in which each letter is a byte, as in vocabulary files."""
     ids = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges = []
     for left, right in pairs:
@@ -90,10 +91,10 @@ def merges_from_letters(pairs):
 def reference_merges(texts, num_merges):
     """Return the merges that `tokenizers` learns.
 
-    Its trainer takes the most frequent pair, and of equally frequent ones that with the smallest ids, left before right
-    (the order of `Merge` in its src/models/bpe/trainer.rs). Ids are given to the alphabet first, sorted by the letters
-    that stand for bytes: the 188 printable ones of Latin-1, then the 68 others from U+0100 on. That is GPT-2's
-    order of bytes and, so that ties go the same way, ours. Special tokens come before and shift all ids alike.
+    Its trainer takes the most frequent pair, and of equally frequent ones the pair with the smallest ids, left before
+    right (the order of `Merge` in its src/models/bpe/trainer.rs). The alphabet has the first ids, sorted by the letters
+    for bytes: the 188 printable ones of Latin-1, then the 68 others from U+0100 on. This is GPT-2's order of bytes and
+    ours, so ties are resolved the same way. Special tokens come first and shift all ids by the same number.
     """
     bpe = HuggingFaceTokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -107,8 +108,11 @@ def reference_merges(texts, num_merges):
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('text', [STORIES, python_source()], ids=['stories', 'python'])
-def test_same_merges_and_ids_as_tokenizers(text):
+@pytest.mark.parametrize(
+    'read', [lambda: STORIES, pytest.param(python_source, marks=pytest.mark.slow)], ids=['stories', 'python']
+)
+def test_same_merges_and_ids_as_tokenizers(read):
+    text = read()
     ours = BPE.train(text, 3000)
     reference, merges = reference_merges([text], 3000)
     assert len(ours.merges) == 3000
@@ -121,8 +125,8 @@ def test_same_merges_and_ids_as_tokenizers(text):
 @example('zy yx ba ab')
 @example('aaaaaaa aaaa aaa aa')
 @example('é è ê 🦊🦉 \n a')
-def test_same_merges_as_tokenizers_where_all_is_ties(text):
-    merges = [pair for pair, *_ in learn(count_words(text))]
+def test_same_merges_as_tokenizers_with_many_ties(text):
+    merges = [pair for pair, *_ in learn_merges(count_words(text))]
     assert merges == reference_merges([text], 1000)[1]
 
 
@@ -130,19 +134,21 @@ def test_same_merges_as_tokenizers_where_all_is_ties(text):
 @given(small_texts)
 @example('aaaaaaa aaaa aaa aa')
 @example('abababab bababa')
-def test_updated_counts_are_those_counted_again(text):
+def test_updated_counts_equal_recounted_ones(text):
     words = count_words(text)
-    assert [(pair, often) for pair, often, _ in learn(words)] == list(learn_slowly(words))
+    assert [(pair, often) for pair, often, _ in learn_merges(words)] == list(learn_merges_slowly(words))
 
 
-def test_updated_counts_are_those_counted_again_in_prose():
+@pytest.mark.slow
+def test_updated_counts_equal_recounted_ones_in_prose():
     words = count_words(STORIES)
-    assert [(pair, often) for pair, often, _ in islice(learn(words), 300)] == list(islice(learn_slowly(words), 300))
+    merges = [(pair, often) for pair, often, _ in islice(learn_merges(words), 300)]
+    assert merges == list(islice(learn_merges_slowly(words), 300))
 
 
-def test_no_word_is_looked_at_that_does_not_hold_the_pair_in_the_beginning():
+def test_the_first_merge_looks_only_at_words_with_its_pair():
     words = count_words(STORIES)
-    (pair, often, looked_at), *_ = learn(words)
+    (pair, often, looked_at), *_ = learn_merges(words)
     assert looked_at == sum(pair in pairwise(word) for word in words)
     assert often == sum(times * list(pairwise(word)).count(pair) for word, times in words.items())
 
@@ -164,10 +170,10 @@ def test_learning_ends_when_each_word_is_one_token():
 
 
 def test_a_merge_takes_pairs_from_the_left():
-    assert merge((1, 1, 1), (1, 1), 2) == (2, 1)
-    assert merge((1, 1, 1, 1), (1, 1), 2) == (2, 2)
-    assert merge((3, 1, 2, 1, 2, 1), (1, 2), 4) == (3, 4, 4, 1)
-    assert merge((), (1, 2), 4) == ()
+    assert merge_pair((1, 1, 1), (1, 1), 2) == (2, 1)
+    assert merge_pair((1, 1, 1, 1), (1, 1), 2) == (2, 2)
+    assert merge_pair((3, 1, 2, 1, 2, 1), (1, 2), 4) == (3, 4, 4, 1)
+    assert merge_pair((), (1, 2), 4) == ()
 
 
 # Using what was learned -----------------------------------------------------------------------------------------------
@@ -213,7 +219,7 @@ def test_round_trip_of_the_stories_and_fewer_tokens_with_each_larger_vocabulary(
     assert counts == sorted(counts, reverse=True) and len(set(counts)) == len(counts)
 
 
-def test_a_lone_surrogate_is_read_as_tiktoken_reads_it():
+def test_a_lone_surrogate_is_read_as_in_tiktoken():
     bpe = stories_bpe()
     assert bpe.decode(bpe.encode('a\ud800b')) == 'a\ufffdb'
     assert bpe.decode(bpe.encode('\ud83e\udd8a')) == '🦊'
@@ -222,20 +228,20 @@ def test_a_lone_surrogate_is_read_as_tiktoken_reads_it():
 @settings(deadline=None)
 @given(any_text)
 def test_words_are_the_whole_text(text):
-    assert ''.join(cut(text)) == text
-    assert ''.join(cut(text, (EOT, ' '))) == text
+    assert ''.join(split_words(text)) == text
+    assert ''.join(split_words(text, (EOT, ' '))) == text
 
 
-def test_words_are_cut_as_gpt2_cuts():
+def test_words_are_split_as_in_gpt2():
     text = "I'd say  it's 42.5 km\n\n  on, isn't it?"
     words = ['I', "'d", ' say', ' ', ' it', "'s", ' 42', '.', '5', ' km', '\n\n ', ' on', ',', ' isn', "'t", ' it', '?']
-    assert cut(text) == words
+    assert split_words(text) == words
 
 
 def test_bytes_come_first_in_the_order_of_gpt2():
     assert sorted(BYTES) == list(range(256))
     assert BPE().encode('!A~ \n') == [0, 32, 93, 220, 198]
-    assert [BYTES[id] for id in spell('é')] == list('é'.encode())
+    assert [BYTES[id] for id in spell_word('é')] == list('é'.encode())
 
 
 # Special tokens -------------------------------------------------------------------------------------------------------
@@ -274,7 +280,7 @@ def test_a_special_token_named_twice_is_one():
     assert bpe.vocab_size == 258
 
 
-def test_ids_that_there_are_not_are_an_error():
+def test_unknown_ids_are_an_error():
     with pytest.raises(UserError, match='-1'):
         BPE().decode([-1])
     with pytest.raises(UserError, match='257'):
@@ -316,20 +322,21 @@ def gpt2_again():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_lesson_prints_and_draws(tmp_path):
-    sentence = 'The $5_fox^ saw {me} [bold]there[/bold] 中 :smile:'
-    process = run_lesson('bpe', '--num_merges=300', f'--sentence={sentence}', cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert 'the│·f│at│·│cat' in process.stdout
-    assert '300 merges' in process.stdout and '[│b' in process.stdout and '/│b' in process.stdout
-    assert f'{EOT} as a special token is id 556' in process.stdout
-    assert max(map(len, process.stdout.splitlines())) <= 100
+@here_and_as_command
+def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
+    arguments = ['--num_merges=300', '--sentence=The $5_fox^ saw {me} [bold]there[/bold] 中 :smile:']
+    out, _ = run_in_folder('bpe', *arguments, as_command=as_command, folder=tmp_path, capsys=capsys)
+    assert 'the│·f│at│·│cat' in out
+    assert '300 merges' in out and '[│b' in out and '/│b' in out
+    assert f'{EOT} as a special token is id 556' in out
+    assert max(map(len, out.splitlines())) <= 100
     for name in ('bpe.png', 'bpe-compression.png'):
         image = imread(tmp_path / 'results/lessons' / name)
         assert image.shape[1] > 500 and image[:, :, :3].std() > 0.02
 
 
-def test_the_lesson_goes_on_without_gpt2(tmp_path):
+@pytest.mark.slow
+def test_the_lesson_works_without_gpt2(tmp_path):
     nowhere = {'TIKTOKEN_CACHE_DIR': str(tmp_path / 'none'), 'HTTPS_PROXY': 'http://127.0.0.1:9'}
     process = run_lesson('bpe', '--num_merges=3', cwd=tmp_path, **nowhere)
     assert process.returncode == 0, process.stderr
@@ -338,7 +345,7 @@ def test_the_lesson_goes_on_without_gpt2(tmp_path):
 
 
 def test_neighbours_have_different_colours_and_a_line_between_them():
-    text = side_by_side(['·the', '·fox', '[b]', 'x'])
+    text = colour_pieces(['·the', '·fox', '[b]', 'x'])
     assert text.plain == '·the│·fox│[b]│x'
     assert all(left.style != right.style for left, right in pairwise(text.spans))
 
@@ -348,20 +355,16 @@ def test_neighbours_have_different_colours_and_a_line_between_them():
     [
         ({'input': 'nowhere.txt'}, 'nowhere.txt'),
         ({'input': 'latin.txt'}, 'latin.txt is not UTF-8'),
-        ({'input': 'short.txt'}, '5 characters: 1,000'),
+        ({'input': 'short.txt'}, r'1,000 characters in --input \(5 now\)'),
         ({'num_merges': 0}, '--num_merges'),
         ({'sentence': ''}, '--sentence'),
         ({'plot_dir': 'short.txt', 'num_merges': 2}, 'short.txt'),
     ],
     ids=str,
 )
-def test_what_a_person_can_put_right_is_said(wrong, words, tmp_path, monkeypatch):
+def test_invalid_settings_are_reported(wrong, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('latin.txt').write_bytes('é'.encode('latin-1') * 2000)
     Path('short.txt').write_text('short')
     with pytest.raises(UserError, match=words):
         main(Settings(**wrong))
-
-
-def test_and_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('bpe', '--num_merges=0', cwd=tmp_path), '--num_merges')

@@ -1,31 +1,21 @@
-"""lessons/tools.py: schemas are valid and say what a function takes; loops run against a server of both APIs."""
+"""lessons/tools.py: schemas are valid and describe what a function accepts; calls get Python values and return text."""
 
 import dataclasses
 import enum
-import http.server
-import itertools
 import json
 import re
-import sys
-import threading
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional, Union
 
 import pytest
-from helpers.scripts import assert_friendly_error, run_lesson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from matplotlib.image import imread
-from test_arithmetic import problems_of
 
-import configurator
-from common.errors import UserError
-from lessons import arithmetic, tools
-from lessons.arithmetic import oracle, writer
-from lessons.chat import Call, connected
+from lessons import tools
+from lessons.chat import Call
 from lessons.problems import calculate
-from lessons.tools import answered, ask, describe, plain, to_python
+from lessons.tools import describe_function, from_json_value, run_call, to_json_value
 
 # Functions to describe ------------------------------------------------------------------------------------------------
 
@@ -106,7 +96,7 @@ MINIMAL = {'count': 1, 'shape': {'name': 'a', 'corners': []}, 'tree': {'value': 
 
 
 def is_valid(values, function=rich):
-    return Draft202012Validator(describe(function)['parameters']).is_valid(values)
+    return Draft202012Validator(describe_function(function)['parameters']).is_valid(values)
 
 
 # Schemas --------------------------------------------------------------------------------------------------------------
@@ -114,21 +104,21 @@ def is_valid(values, function=rich):
 
 @pytest.mark.parametrize('function', [rich, calculate, tools.travel_time])
 def test_schemas_are_valid_and_json(function):
-    description = describe(function)
+    description = describe_function(function)
     Draft202012Validator.check_schema(description['parameters'])
     assert json.loads(json.dumps(description)) == description
     assert re.fullmatch(r'[a-zA-Z0-9_-]{1,64}', description['name'])  # what both APIs allow
 
 
 def test_a_schema_word_for_word():
-    assert describe(tools.travel_time) == {
+    assert describe_function(tools.travel_time) == {
         'name': 'travel_time',
         'description': 'Return how long a journey takes.',
         'parameters': {
             'type': 'object',
             'properties': {
                 'legs': {'type': 'array', 'items': {'$ref': '#/$defs/Leg'}, 'description': 'its parts, in order'},
-                'unit': {'enum': ['hours', 'minutes'], 'description': 'of what is returned', 'default': 'hours'},
+                'unit': {'enum': ['hours', 'minutes'], 'description': 'of the returned time', 'default': 'hours'},
                 'pause': {
                     'anyOf': [{'type': 'number'}, {'type': 'null'}],
                     'description': 'hours of rest between two parts',
@@ -141,8 +131,8 @@ def test_a_schema_word_for_word():
                 'Leg': {
                     'type': 'object',
                     'properties': {
-                        'kilometres': {'type': 'number', 'description': 'how long it is'},
-                        'speed': {'type': 'number', 'description': 'in kilometres an hour', 'default': 80.0},
+                        'kilometres': {'type': 'number', 'description': 'its length'},
+                        'speed': {'type': 'number', 'description': 'in kilometres per hour', 'default': 80.0},
                     },
                     'required': ['kilometres'],
                     'additionalProperties': False,
@@ -152,8 +142,8 @@ def test_a_schema_word_for_word():
     }
 
 
-def test_descriptions_defaults_and_what_is_required():
-    description = describe(rich)
+def test_descriptions_defaults_and_required_parameters():
+    description = describe_function(rich)
     properties = description['parameters']['properties']
     assert description['description'] == 'Take everything.\n\nMore of it, on\ntwo lines.'
     assert properties['count']['description'] == 'how many, on two lines'
@@ -195,7 +185,7 @@ def test_docstrings_of_any_common_style(text):
         pass
 
     say.__doc__ = text
-    description = describe(say)
+    description = describe_function(say)
     assert description['description'] == 'Say it.'
     assert description['parameters']['properties']['word']['description'] == 'what to say'
 
@@ -205,19 +195,19 @@ def test_a_function_without_parameters_or_docstring():
         pass
 
     parameters = {'type': 'object', 'properties': {}, 'required': [], 'additionalProperties': False}
-    assert describe(nothing) == {'name': 'nothing', 'description': '', 'parameters': parameters}
+    assert describe_function(nothing) == {'name': 'nothing', 'description': '', 'parameters': parameters}
 
 
-def test_defaults_that_json_has_no_word_for_are_left_out():
+def test_defaults_that_json_cannot_express_are_left_out():
     def odd(a: float = float('inf'), b: Any = object(), c: int = 3):  # noqa: B008
         pass
 
-    parameters = describe(odd)['parameters']
+    parameters = describe_function(odd)['parameters']
     assert parameters['required'] == []
     assert [name for name, schema in parameters['properties'].items() if 'default' in schema] == ['c']
 
 
-def test_what_cannot_be_described_is_named():
+def test_unsupported_types_are_named():
     def untyped(a):
         pass
 
@@ -235,17 +225,17 @@ def test_what_cannot_be_described_is_named():
 
     for function, word in ((untyped, 'a'), (many, 'numbers'), (positional, 'a'), (binary, 'bytes'), (keyed, 'dict')):
         with pytest.raises(TypeError, match=word):
-            describe(function)
+            describe_function(function)
 
 
-def test_two_dataclasses_of_one_name_are_not_mixed_up():
+def test_two_dataclasses_of_the_same_name_are_an_error():
     other = dataclasses.make_dataclass('Point', [('z', int)])
 
     def both(a: Point, b: other):
         pass
 
     with pytest.raises(TypeError, match='same name'):
-        describe(both)
+        describe_function(both)
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
@@ -258,7 +248,7 @@ WRONG = {
     'a fraction': lambda values: values.update(count=1.5),
     'a truth value for a number': lambda values: values.update(count=True),
     'a number for a truth value': lambda values: values.update(exact=1),
-    'null where nothing says so': lambda values: values.update(ratio=None),
+    'null where it is not allowed': lambda values: values.update(ratio=None),
     'not in the enum': lambda values: values.update(colours=['green']),
     'not in the Literal': lambda values: values.update(mode='bad'),
     'missing inside': lambda values: values['shape'].pop('name'),
@@ -271,18 +261,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize('spoil', WRONG.values(), ids=WRONG)
-def test_wrong_arguments_are_refused_before_the_call(spoil):
+def test_wrong_arguments_are_rejected_before_the_call(spoil):
     values = json.loads(json.dumps(MINIMAL))
     assert is_valid(values)
     spoil(values)
     assert not is_valid(values)
-    result = answered(Call('1', 'rich', values), [rich])
+    result = run_call(Call('1', 'rich', values), [rich])
     assert result.is_error and 'wrong arguments' in result.text
 
 
-def test_all_that_is_wrong_is_told_with_its_place():
+def test_all_errors_are_reported_with_their_place():
     values = {'legs': [{'kilometres': 1}, {'kilometres': 'far', 'sped': 3}], 'unit': 'years'}
-    text = answered(Call('1', 'travel_time', json.dumps(values)), [tools.travel_time]).text
+    text = run_call(Call('1', 'travel_time', json.dumps(values)), [tools.travel_time]).text
     assert all(word in text for word in ('$.legs[1].kilometres', "'far'", 'sped', '$.unit', 'years'))
 
 
@@ -309,7 +299,7 @@ def test_a_function_gets_python_values():
         'either': {'x': 1},
         'more': {'a': {'x': 1}},
     }
-    assert not answered(Call('1', 'record', values), [record]).is_error
+    assert not run_call(Call('1', 'record', values), [record]).is_error
     assert seen['shape'] == Shape('a', [Point(1.0), Point(2.0, 3.0)], Colour.BLUE)
     assert seen['tree'] == Tree(1, [Tree(2, [Tree(3)])])
     assert seen['size'] is Size.SMALL
@@ -333,16 +323,16 @@ KINDS = [
 
 @pytest.mark.parametrize(('kind', 'values'), KINDS, ids=[str(kind) for kind, _ in KINDS])
 def test_to_json_and_back_is_the_same_value(kind, values):
-    schema = tools.whole_schema(kind, tools.schema_of)
+    schema = tools.make_schema(kind, tools.make_type_schema)
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
 
     @given(values)
     @settings(max_examples=30, deadline=None)
     def holds(value):
-        written = plain(value)
+        written = to_json_value(value)
         assert validator.is_valid(written)
-        back = to_python(kind, json.loads(json.dumps(written)))
+        back = from_json_value(kind, json.loads(json.dumps(written)))
         assert back == value and type(back) is type(value)
 
     holds()
@@ -373,8 +363,8 @@ def raises(kind: Literal['value', 'key', 'os', 'stop']) -> str:
         ('calculate', {'expression': '-' * 999 + '1'}, ['Error']),
     ],
 )
-def test_whatever_goes_wrong_is_a_result(name, arguments, words):
-    result = answered(Call('7', name, arguments), [raises, rich, calculate])
+def test_every_error_becomes_a_result(name, arguments, words):
+    result = run_call(Call('7', name, arguments), [raises, rich, calculate])
     assert result.is_error and result.call.id == '7'
     assert all(word in result.text for word in words), result.text
 
@@ -394,453 +384,4 @@ def test_results_are_text(returned, text):
     def give() -> Any:
         return returned
 
-    assert answered(Call('1', 'give', ''), [give])[1:] == (text, False)
-
-
-# A server that speaks both APIs ---------------------------------------------------------------------------------------
-
-
-def openai_shape(reply, stream):
-    """Return what /v1/chat/completions sends: a chat.completion, or the chunks of one."""
-    calls = [
-        {'id': id, 'type': 'function', 'function': {'name': name, 'arguments': arguments}}
-        for id, name, arguments in reply['calls']
-    ]
-    reason = reply['reason'] or ('tool_calls' if calls else 'stop')
-    head = {'id': 'chatcmpl-1', 'created': 1, 'model': 'm', 'object': 'chat.completion'}
-    usage = {'prompt_tokens': 5, 'completion_tokens': 7, 'total_tokens': 12}
-    if not stream:
-        message = {'role': 'assistant', 'content': reply['text'] or None, 'refusal': None, 'annotations': []}
-        message |= {'tool_calls': calls} if calls else {}
-        choice = {'index': 0, 'message': message, 'logprobs': None, 'finish_reason': reason}
-        return {**head, 'choices': [choice], 'usage': usage}
-    deltas = [{'role': 'assistant', 'content': None if calls else '', 'refusal': None}]
-    deltas += [{'content': piece} for piece in cut(reply['text'])]
-    for index, call in enumerate(calls):
-        deltas.append({'tool_calls': [{'index': index, **call, 'function': {**call['function'], 'arguments': ''}}]})
-    pieces = [cut(call['function']['arguments']) for call in calls]
-    for row in itertools.zip_longest(*pieces):  # parallel calls interleaved: only their index tells them apart
-        for index, piece in enumerate(row):
-            if piece is not None:
-                deltas.append({'tool_calls': [{'index': index, 'function': {'arguments': piece}}]})
-    chunks = [{'index': 0, 'delta': delta, 'logprobs': None, 'finish_reason': None} for delta in deltas]
-    chunks.append({'index': 0, 'delta': {}, 'logprobs': None, 'finish_reason': reason})
-    head['object'] = 'chat.completion.chunk'
-    return [
-        *((None, {**head, 'choices': [chunk]}) for chunk in chunks),
-        *[(None, {**head, 'choices': [], 'usage': usage}), (None, '[DONE]')],
-    ]
-
-
-def anthropic_shape(reply, stream):
-    """Return what /v1/messages sends: a message, or the events of one."""
-    blocks = [{'type': 'thinking', 'thinking': 'Hm.', 'signature': 'c2lnbmVk'}]
-    blocks += [{'type': 'text', 'text': reply['text']}] if reply['text'] else []
-    blocks += [
-        {'type': 'tool_use', 'id': id, 'name': name, 'input': json.loads(arguments)}
-        for id, name, arguments in reply['calls']
-    ]
-    reason = {'length': 'max_tokens', None: 'tool_use' if reply['calls'] else 'end_turn'}[reply['reason']]
-    message = {'id': 'msg_1', 'type': 'message', 'role': 'assistant', 'model': 'm', 'content': blocks}
-    message |= {'stop_reason': reason, 'stop_sequence': None, 'usage': {'input_tokens': 5, 'output_tokens': 7}}
-    if not stream:
-        return message
-    events = [{'type': 'message_start', 'message': {**message, 'content': [], 'stop_reason': None}}, {'type': 'ping'}]
-    for index, block in enumerate(blocks):
-        empty = {'thinking': {'thinking': '', 'signature': ''}, 'text': {'text': ''}, 'tool_use': {'input': {}}}
-        start = block | empty[block['type']]
-        if block['type'] == 'thinking':
-            deltas = [{'type': 'thinking_delta', 'thinking': piece} for piece in cut(block['thinking'])]
-            deltas.append({'type': 'signature_delta', 'signature': block['signature']})
-        elif block['type'] == 'text':
-            deltas = [{'type': 'text_delta', 'text': piece} for piece in cut(block['text'])]
-        else:
-            pieces = ['', *cut(json.dumps(block['input']))]
-            deltas = [{'type': 'input_json_delta', 'partial_json': piece} for piece in pieces]
-        events.append({'type': 'content_block_start', 'index': index, 'content_block': start})
-        events += [{'type': 'content_block_delta', 'index': index, 'delta': delta} for delta in deltas]
-        events.append({'type': 'content_block_stop', 'index': index})
-    delta = {'stop_reason': reason, 'stop_sequence': None}
-    events += [{'type': 'message_delta', 'delta': delta, 'usage': {'output_tokens': 7}}, {'type': 'message_stop'}]
-    return [(event['type'], event) for event in events]
-
-
-def cut(text, size=3):
-    return [text[start : start + size] for start in range(0, len(text), size)]
-
-
-def check_openai(body):
-    """Raise AssertionError where OpenAI would answer 400."""
-    assert body.keys() <= {'model', 'messages', 'max_completion_tokens', 'tools', 'stream'}
-    waiting = []
-    for message in body['messages']:
-        if message['role'] == 'tool':
-            assert message.keys() == {'role', 'tool_call_id', 'content'} and isinstance(message['content'], str)
-            waiting.remove(message['tool_call_id'])
-            continue
-        assert not waiting, 'tool_calls must be followed by an answer to each'
-        assert message.keys() <= {'role', 'content', 'tool_calls'}
-        for call in message.get('tool_calls', []):
-            assert call.keys() == {'id', 'type', 'function'} and call['function'].keys() == {'name', 'arguments'}
-            assert isinstance(call['function']['arguments'], str)
-            waiting.append(call['id'])
-        assert message['role'] == 'user' or message.get('tool_calls') or isinstance(message['content'], str)
-    assert not waiting
-    assert body.get('tools') != []
-    for tool in body.get('tools', []):
-        assert tool.keys() == {'type', 'function'}
-        assert tool['function'].keys() == {'name', 'description', 'parameters'}
-        Draft202012Validator.check_schema(tool['function']['parameters'])
-
-
-def check_anthropic(body):
-    """Raise AssertionError where Anthropic would answer 400."""
-    assert body.keys() <= {'model', 'messages', 'max_tokens', 'tools', 'stream'}
-    roles = [message['role'] for message in body['messages']]
-    assert roles == ['user', 'assistant'] * (len(roles) // 2) + ['user']
-    waiting = set()
-    for message in body['messages']:
-        assert message['content']
-        blocks = [] if isinstance(message['content'], str) else message['content']
-        results = {block['tool_use_id'] for block in blocks if block['type'] == 'tool_result'}
-        assert message['role'] == 'assistant' or results == waiting, 'all results belong into the next message'
-        waiting = {block['id'] for block in blocks if block['type'] == 'tool_use'}
-        for block in blocks:
-            keys = {
-                'text': {'type', 'text'},
-                'thinking': {'type', 'thinking', 'signature'},
-                'tool_use': {'type', 'id', 'name', 'input'},
-                'tool_result': {'type', 'tool_use_id', 'content', 'is_error'},
-            }[block['type']]
-            assert {key for key, value in block.items() if value is not None} == keys, block
-            assert block['type'] != 'thinking' or block['signature'] == 'c2lnbmVk'
-    for tool in body.get('tools', []):
-        assert tool.keys() == {'name', 'description', 'input_schema'}
-        Draft202012Validator.check_schema(tool['input_schema'])
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Says what `script` holds, in the shape of the API that is asked; keeps the bodies of all requests."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.script, self.bodies, self.keys = [], [], []
-
-    def url(self, provider):
-        return f'http://127.0.0.1:{self.server_port}' + ('/v1' if provider == 'openai' else '')
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        self.server.bodies.append(body)
-        of_openai = self.path == '/v1/chat/completions'
-        self.server.keys.append(self.headers['Authorization'].removeprefix('Bearer '))
-        assert of_openai or (self.path == '/v1/messages' and self.headers['anthropic-version'])
-        try:
-            (check_openai if of_openai else check_anthropic)(body)
-        except (AssertionError, KeyError, ValueError) as error:
-            return self.refuse(400, f'bad request: {error!r}', of_openai)
-        reply = self.server.script(body) if callable(self.server.script) else self.server.script.pop(0)
-        if reply == 'half a stream':
-            return self.send(200, 'text/event-stream', 'data: {"id"', length=1000)
-        if isinstance(reply, int):
-            return self.refuse(reply, 'not today', of_openai)
-        stream = body.get('stream', False)
-        shape = (openai_shape if of_openai else anthropic_shape)(reply, stream)
-        if not stream:
-            return self.send(200, 'application/json', json.dumps(shape))
-        lines = []
-        for event, data in shape:
-            lines += [f'event: {event}'] if event else []
-            lines += [f'data: {data if isinstance(data, str) else json.dumps(data)}', '']
-        return self.send(200, 'text/event-stream; charset=utf-8', '\n'.join([*lines, '']))
-
-    def refuse(self, status, message, of_openai):
-        error = {'type': 'invalid_request_error', 'message': message}
-        error = {'error': {**error, 'param': None, 'code': None}} if of_openai else {'type': 'error', 'error': error}
-        self.send(status, 'application/json', json.dumps(error))
-
-    def send(self, status, kind, text, length=None):
-        data = text.encode()
-        self.send_response(status)
-        self.send_header('Content-Type', kind)
-        self.send_header('Content-Length', str(length or len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv('OPENAI_API_KEY', 'key-1')
-    monkeypatch.setenv('ANTHROPIC_API_KEY', 'key-1')
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def says(text='', *calls, reason=None):
-    """A reply in no API's shape; calls: (id, name, arguments), the arguments as JSON text or an object."""
-    calls = [(id, name, of if isinstance(of, str) else json.dumps(of)) for id, name, of in calls]
-    return {'text': text, 'calls': calls, 'reason': reason}
-
-
-def results_in(body):
-    """Return [(call id, text, is_error or None)] of the results that a request brought last."""
-    messages = body['messages']
-    if isinstance(messages[-1]['content'], list):
-        return [(block['tool_use_id'], block['content'], block['is_error']) for block in messages[-1]['content']]
-    last = itertools.takewhile(lambda message: message['role'] == 'tool', reversed(messages))
-    return [(message['tool_call_id'], message['content'], None) for message in last][::-1]
-
-
-both = pytest.mark.parametrize('provider', ['openai', 'anthropic'])
-streaming = pytest.mark.parametrize('stream', [False, True], ids=['whole', 'stream'])
-
-
-def conversation(server, provider, stream, script, question='How much?', functions=(calculate, raises), **settings):
-    """Run the loop against the server; return (answer, pieces said, results watched)."""
-    server.script, said, watched = script, [], []
-    with connected(provider, 'm', server.url(provider)) as begin:
-        chat = begin(say=said.append if stream else None)
-        return ask(chat, question, list(functions), watch=watched.extend, **settings), said, watched
-
-
-# Loops ----------------------------------------------------------------------------------------------------------------
-
-
-@both
-@streaming
-def test_an_answer_without_calls(server, provider, stream):
-    text, said, watched = conversation(server, provider, stream, [says('Nothing is free: ü⏎')])
-    assert text == 'Nothing is free: ü⏎'
-    assert said == (cut(text) if stream else [])
-    assert watched == []
-    (body,) = server.bodies
-    assert body['messages'] == [{'role': 'user', 'content': 'How much?'}]
-    assert body['model'] == 'm' and body.get('stream', False) == stream
-    assert server.keys == ['key-1']
-    tool = body['tools'][0] if provider == 'anthropic' else body['tools'][0]['function']
-    schema = tool['input_schema' if provider == 'anthropic' else 'parameters']
-    assert tool['name'] == 'calculate' and schema == describe(calculate)['parameters']
-
-
-@both
-@streaming
-def test_parallel_calls_are_answered_together_and_in_order(server, provider, stream):
-    calls = [(f'call_{n}', 'calculate', {'expression': f'{n} * (3 + {n})'}) for n in range(1, 4)]
-    script = [says('Let me see.', *calls), says('', ('call_9', 'calculate', {'expression': '6 * 7'})), says('42.')]
-    text, said, watched = conversation(server, provider, stream, script)
-    assert text == '42.'
-    assert ''.join(said) == ('Let me see.42.' if stream else '')
-    second, third = server.bodies[1:]
-    results = results_in(second)
-    assert [id for id, _, _ in results] == ['call_1', 'call_2', 'call_3']
-    assert [text for _, text, _ in results] == [str(n * (3 + n)) for n in range(1, 4)]
-    assert results_in(third) == [('call_9', '42', False if provider == 'anthropic' else None)]
-    assert [result.text for result in watched] == ['4', '10', '18', '42']
-    assert third['messages'][: len(second['messages'])] == second['messages']  # all that was said is sent again
-
-
-@both
-@streaming
-def test_what_the_model_gets_wrong_goes_back_to_it(server, provider, stream):
-    script = [
-        says(
-            '',
-            ('a', 'look_up', {'word': 'x'}),
-            ('b', 'calculate', {'expresion': '1 + 1'}),
-            ('c', 'raises', {'kind': 'value'}),
-            ('d', 'calculate', {'expression': '1 + 1'}),
-        ),
-        says('2'),
-    ]
-    text, _, watched = conversation(server, provider, stream, script)
-    assert text == '2'
-    results = {id: (text, is_error) for id, text, is_error in results_in(server.bodies[1])}
-    assert list(results) == ['a', 'b', 'c', 'd']
-    for id, words in {'a': 'there is no look_up', 'b': "'expression' is a required", 'c': 'too blue', 'd': '2'}.items():
-        assert words in results[id][0]
-        assert results[id][1] == (None if provider == 'openai' else id != 'd')
-    assert [result.is_error for result in watched] == [True, True, True, False]
-
-
-@streaming
-def test_broken_json_goes_back_to_the_model(server, stream):
-    script = [says('', ('a', 'calculate', '{"expression": "1 +'), ('b', 'calculate', '')), says('Sorry.')]
-    text, _, _ = conversation(server, 'openai', stream, script)
-    assert text == 'Sorry.'
-    (_, first, _), (_, second, _) = results_in(server.bodies[1])
-    assert 'JSONDecodeError' in first and 'required' in second
-
-
-@both
-@streaming
-def test_the_turn_limit(server, provider, stream):
-    made = []
-
-    def count() -> int:
-        made.append(1)
-        return len(made)
-
-    forever = [says('', (f'call_{n}', 'count', {})) for n in range(9)]
-    with pytest.raises(UserError, match='no answer in 3 replies'):
-        conversation(server, provider, stream, list(forever), functions=[count], max_turns=3)
-    assert len(server.bodies) == 3
-    assert len(made) == 2  # the last call would have been for nobody
-    text, _, _ = conversation(server, provider, stream, [*forever[:2], says('two')], functions=[count], max_turns=3)
-    assert text == 'two'
-
-
-@both
-@streaming
-def test_a_reply_that_was_cut_off_is_no_answer_and_no_call(server, provider, stream):
-    made = []
-
-    def note(text: str) -> None:
-        made.append(text)
-
-    for reply in (says('The answer is', reason='length'), says('', ('a', 'note', {'text': 'half'}), reason='length')):
-        with pytest.raises(UserError, match='broke off'):
-            conversation(server, provider, stream, [reply], functions=[note])
-    assert made == []
-
-
-@both
-@streaming
-def test_a_second_question_goes_on_with_the_conversation(server, provider, stream):
-    server.script = [says('', ('a', 'calculate', {'expression': '1 + 1'})), says('two'), says('three')]
-    with connected(provider, 'm', server.url(provider)) as begin:
-        chat = begin(say=(lambda piece: None) if stream else None)
-        assert ask(chat, 'one and one?', [calculate]) == 'two'
-        assert ask(chat, 'and one more?', []) == 'three'
-    first, *_, answer, second = server.bodies[2]['messages']
-    assert (first['content'], second['content']) == ('one and one?', 'and one more?')
-    assert answer['role'] == 'assistant' and 'two' in str(answer['content'])
-    assert 'tools' not in server.bodies[2]
-
-
-@both
-@streaming
-def test_what_the_server_refuses_is_told(server, provider, stream):
-    with pytest.raises(UserError, match=rf'{provider} \(m\).*not today'):
-        conversation(server, provider, stream, [401])
-
-
-@both
-def test_a_stream_that_breaks_off_is_told(server, provider):
-    with pytest.raises(UserError, match=provider):
-        conversation(server, provider, True, ['half a stream'])
-
-
-@both
-def test_no_server_is_told(provider, monkeypatch):
-    monkeypatch.setenv('OPENAI_API_KEY', 'key-1')
-    monkeypatch.setenv('ANTHROPIC_API_KEY', 'key-1')
-    with (
-        pytest.raises(UserError, match=f'{provider}.*[Cc]onnection'),
-        connected(provider, None, 'http://127.0.0.1:9') as begin,
-    ):
-        chat = begin()
-        chat.client = chat.client.with_options(max_retries=0)
-        ask(chat, 'hello?', [])
-
-
-@both
-def test_a_missing_library_is_told_with_what_to_install(provider, monkeypatch):
-    monkeypatch.setitem(sys.modules, provider, None)
-    with pytest.raises(UserError, match=f'pip install {provider}=='), connected(provider):
-        pass
-
-
-@both
-def test_a_missing_key_is_told(provider, monkeypatch):
-    monkeypatch.delenv(f'{provider.upper()}_API_KEY', raising=False)
-    with pytest.raises(UserError, match=f'set {provider.upper()}_API_KEY'), connected(provider):
-        pass
-
-
-@both
-@pytest.mark.parametrize('calculator', [False, True], ids=['by head', 'calculator'])
-def test_a_chat_model_is_scored_on_arithmetic(server, provider, calculator):
-    """The server's model reckons only with the calculator; by head, its answer is always 7."""
-
-    def script(body):
-        last = body['messages'][-1]['content']
-        if isinstance(last, str) and last.startswith('Work out') and body.get('tools'):
-            return says('', ('a', 'calculate', {'expression': re.match(r'Work out (.*?)\. The', last)[1]}))
-        return says(f'So it is\n{results_in(body)[0][1]}' if body.get('tools') else 'It is 7')
-
-    server.script = script
-    problems = problems_of([(0, 3), (3, 7)], each=5)
-    with connected(provider, 'm', server.url(provider)) as begin:
-        answers = writer(begin, calculator)(problems)
-    assert answers == (oracle(problems) if calculator else [7.0] * 10)
-
-
-def test_the_arithmetic_lesson_with_a_chat_model(server, tmp_path, capsys):
-    url, folder = server.url('anthropic'), f'--plot_dir={tmp_path}'
-    arguments = ['--provider=anthropic', f'--base_url={url}', '--problems=2', '--length=3', '--depth=1', folder]
-    given = configurator.read(arithmetic.Settings, arguments)
-    server.script = [says('It is 1000000.'), *[says('I cannot.')] * 4, says('On and on', reason='length')]
-    arithmetic.main(given)
-    out = capsys.readouterr().out
-    assert 'claude-haiku-5-5' in out and 'its mistakes: no answer 5, something else 1' in out
-    assert (tmp_path / 'arithmetic.png').exists()
-    server.script = lambda body: 401
-    with pytest.raises(UserError, match='not today'):
-        arithmetic.main(given)
-
-
-# The lesson -----------------------------------------------------------------------------------------------------------
-
-
-def test_without_a_key_the_lesson_still_teaches(tmp_path):
-    process = run_lesson('tools', cwd=tmp_path, OPENAI_API_KEY='', ANTHROPIC_API_KEY='')
-    assert process.returncode == 0 and process.stderr == ''
-    for words in ('"$ref": "#/$defs/Leg"', 'a script in place of a model', 'LookupError', 'wrong arguments', '3.75'):
-        assert words in process.stdout
-    assert '\n7 * (3 + 5) is 56, and 300 km take 3.75 hours.\n' in process.stdout
-
-
-@both
-@streaming
-def test_the_lesson_asks_a_model(server, provider, stream, tmp_path, capsys):
-    server.script = [
-        says('', ('a', 'travel_time', {'legs': [{'kilometres': 90}], 'unit': 'minutes'})),
-        says('It takes [bold] 67.5 minutes.'),
-    ]
-    arguments = [
-        f'--provider={provider}',
-        f'--base_url={server.url(provider)}',
-        f'--stream={stream}',
-        '--question=When?',
-        f'--plot_dir={tmp_path}',
-    ]
-    tools.main(configurator.read(tools.Settings, arguments))
-    out = capsys.readouterr().out
-    assert 'travel_time {"legs"' in out and out.count('67.5') == 2
-    assert f'It takes [bold] 67.5 minutes.\nthe conversation as a picture: {tmp_path}' in out
-    assert imread(tmp_path / 'tools.png').std() > 0.01
-
-
-def test_mistakes_are_named():
-    for arguments, word in (
-        (['--max_turns=0'], '--max_turns=0'),
-        (['--question=Why?'], '--provider'),
-        (['--provider=somebody'], 'openai'),
-    ):
-        with pytest.raises(UserError, match=word):
-            tools.main(configurator.read(tools.Settings, arguments))
-
-
-def test_a_mistake_ends_in_one_line(tmp_path):
-    assert_friendly_error(run_lesson('tools', '--provider=openai', cwd=tmp_path, OPENAI_API_KEY=''), 'OPENAI_API_KEY')
+    assert run_call(Call('1', 'give', ''), [give])[1:] == (text, False)

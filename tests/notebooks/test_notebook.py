@@ -1,4 +1,4 @@
-"""The notebook for those who write no code: run as its forms are filled in, offline, from top to bottom."""
+"""The notebook: its forms are filled in and run, offline, from top to bottom."""
 
 import os
 import re
@@ -41,13 +41,13 @@ def cells():
 
 
 def fill_in(source, values):
-    """Return a cell whose forms have been filled in."""
+    """Return the source of a cell with its forms filled in."""
     return FORM.sub(lambda form: f'{form[1]} = {values.get(form[1], None)!r}' if form[1] in values else form[0], source)
 
 
 @pytest.fixture
 def someone(monkeypatch):
-    """The environment of somebody without a network, a GPU or a token."""
+    """The environment of a person without a network, a GPU or a token."""
     for name in ('HF_TOKEN', 'PYTHONPATH'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
@@ -57,7 +57,7 @@ def someone(monkeypatch):
 
 
 def execute(folder, values, which=slice(None)):
-    """Run these of the notebook's forms in a folder; return them with what they show."""
+    """Run some of the notebook's forms in a folder; return them with their outputs."""
     filled_in = notebook()
     filled_in.cells = cells()[which]
     for cell in filled_in.cells:
@@ -102,15 +102,15 @@ def test_from_top_to_bottom(project, someone):
     assert 'out-notebook' not in changed and 'data/notebook' not in changed
 
 
-def test_a_mistake_is_one_line_and_ends_it(project, someone):
+def test_an_error_is_one_line_and_stops_the_notebook(project, someone):
     with pytest.raises(CellExecutionError) as failed:
         execute(project, {'model': 'gpt3'}, slice(2))
     assert "error: there is no folder 'gpt3' here" in str(failed.value)
     assert 'Traceback' not in str(failed.value)
 
 
-def test_elsewhere_it_asks_for_the_address_and_fetches_the_project_from_there(tmp_path, project, someone):
-    with pytest.raises(CellExecutionError, match='type the address of its repository'):
+def test_outside_the_project_it_asks_for_an_address_and_clones_it(tmp_path, project, someone):
+    with pytest.raises(CellExecutionError, match='enter the address of its repository'):
         execute(tmp_path, {}, slice(1))
     git = ['git', '-c', 'user.name=Someone', '-c', 'user.email=someone@example.org']
     for command in (['init', '-q'], ['add', '-A'], ['commit', '-q', '-m', 'A copy']):
@@ -120,7 +120,7 @@ def test_elsewhere_it_asks_for_the_address_and_fetches_the_project_from_there(tm
     assert str(tmp_path / 'elsewhere' / 'nanogpt-probs') in text_of(cell)
 
 
-def test_what_is_missing_is_installed(project, someone, monkeypatch):
+def test_missing_packages_are_installed(project, someone, monkeypatch):
     monkeypatch.setenv('PIP_NO_INDEX', '1')
     with open(project / 'requirements.txt', 'a') as file:
         file.write('surely-not-there==1.0\n')
@@ -129,7 +129,7 @@ def test_what_is_missing_is_installed(project, someone, monkeypatch):
     assert "'install', '--quiet', 'surely-not-there==1.0']' returned non-zero" in str(failed.value)
 
 
-def test_its_forms_are_forms_and_nothing_that_it_showed_is_kept():
+def test_cells_are_forms_without_outputs():
     for cell in cells():
         assert re.match(r'#@title \d+\. .+ \{ display-mode: "form" \}\n', cell.source)
         assert cell.metadata['cellView'] == 'form'
@@ -143,7 +143,7 @@ def test_its_forms_are_forms_and_nothing_that_it_showed_is_kept():
             assert least <= value <= most
 
 
-# What stands behind the forms ---------------------------------------------------------------------------------------
+# The actions of the forms --------------------------------------------------------------------------------------------
 
 
 def test_a_text_file_has_one_column_with_a_document_in_each_row(tmp_path, monkeypatch, capsys):
@@ -154,20 +154,20 @@ def test_a_text_file_has_one_column_with_a_document_in_each_row(tmp_path, monkey
     assert 'text' in shown and "'The cat.'" in shown and "'The dog.'" in shown
 
 
-def test_without_a_name_it_is_the_stories_of_the_project(tmp_path, monkeypatch, capsys):
+def test_the_default_dataset_is_the_stories(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert steps.choose_dataset('') == str(PROJECT / steps.STORIES)
 
 
-def test_a_half_written_line_of_a_curve_is_left_for_later(tmp_path):
+def test_an_incomplete_line_of_a_curve_is_ignored(tmp_path):
     lines = ['{"iter": 0, "train_loss": 3.5, "val_loss": 3.6}', '{"iter": 1, "loss": 3.4}', '{"iter": 2, "lo']
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines))
-    assert steps.read_curve(tmp_path) == {
+    assert steps.read_curves(tmp_path) == {
         'of each step': [(1, 3.4)],
         'training part': [(0, 3.5)],
         'validation part': [(0, 3.6)],
     }
-    assert steps.read_curve(tmp_path / 'nothing') == {'of each step': [], 'training part': [], 'validation part': []}
+    assert steps.read_curves(tmp_path / 'nothing') == {'of each step': [], 'training part': [], 'validation part': []}
 
 
 @pytest.fixture
@@ -176,28 +176,28 @@ def texts(tmp_path, monkeypatch, someone):
     monkeypatch.chdir(tmp_path)
     tale = 'Once upon a time a [red] cat met a dog, and they went to the sea together.'
     (tmp_path / 'tales.csv').write_text('tale\n' + ''.join(f'"{tale} {number}."\n' for number in range(60)))
-    steps.prepare('tales.csv', ' tale', 'tiny', 200)
+    steps.prepare_texts('tales.csv', ' tale', 'tiny', 200)
 
 
-def test_training_needs_texts_and_enough_of_them(tmp_path, monkeypatch, someone):
+def test_training_needs_enough_texts(tmp_path, monkeypatch, someone):
     monkeypatch.chdir(tmp_path)
     for form in (lambda: steps.show_learning_rates('tiny', 1e-4, 5), lambda: steps.fine_tune('tiny', 1e-4, 1)):
-        with pytest.raises(steps.Stopped, match='from 2 to 4'):
+        with pytest.raises(steps.StepFailed, match='forms 2 to 4'):
             form()
     (tmp_path / 'short.txt').write_text('The cat.\n\n\nThe dog.\n\n\nThe bear.')
-    with pytest.raises(steps.Stopped, match='too little text'):
-        steps.prepare('short.txt', 'text', 'tiny', 200)
+    with pytest.raises(steps.StepFailed, match='Too little text'):
+        steps.prepare_texts('short.txt', 'text', 'tiny', 200)
 
 
-def test_short_texts_are_read_in_shorter_pieces(texts):
-    least = min(steps.sizes().values())
-    assert steps.settings_for('tiny').block_size == min(128, least - 1)
-    assert steps.settings_for('gpt2').block_size == min(256, least - 1)
+def test_short_texts_get_a_shorter_context(texts):
+    least = min(steps.count_tokens().values())
+    assert steps.read_settings('tiny').block_size == min(128, least - 1)
+    assert steps.read_settings('gpt2').block_size == min(256, least - 1)
 
 
 @pytest.mark.slow
-def test_what_never_was_better_is_not_kept_and_an_interrupt_keeps_the_best(texts, monkeypatch, capfd):
-    with pytest.raises(steps.Stopped, match='At no moment was it better'):
+def test_a_model_that_never_improves_is_not_kept_and_an_interrupt_keeps_the_best(texts, monkeypatch, capfd):
+    with pytest.raises(steps.StepFailed, match='never got better'):
         steps.fine_tune('tiny', 0.5, 1)
 
     curves = []
@@ -207,13 +207,13 @@ def test_what_never_was_better_is_not_kept_and_an_interrupt_keeps_the_best(texts
         if len(so_far['validation part']) > 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(steps.plots, 'draw_losses', interrupted)
+    monkeypatch.setattr(steps, 'draw_losses', interrupted)
     monkeypatch.setattr(steps, 'Image', str)
     monkeypatch.setattr(steps, 'display', lambda *shown, **rest: SimpleNamespace(update=str))
     steps.fine_tune('tiny', 1e-4, 80)
-    assert 'Stopped.\nWhat was best' in capfd.readouterr().out
+    assert 'Stopped.\nThe model that was best' in capfd.readouterr().out
     checkpoint = load_model('resume', steps.OUT, device='cpu')[2]
-    assert 0 < checkpoint['iter_num'] < 50 * steps.sizes()['train'] / 2048
+    assert 0 < checkpoint['iter_num'] < 50 * steps.count_tokens()['train'] / 2048
 
     def interrupt(seconds):
         raise KeyboardInterrupt
@@ -224,23 +224,24 @@ def test_what_never_was_better_is_not_kept_and_an_interrupt_keeps_the_best(texts
     assert not (steps.OUT / 'rates').exists()
 
 
-def test_a_script_that_fails_stops_it_with_its_last_line(monkeypatch):
-    with pytest.raises(steps.Stopped, match='error: there is no setting --nothing'):
-        steps.run('sample.py', '--nothing=1')
+def test_a_failing_script_stops_the_notebook_with_its_last_line(monkeypatch):
+    with pytest.raises(steps.StepFailed, match='error: there is no setting --nothing'):
+        steps.run_script('sample.py', '--nothing=1')
     killed = SimpleNamespace(returncode=-9)
-    assert 'memory was short' in steps.complaint_of(killed, '  3%|###')
+    assert 'lack of memory' in steps.find_error(killed, '  3%|###')
 
 
-def test_scripts_write_utf8_whatever_the_computer_does(tmp_path, monkeypatch, someone, capfd):
+@pytest.mark.slow
+def test_scripts_write_utf8_whatever_the_locale(tmp_path, monkeypatch, someone, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('PYTHONIOENCODING', 'cp1252')
-    steps.run('sample.py', '--init_from=tiny', '--start=café', '--max_new_tokens=1')
+    steps.run_script('sample.py', '--init_from=tiny', '--start=café', '--max_new_tokens=1')
     assert 'café' in capfd.readouterr().out
 
 
 @pytest.fixture
 def colab(monkeypatch):
-    """Colab's modules as far as the forms use them; what they were asked for is in `downloaded`."""
+    """Colab's modules as far as the forms use them; `downloaded` lists the downloads."""
     files = ModuleType('google.colab.files')
     files.upload = lambda: {'tales.csv': b'tale\n"a [INST] cat [/INST]"\n'}
     files.downloaded = []
@@ -260,20 +261,20 @@ def test_on_colab_a_file_is_uploaded_and_the_model_downloaded(tmp_path, monkeypa
     assert steps.choose_dataset('') == str(Path('data/uploaded/tales.csv'))
     assert "'a [INST] cat [/INST]'" in capfd.readouterr().out  # which is no markup
     asked = []
-    monkeypatch.setattr(steps, 'run', lambda script, *settings: asked.append((script, settings)))
+    monkeypatch.setattr(steps, 'run_script', lambda script, *settings: asked.append((script, settings)))
     monkeypatch.setenv('HF_TOKEN', '')
     (steps.OUT / 'my-gpt2').mkdir(parents=True)
-    steps.save('Tales.', ' tales ')
+    steps.save_model('Tales.', ' tales ')
     ((script, settings),) = asked
     assert script == 'export.py' and {'--push_to=tales', '--private=True', '--about=Tales.'} <= set(settings)
     assert os.environ['HF_TOKEN'] == 'hf_aSecret' and 'hf_aSecret' not in str(asked)
     assert [Path(path).name for path in colab.downloaded] == ['my-gpt2.zip']
 
 
-def test_a_file_of_another_kind_is_named(tmp_path, monkeypatch):
+def test_an_unknown_format_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'story.md').write_text('# A story')
-    with pytest.raises(steps.Stopped, match=r'story\.md is of a kind that is not read.*\.txt'):
+    with pytest.raises(steps.StepFailed, match=r'story\.md has an unknown format.*\.txt'):
         steps.choose_dataset('story.md')
     (tmp_path / 'a, b.txt').write_text('A story.')
     assert steps.choose_dataset(' "a, b.txt" ') == 'a, b.txt'
@@ -281,8 +282,8 @@ def test_a_file_of_another_kind_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', ['nothing.csv', 'nothing.txt', 'someone/tales', 'no such name'])
-def test_a_dataset_that_is_not_there_is_said_in_a_line(name, monkeypatch):
+def test_a_missing_dataset_is_reported_in_one_line(name, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    with pytest.raises(steps.Stopped, match=name) as stopped:
+    with pytest.raises(steps.StepFailed, match=name) as stopped:
         steps.choose_dataset(name)
     assert '\n' not in str(stopped.value)
