@@ -52,7 +52,10 @@ def test_a_model_of_one_layer_and_one_head(picture, start, odd, here, capsys):
     assert_picture(here / 'picture.png', at_least=250)
 
 
-@pytest.mark.parametrize('picture', [name for name in PICTURES if name != 'embeddings'])
+@pytest.mark.parametrize(
+    'picture',
+    ['layers', *(pytest.param(name, marks=pytest.mark.slow) for name in ('temperature', 'attention', 'trace'))],
+)
 @pytest.mark.parametrize(
     'start',
     [

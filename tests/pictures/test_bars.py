@@ -116,7 +116,7 @@ def test_a_choice_that_is_not_among_the_likeliest_comes_last_with_its_rank():
     assert last.startswith('·zebra') and '1,234' in last
     bars = axes.patches
     assert bars[10].get_facecolor() not in [bar.get_facecolor() for bar in bars[:10]]
-    # A line sets it off from the others.
+    # A line separates it from the others.
     (line,) = [line for line in axes.lines if line.get_marker() != '|']
     assert 9 < line.get_ydata()[0] < 10
 
@@ -128,7 +128,7 @@ def test_a_choice_among_the_likeliest_has_no_rank_beside_it():
 @pytest.mark.parametrize('text', ['$x_1$', '$\\frac{', 'a$b$c', '\\alpha', '_a_', '^', '%', '{', '\\$', '$$', '&', '#'])
 def test_dollars_and_underscores_are_shown_as_they_are(text, tmp_path):
     axes = drawn(a_chart(pieces=[text, *PIECES[1:]], chosen=0, context=f'It cost {text}'))
-    axes.figure.savefig(tmp_path / 'chart.png')  # a formula that is none would raise
+    axes.figure.savefig(tmp_path / 'chart.png')  # an invalid formula would raise
     assert labels_of(axes)[0] == text
     assert f'It cost {text}' in axes.get_title(loc='left')
     assert not axes.get_yticklabels()[0].get_parse_math()
@@ -224,7 +224,7 @@ def how_much(path, colour):
     return (np.abs(pixels - to_rgb(colour)).max(axis=-1) < 0.02).sum()
 
 
-@pytest.mark.parametrize('n', [1, 3, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('n', [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)])
 def test_each_step_and_the_sheet_are_pictures_with_bars_in_them(tmp_path, n):
     before = pyplot.get_fignums()
     paths = save_bar_charts([an_unlikely_choice() if step % 3 == 2 else a_chart(step) for step in range(n)], tmp_path)
@@ -236,7 +236,7 @@ def test_each_step_and_the_sheet_are_pictures_with_bars_in_them(tmp_path, n):
         assert height >= 300 and width >= 300
         assert how_much(path, BAR) > 500
     assert how_much(paths[0], CHOSEN) > 500
-    assert pyplot.get_fignums() == before  # none is left open
+    assert pyplot.get_fignums() == before  # no figure is left open
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_step_pictures_do_not_keep_what_an_earlier_step_drew(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_charts_take_less_than_15_seconds(tmp_path):
-    start = time.process_time()  # not the clock on the wall: other programs may be busy too
+    start = time.process_time()  # not the wall clock: other programs may be busy too
     paths = save_bar_charts([a_chart(step % 10) for step in range(20)], tmp_path)
     assert time.process_time() - start < 15
     assert len(paths) == 21

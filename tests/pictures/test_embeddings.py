@@ -49,6 +49,6 @@ def test_no_two_words_overlap(monkeypatch):
     figure = draw_embeddings('a title', points[:30], labels, points[30:], others, axis_labels)
     drawn = [(text, box) for text, box in drawn_texts(figure, monkeypatch) if text.get_text()[0] == '·']
     said = [text.get_text() for text, _ in drawn]
-    assert set(labels) <= set(said) and 30 < len(said) < 230  # a grey one without room is left out
+    assert set(labels) <= set(said) and 30 < len(said) < 230  # grey ones without space are left out
     for (text, box), (other, other_box) in itertools.combinations(drawn, 2):
         assert not box.overlaps(other_box), (text.get_text(), other.get_text())

@@ -44,13 +44,13 @@ def test_each_token_has_the_colour_of_its_value(tmp_path, last_figure, scale, va
     width = axes.get_xlim()[1]
     patches = axes.patches
     assert len(patches) == 63
-    assert all(patch.get_x() + patch.get_width() <= width for patch in patches)  # long responses go on below
+    assert all(patch.get_x() + patch.get_width() <= width for patch in patches)  # long responses continue below
     assert len({patch.get_y() for patch in patches[3:]}) > 3
     red, _, blue = zip(*(patch.get_facecolor()[:3] for patch in patches[:2]))
     if scale == 'around 0':
         assert blue[0] > red[0]  # likelier
         assert red[1] > blue[1]  # less likely
-        assert min(patches[2].get_facecolor()[:3]) > 0.9  # no change is almost white
+        assert min(patches[2].get_facecolor()[:3]) > 0.9  # no change is nearly white
     else:
         assert sum(patches[0].get_facecolor()[:3]) > sum(patches[1].get_facecolor()[:3])  # far from 0 is dark
     for text, patch in zip(axes.texts[1:4], patches, strict=False):

@@ -140,7 +140,7 @@ def test_embedded_json_is_ascii_that_no_text_can_end(text):
 @given(st.text(alphabet=st.characters()))
 def test_invisible_characters_become_code_points(text):
     shown = pages.show_invisible(text)
-    shown.encode('utf-8')  # no halves of characters
+    shown.encode('utf-8')  # no lone surrogates
     assert not pages.INVISIBLE.search(shown)
     assert pages.show_invisible(shown) == shown
     back = re.sub(r'‹U\+([0-9A-F]{4,6})›', lambda point: chr(int(point[1], 16)), shown)

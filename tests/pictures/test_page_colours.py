@@ -17,7 +17,7 @@ def lab(rgb):
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-# What is left of linear red, green and blue to eyes without one kind of cone: Machado, Oliveira and Fernandes 2009, "A
+# What eyes without one kind of cone see of linear red, green and blue: Machado, Oliveira and Fernandes 2009, "A
 # Physiologically-based Model for Simulation of Color Vision Deficiency", severity 1.
 EYES = {
     'all cones': np.eye(3),
@@ -47,7 +47,7 @@ def test_colours_are_distinct_for_all_eyes_and_the_scale_in_grey_too(scheme, eye
     seen = {name: lab(np.array(EYES[eyes]) @ linear(colour)) for name, colour in colours.items()}
     lightness = [seen[f's{n}'][0] for n in range(6)]
     steps = np.diff(lightness) * (1 if scheme else -1)
-    assert (steps > 3).all()  # one way
+    assert (steps > 3).all()  # steadily lighter or darker
     assert abs(lightness[-1] - lightness[0]) > 65
     for one, other in itertools.combinations([f'd{n}' for n in range(7)], 2):
         assert np.linalg.norm(seen[one] - seen[other]) > 9, (one, other)
@@ -55,7 +55,7 @@ def test_colours_are_distinct_for_all_eyes_and_the_scale_in_grey_too(scheme, eye
         assert np.linalg.norm(seen[f'd{n}'] - seen[f'd{6 - n}']) > 15  # less likely, and likelier
 
 
-def class_by_hand(mode, token, before=None):
+def expected_class(mode, token, before=None):
     """The colour's class, from the numbers: probabilities and entropies in steps, GLTR's buckets of ranks."""
     if mode == 'change':
         ratio = math.exp(token.model_logprob - before.model_logprob)
@@ -85,7 +85,7 @@ def test_every_token_has_the_colour_of_its_value_in_every_mode(opened, scheme):
         for mode in ('model', 'rank', 'entropy', 'sampler', 'change'):
             choose(view, mode)
             counts = [int(text) for text in view.locator('.legend .count').all_text_contents()]
-            assert sum(counts) == (120 if mode == 'change' else 240)  # a change is one for both models
+            assert sum(counts) == (120 if mode == 'change' else 240)  # a change is counted once for both models
             assert counts == [
                 view.locator(f'.running:not([hidden]) .token.{name}').count()
                 for name in view.locator('.swatch').evaluate_all('all => all.map(s => s.classList[1])')
@@ -95,12 +95,12 @@ def test_every_token_has_the_colour_of_its_value_in_every_mode(opened, scheme):
                 for which, side in enumerate(text.sides):
                     names = line_of_all(view, number, which).evaluate_all('all => all.map(t => t.classList[1])')
                     wanted = [
-                        class_by_hand(mode, token, other.records[at])
+                        expected_class(mode, token, other.records[at])
                         for at, token in enumerate(one.records if mode == 'change' else side.records)
                     ]
                     assert names == wanted
                     seen.update(names)
-            # What the browser makes of the colours, on the tokens themselves.
+            # The colours as the browser computes them for the tokens.
             for ink, paper in view.locator('.token').evaluate_all(
                 'all => all.map(t => getComputedStyle(t)).map(s => [s.color, s.backgroundColor])'
             ):

@@ -70,7 +70,7 @@ def test_two_models_side_by_side(opened):
             assert sorted(twins) == ['shown', 'twin']
         tab_to_the_text(view)
         view.keyboard.press('ArrowDown')
-        choose(view, 'change')  # one line says it all
+        choose(view, 'change')  # one line shows the change of both
         assert line_of(view, 1, 0).first.is_visible() and line_of_all(view, 1, 1).first.is_hidden()
         line_of(view, 0, 0).nth(2).click()
         view.keyboard.press('ArrowDown')
@@ -102,6 +102,6 @@ def test_models_that_split_a_text_differently(opened):
         assert view.locator('[data-fact=change]').count() == 0
         line_of(view, 0, 0).nth(0).hover()
         assert view.locator('.facts thead th').all_text_contents() == ['coarse: ·woodcutter', 'fine: ·wood']
-        line_of(view, 1, 0).nth(1).hover()  # another text altogether
+        line_of(view, 1, 0).nth(1).hover()  # a different text
         assert fact(view, 'model probability')[1::2] == [-1.0]
         assert 'no token here' in view.locator('#detail').text_content()

@@ -53,7 +53,7 @@ def test_pointing_at_a_token_shows_its_numbers(opened):
             assert int(chosen) == token.rank
             assert view.locator('.choices .below').count() == (token.rank > 10)
 
-            # The bars: as long as the probabilities, on a scale that the key names.
+            # The length of the bars is the probability, on the scale in the key.
             (scale,) = re.findall(r'from 0 to ([\d.]+) %', view.locator('#detail .key').text_content())
             tracks = view.locator('.choices .track').evaluate_all(
                 'all => all.map(t => t.getBoundingClientRect().width)'
@@ -85,7 +85,7 @@ def test_totals_are_what_sample_prints(opened):
             text = line.text_content()
             assert f'logprob {total:.4f}, ' in text
             assert f'perplexity per token {math.exp(-total / 600):.4g}' in text
-            # The probability is far too small for a float, and is there all the same.
+            # The probability is shown although it is far too small for a float.
             mantissa, exponent = re.search(r'probability ([\d.]+) × 10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)', text).groups()
             exponent = int(exponent.translate(str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789')))
             assert exponent < -324 and 1 <= float(mantissa) < 10
@@ -143,8 +143,8 @@ def test_of_20000_tokens_only_the_shown_one_has_bars(opened):
     page = Page('many', [], ['m'], None, [PageText(f'text {n}', 'Once', [side_of(tokens)]) for n in range(200)])
     with opened(page) as view:
         assert view.locator('.token').count() == 20_000
-        assert view.locator('.track').count() == 0  # no bars before they are asked for
-        # Each token that is pointed at replaces the bars of the one before; no time is measured, machines may be busy.
+        assert view.locator('.track').count() == 0  # no bars before a token is shown
+        # The bars of each new token replace the bars of the last. Time is not measured, since machines may be busy.
         view.evaluate("""() => {
             for (const token of document.querySelectorAll('.token:nth-child(50)'))
                 token.dispatchEvent(new PointerEvent('pointerover', { bubbles: true, pointerType: 'mouse' }));
@@ -152,7 +152,7 @@ def test_of_20000_tokens_only_the_shown_one_has_bars(opened):
         assert view.locator('.track').count() in (10, 11)
         view.locator('#chips a').nth(150).click()
         tools, article = view.locator('.tools').bounding_box(), view.locator('article').nth(150).bounding_box()
-        assert tools['y'] == 0 and 0 <= article['y'] - tools['height'] < 60  # right below what stays in sight
+        assert tools['y'] == 0 and 0 <= article['y'] - tools['height'] < 60  # right below the sticky tools
 
 
 def test_without_javascript_the_browser_shows_the_text(opened):

@@ -8,7 +8,7 @@ from pictures.page import Page, PageText
 
 def test_the_keyboard_reaches_every_token(opened):
     page = a_page(texts=3, tokens=5, words=[f'·word{n}' for n in range(30)])
-    page.texts[1].sides[0].records.clear()  # nothing to stop at
+    page.texts[1].sides[0].records.clear()  # has no token to stop at
     page.texts[2].sides[0].records.pop()
     with opened(page) as view:
         tab_to_the_text(view)
@@ -33,11 +33,11 @@ def test_the_keyboard_reaches_every_token(opened):
             assert said.startswith(f'{piece_of(token)}: model probability ') and f'rank {token.rank}' in said
         assert view.locator('.token[tabindex="0"]').count() == 1
         style = view.evaluate('getComputedStyle(document.activeElement).outlineStyle')
-        assert style == 'solid'  # one sees where one is
+        assert style == 'solid'  # the focus is visible
         view.keyboard.press('Enter')
         line_of(view, 0).nth(0).hover()
         assert shown_piece(view) == piece_of(page.texts[0].sides[0].records[3])
-        view.keyboard.press('ArrowLeft')  # takes the pin along
+        view.keyboard.press('ArrowLeft')  # moves the pin along
         line_of(view, 0).nth(0).hover()
         assert shown_piece(view) == piece_of(page.texts[0].sides[0].records[2])
         view.keyboard.press('Escape')
@@ -56,7 +56,7 @@ def test_the_number_of_a_text_takes_the_keyboard_there(opened):
         chips.first.focus()
         tops = chips.evaluate_all('all => all.map((chip) => chip.offsetTop)')
         row = tops.count(tops[0])
-        assert 10 < row < 36  # there is a second row, and its fifth is there
+        assert 10 < row < 36  # the second row exists and has at least five
         for key, number in [
             ('ArrowLeft', 1),
             ('ArrowRight', 2),
@@ -72,7 +72,7 @@ def test_the_number_of_a_text_takes_the_keyboard_there(opened):
             view.keyboard.press(key)
             assert view.evaluate(focus) == str(number), key
         view.keyboard.press('Tab')
-        assert focused(view) == (0, 0, 0)  # one stop for all of them
+        assert focused(view) == (0, 0, 0)  # one Tab stop for all of them
         for number in (12, 20, 39):
             chips.nth(number).focus()
             view.keyboard.press('Enter')
@@ -84,14 +84,14 @@ def test_the_number_of_a_text_takes_the_keyboard_there(opened):
             view.keyboard.press('ArrowRight')
             assert focused(view) == (number, 0, 1)
             view.keyboard.press('Shift+Tab')
-            assert view.evaluate(focus) == str(number + 1)  # back at the number
+            assert view.evaluate(focus) == str(number + 1)  # back to the number
             view.keyboard.press('Tab')
             assert focused(view) == (number, 0, 1)
         view.keyboard.press('Enter')
-        chips.nth(5).click()  # takes the pin along, as arrows do
+        chips.nth(5).click()  # moves the pin along, as arrows do
         assert focused(view) == (5, 0, 0)
         assert line_of(view, 5).first.get_attribute('aria-selected') == 'true'
-        chips.nth(1).click()  # nothing to stop at: the browser goes to the heading
+        chips.nth(1).click()  # it has no token: the browser goes to its heading
         assert view.url.endswith('#text-1')
         choose(view, 'change')
         chips.nth(8).click()
@@ -133,10 +133,10 @@ def test_a_click_pins_and_escape_unpins(opened):
         tokens.nth(4).hover()
         assert shown_piece(view) == pieces[4]
         tokens.nth(2).click()
-        tokens.nth(5).click()  # the pin goes there
+        tokens.nth(5).click()  # the pin moves there
         tokens.nth(0).hover()
         assert shown_piece(view) == pieces[5]
-        tokens.nth(5).click()  # and is taken out
+        tokens.nth(5).click()  # and is removed
         tokens.nth(0).hover()
         assert shown_piece(view) == pieces[0]
         tokens.nth(2).click()

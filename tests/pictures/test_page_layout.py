@@ -1,4 +1,4 @@
-"""Whether a page fits into windows of any size and on paper, in headless Chromium."""
+"""How a page fits into windows of any size and on paper, in headless Chromium."""
 
 import math
 
@@ -28,14 +28,14 @@ def test_a_window_360_pixels_wide_needs_no_horizontal_scrolling(opened, models):
             assert token.get_attribute('aria-selected') == 'true'
             assert fits()
             panel, box = view.locator('#panel').bounding_box(), token.bounding_box()
-            assert box['y'] + box['height'] <= panel['y'] + 1  # the panel lets one see what it is about
+            assert box['y'] + box['height'] <= panel['y'] + 1  # the panel does not cover its token
             assert 150 < panel['height'] < 400
             assert panel['y'] + panel['height'] <= 741
             inside = view.evaluate('[panel.scrollWidth, panel.clientWidth]')
             assert inside[0] <= inside[1]
 
 
-# How far the numbers of a table are from what stands before them: a bar, another number.
+# The distance of each number in a table from the bar or the number before it.
 GAPS = """all => all.flatMap((row) => {
     const boxes = [...row.querySelectorAll('.track, data')].map((part) => part.getBoundingClientRect());
     return boxes.slice(1).map((box, at) => box.left - boxes[at].right);
@@ -79,7 +79,7 @@ def test_the_panel_shows_the_row_of_the_token(opened, models, sampler, size):
                 row = view.locator('.choices').nth(side).locator('.chosen').bounding_box()
                 assert row['y'] >= head['y'] + head['height'] - 1
                 assert row['y'] + row['height'] <= panel['y'] + panel['height']
-                assert head['y'] >= panel['y']  # and which token it is about
+                assert head['y'] >= panel['y']  # the heading is visible too
 
 
 def test_on_paper_it_is_light_and_without_the_panel(opened):

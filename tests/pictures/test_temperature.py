@@ -29,7 +29,7 @@ def test_the_printed_temperatures_are_those_of_the_model(here, capsys):
 @pytest.mark.parametrize(
     'cuts',
     [
-        ('None', 'None'),
+        pytest.param(('None', 'None'), marks=pytest.mark.slow),
         pytest.param(('100000', '1.0'), marks=pytest.mark.slow),
         pytest.param(('1', '0.0001'), marks=pytest.mark.slow),
         ('3', 'None'),

@@ -1,10 +1,12 @@
-"""visualize.py as a person calls it: every picture is drawn, and every mistake is answered."""
+"""visualize.py as a person calls it: it draws every picture and reports every mistake."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from helpers.pictures import TEN, assert_picture, call, refused
-from helpers.scripts import assert_friendly_error, run_script
+from helpers.scripts import PROJECT, assert_friendly_error, run_script
 
 from visualize import PICTURES
 
@@ -99,3 +101,14 @@ def test_a_mistake_is_reported_before_anything_is_written(arguments, words, here
     for word in words:
         assert word in message, message
     assert list(here.iterdir()) == []
+
+
+def test_only_the_chosen_picture_is_imported_and_no_script_waits_for_matplotlib():
+    code = """
+import sys, sample, eval, train, visualize
+print('matplotlib' in sys.modules)
+visualize.load_picture('layers')
+print(*sorted(set(sys.modules) & {f'pictures.{name}' for name in visualize.PICTURES}))
+"""
+    out = subprocess.run([sys.executable, '-c', code], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ['False', 'pictures.layers']
