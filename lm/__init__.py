@@ -1,4 +1,4 @@
-"""A language model to be asked: loading it, scoring, searching, and what else it could have said."""
+"""Asking a language model: load it, generate, score, search, and see what else it could have said."""
 
 
 def load(init_from='tiny-stories', out_dir='out', device=None, dtype=None, quantize=None):
@@ -10,7 +10,7 @@ def load(init_from='tiny-stories', out_dir='out', device=None, dtype=None, quant
     To train or save a model, load it with `lm.checkpoint.load_model`.
     Raises UserError if the model or its tokenizer is missing, damaged or not supported.
     """
-    from lm import fast  # here: whoever needs only a tokenizer need not wait for torch
+    from lm import fast  # here, so that importing a tokenizer does not import torch
     from lm.checkpoint import load_model, require_tokenizer
 
     model, tokenizer, _ = load_model(init_from, out_dir, device, dtype)

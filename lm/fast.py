@@ -1,30 +1,32 @@
-"""The same model, faster on a CPU: packed matrices, or eight-bit ones.
+"""The same model, faster on a CPU: packed or eight-bit matrices.
 
-    fast.pack(model)                       float32 or bfloat16: the same numbers but for rounding
+    fast.pack(model)                       float32 or bfloat16: the same numbers, up to rounding
     fast.pack(model, quantize='int8')      a quarter of the memory, nearly the same numbers
 
-model.py alone is the reference for all of it; tests hold the two together. Why it is faster:
+model.py is the reference, and tests compare the two. Why this is faster:
 
-- For one row a product takes as long as reading its matrix, for many rows as long as multiplying. oneDNN, which comes
-  with torch, is quicker at both with a matrix cut into blocks; that is done here once, and not in every call.
-- GELU, and the addition to the stream, are done by the product while it writes its results.
-- Eight bits are a quarter of the reading, and many CPUs multiply four of them at a time.
+- With one row, a product takes as long as reading its matrix; with many rows, as long as multiplying. oneDNN, which
+  comes with torch, is faster at both if the matrix is cut into blocks. That is done once here, not in every call.
+- GELU, and the addition to the residual stream, are applied while the product's results are written.
+- Eight bits are a quarter as much to read, and many CPUs multiply four of them at a time.
 """
 
 import warnings
 
 import torch
 import torch.nn as nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError
 from model import attend
 
-ROWS = 512  # matrices are packed for about so many rows; for a single one every packing reads equally fast
+ROWS = 512  # matrices are packed for about this many rows; for a single row every packing is equally fast
 
 
-def can_pack(weight):
-    """Say whether matrices like this can be packed: on a CPU, with oneDNN, in a precision that both compute in."""
+def can_pack(weight: Tensor) -> bool:
+    """Return whether matrices like this can be packed: on a CPU, with oneDNN, in a precision that both support."""
     if weight.device.type != 'cpu' or not torch.backends.mkldnn.is_available():
         return False
     return weight.dtype == torch.float32 or (
@@ -32,34 +34,34 @@ def can_pack(weight):
     )
 
 
-def can_quantize(weight):
-    """Say whether matrices like this can be of int8: in float32 on an x86 CPU."""
+def can_quantize(weight: Tensor) -> bool:
+    """Return whether matrices like this can be converted to int8: in float32 on an x86 CPU."""
     on_x86 = weight.device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
     return on_x86 and weight.dtype == torch.float32
 
 
 def pack(model, quantize=None):
-    """Pack a model's matrices, in place and for good: it computes from now on, and is neither trained nor saved.
+    """Optimise a GPT for inference, in place; it can no longer be trained or saved.
 
-    quantize: None, or 'int8'. Returns the model, left as it is where the plain one is the fastest there is (a GPU).
-    Raises UserError where int8 cannot be computed.
+    quantize: None, or 'int8'. Returns the model, unchanged if the plain one is already the fastest (on a GPU).
+    Raises UserError if int8 is not supported here.
     """
     if quantize not in (None, 'int8'):
-        raise UserError(f'--quantize={quantize}: it is int8, or None')
+        raise UserError(f'--quantize={quantize}: it must be int8, or None')
     weight = model.transformer.wte.weight
     if quantize and not can_quantize(weight):
-        raise UserError(f'--quantize={quantize} needs an x86 CPU and float32; leave it out on other machines')
+        raise UserError(f'--quantize={quantize} needs an x86 CPU and float32; leave it out otherwise')
     if quantize or can_pack(weight):
         matrix = Int8Matrix if quantize else PackedMatrix
         blocks = model.transformer.h
-        for layer in range(len(blocks)):  # one after the other, so that there are never two whole models in memory
+        for layer in range(len(blocks)):  # one at a time, so that two whole models are never in memory
             blocks[layer] = PackedBlock(blocks[layer], model.gelu, matrix)
         model.lm_head = PackedHead(model.lm_head, matrix)
     return model
 
 
 class PackedBlock(nn.Module):
-    """One layer: what model.Block computes without dropout."""
+    """One layer: computes what model.Block does, without dropout."""
 
     def __init__(self, block, gelu, matrix):
         super().__init__()
@@ -68,7 +70,7 @@ class PackedBlock(nn.Module):
         self.c_attn, self.attn_proj = matrix(block.attn.c_attn), matrix(block.attn.c_proj)
         self.c_fc, self.mlp_proj = matrix(block.mlp.c_fc), matrix(block.mlp.c_proj)
 
-    def forward(self, x, cache=None, layer=None):
+    def forward(self, x: Float[Tensor, 'B T C'], cache=None, layer=None) -> Float[Tensor, 'B T C']:
         B, T, C = x.shape
         enough = self.c_attn.enough_rows
         x = in_rows(x, enough)  # (R, C) with R >= B * T
@@ -85,15 +87,15 @@ class PackedHead(nn.Module):
         super().__init__()
         self.matrix = matrix(linear)
 
-    def forward(self, x):
+    def forward(self, x: Float[Tensor, '*N C']) -> Float[Tensor, '*N V']:
         rows = x.numel() // x.size(-1)
         return self.matrix(in_rows(x, self.matrix.enough_rows))[:rows].view(*x.shape[:-1], -1)
 
 
-def in_rows(x, enough):
-    """Lay the rows of (..., C) one below the other, (R, C), with rows of zeros below them to make up `enough`.
+def in_rows(x: Float[Tensor, '*N C'], enough: int) -> Float[Tensor, 'R C']:
+    """Return x as one matrix, padded with rows of zeros to at least `enough`.
 
-    Where there are many, R is a multiple of 32: oneDNN makes and keeps code for each R that it meets.
+    If there are many rows, R is a multiple of 32: oneDNN compiles code for each R that it meets, and keeps it.
     """
     x = x.reshape(-1, x.size(-1))
     missing = -x.size(0) % 32 if x.size(0) > 32 else enough - x.size(0)
@@ -101,9 +103,9 @@ def in_rows(x, enough):
 
 
 class PackedMatrix(nn.Module):
-    """A Linear layer in float32 or bfloat16, packed for oneDNN, which also applies GELU or adds to the stream."""
+    """A Linear layer in float32 or bfloat16, packed for oneDNN, which also applies GELU or adds the residual stream."""
 
-    enough_rows = 4  # are read quicker than one: at 37 instead of 29 GB/s on the cores that this was written on
+    enough_rows = 4  # faster than one: measured at 37 instead of 29 GB/s of matrix
 
     def __init__(self, linear):
         super().__init__()
@@ -112,19 +114,21 @@ class PackedMatrix(nn.Module):
         self.product = torch.ops.mkldnn._linear_pointwise.default
         self.product_and_sum = torch.ops.mkldnn._linear_pointwise.binary
 
-    def forward(self, x, gelu=None, add_to=None):
+    def forward(
+        self, x: Float[Tensor, 'R C_in'], gelu: str | None = None, add_to: Float[Tensor, 'R C_out'] | None = None
+    ) -> Float[Tensor, 'R C_out']:
         if add_to is not None:
             return self.product_and_sum(x, add_to, self.packed, self.bias, 'add')
         return self.product(x, self.packed, self.bias, 'gelu' if gelu else 'none', [], gelu or '')
 
 
 class Int8Matrix(nn.Module):
-    """A Linear layer of eight bits: one scale for each output, and one for each row of what it is given.
+    """A Linear layer with eight-bit weights: one scale for each output, and one for each row of its input.
 
-    A row of weights is rounded to -127 .. 127, a row of x to 0 .. 255 between its least and its greatest number
-    (dynamic quantization). torch alone takes one scale for all of x; here no row has a say in another's rounding, so
-    that a text's numbers do not depend on the batch around it. A single row goes to torch as it is, which is quicker,
-    and is rounded between limits of which one is 0 if the row does not reach it.
+    A row of weights is rounded to -127 .. 127, a row of x to 0 .. 255 between its smallest and largest number (dynamic
+    quantization). torch alone uses one scale for all of x. Here each row is rounded by itself, so a text's numbers do
+    not depend on the rest of the batch. A single row goes to torch unchanged, which is faster; torch rounds it between
+    limits that always include 0.
     """
 
     enough_rows = 1
@@ -137,19 +141,21 @@ class Int8Matrix(nn.Module):
         scale = weight.abs().amax(1).clamp(min=1e-30) / 127
         torch.backends.quantized.engine = 'fbgemm'
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # torch means to replace quantized tensors; the pinned one has them
+            warnings.simplefilter('ignore')  # quantized tensors are deprecated; the pinned version of torch has them
             zeros = torch.zeros(len(weight), dtype=torch.long)
             quantized = torch.quantize_per_channel(weight, scale.double(), zeros, 0, torch.qint8)
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
-        self.sums = scale * quantized.int_repr().sum(1)  # what an x of ones gives
+        self.sums = scale * quantized.int_repr().sum(1)  # the output for an x of ones
 
-    def forward(self, x, gelu=None, add_to=None):
+    def forward(
+        self, x: Float[Tensor, 'R C_in'], gelu: str | None = None, add_to: Float[Tensor, 'R C_out'] | None = None
+    ) -> Float[Tensor, 'R C_out']:
         if x.numel() == x.size(-1):
             y = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
         else:
-            # x = low + size * (numbers from 0 to 1). As every row of those has a 0 and a 1, the one scale that torch
-            # takes for all of them is the scale of each.
+            # x = low + size * (numbers from 0 to 1). Every row of those contains a 0 and a 1, so the single scale that
+            # torch computes for all rows is right for each.
             low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # several times as fast as aminmax
             size = (high - low).clamp_(min=1e-30)
             y = torch.ops.quantized.linear_dynamic((x - low).div_(size), self.packed, self.seven_bits)

@@ -1,4 +1,4 @@
-"""The machine at hand: which device to compute on, in which precision, and how fast it could be at most."""
+"""The hardware: which device to use, in which precision, and its peak speed and memory."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ from common.errors import UserError
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-# Dense bfloat16 (float16 where the card has no bfloat16) FLOP/s from the makers' data sheets.
+# Dense bfloat16 FLOP/s (float16 if the card has no bfloat16) from the manufacturers' data sheets.
 DATASHEET_FLOPS = {
     'B200': 2250e12,
     'H200': 989e12,
@@ -36,14 +36,14 @@ def pick_device(name=None):
         return torch.device(kind)
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a device can have a name and not be there; 'meta' holds no numbers
+        torch.zeros(1, device=device).item()  # a valid name may lack a device; 'meta' holds no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(f'--device={name} cannot be used on this machine; try --device=cpu') from error
     return device
 
 
 def pick_dtype(name=None):
-    """Return the torch.dtype called `name`; float32 for None, because probabilities are the product."""
+    """Return the torch.dtype called `name`; float32 for None, because exact probabilities are the purpose."""
     if name is None:
         return torch.float32
     if name not in DTYPES:
@@ -52,9 +52,10 @@ def pick_dtype(name=None):
 
 
 def pick_training_dtype(device, name=None):
-    """Return the dtype to train in. None: bfloat16 where the hardware multiplies in it, float16 on other CUDA cards.
+    """Return the dtype to train in.
 
-    float16 overflows beyond 65,504, so its gradients need a scaler; elsewhere float32.
+    None: bfloat16 if the hardware multiplies in it, otherwise float16 on a CUDA card and float32 elsewhere. float16
+    overflows above 65,504, so its gradients need a scaler.
     """
     if name is not None:
         return pick_dtype(name)
@@ -70,21 +71,21 @@ def autocast(device, dtype):
 
 
 def synchronize(device):
-    """Wait until the device has done what it was told, so that a clock read next tells the truth."""
+    """Wait until the device has finished its work; call this before reading a clock."""
     if device.type in ('cuda', 'mps'):
         getattr(torch, device.type).synchronize()
 
 
 @lru_cache
 def peak_flops(device, dtype):
-    """FLOP/s that the device reaches at most: from its data sheet if known, else measured with a large product."""
+    """Return the peak FLOP/s of the device: from its data sheet if known, otherwise measured with large products."""
     if device.type == 'cuda' and dtype != torch.float32:
         name = torch.cuda.get_device_name(device)
         known = [flops for card, flops in DATASHEET_FLOPS.items() if re.search(rf'\b{card}\b', name)]
         if known:
             return known[0]
     best, n, seconds = 0.0, 256, 0.0
-    while n <= 8192 and seconds < 0.02:  # larger products come nearer to the peak, as long as they are quick
+    while n <= 8192 and seconds < 0.02:  # larger products come closer to the peak; stop when they take too long
         a = torch.randn(n, n, device=device).to(dtype)
         for _ in range(4):
             synchronize(device)
@@ -98,8 +99,8 @@ def peak_flops(device, dtype):
 
 
 def peak_memory_mib():
-    """Return the most memory that this process has held so far, in MiB; None where the system does not tell."""
-    try:  # Linux: getrusage would count what the program that started this one held
+    """Return the peak memory of this process so far, in MiB; None if the system does not report it."""
+    try:  # Linux: getrusage would include the memory of the program that started this one
         status = Path('/proc/self/status').read_text(encoding='ascii', errors='replace')
         return round(int(re.search(r'^VmHWM:\s+(\d+) kB', status, re.MULTILINE)[1]) / 2**10, 1)
     except (OSError, TypeError):

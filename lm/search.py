@@ -60,7 +60,6 @@ def beam_search(
     return as_tensors(idx, [(beam.ids, beam.logprob) for beam in finished], max_new_tokens, eos)
 
 
-@torch.no_grad()
 def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=None):
     """Search as `beam_search` does, yielding after each step (the beams that continue, the beams that have finished).
 
@@ -79,7 +78,8 @@ def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=N
     beams, finished = [Beam((), 0.0, 0)], []
     text, cache = idx, None
     for size in range(1, max_new_tokens + 1):
-        logits, cache = model.next_logits(text, cache, idx.size(1) + max_new_tokens)
+        with torch.no_grad():
+            logits, cache = model.next_logits(text, cache, idx.size(1) + max_new_tokens)
         # Twice as many candidates as beams: even if half of them end here, enough continue.
         totals = [
             (beam.logprob + logprob, parent, id)
@@ -160,7 +160,6 @@ def most_probable(
     return found.sequences, found.logprobs, found.bound
 
 
-@torch.no_grad()
 def search_steps(model, idx, max_new_tokens, k=5, eos=None) -> Iterator[Found]:
     """Search as `most_probable` does, yielding what is `Found` after each batch of prefixes.
 
@@ -294,6 +293,7 @@ def check_search_arguments(model, idx, max_new_tokens):
     model.check_ids(idx[0].tolist(), 'the prompt')
 
 
+@torch.no_grad()
 def cache_prompt(model, idx, max_new_tokens):
     """Return a one-row cache of the prompt without its last token; None if prompt and continuation exceed block_size.
 
@@ -306,6 +306,7 @@ def cache_prompt(model, idx, max_new_tokens):
     return cache
 
 
+@torch.no_grad()
 def next_logprobs(model, idx, prefixes, cache) -> Float64[Tensor, 'B V']:
     """Return the model's logprobs of the token after the prompt and each prefix, on the CPU."""
     prompt = idx[0].tolist()

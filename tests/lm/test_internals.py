@@ -52,7 +52,7 @@ def test_watching_changes_nothing_and_leaves_nothing_behind(model):
         plain = model.hidden(idx)
     x, seen = internals.capture_activations(model, idx)
     assert torch.equal(x, plain)
-    assert torch.equal(seen[model.transformer.ln_f].out, plain)
+    assert torch.equal(seen[model.transformer.ln_f].output, plain)
     assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(ValueError, match='block_size'):
         internals.capture_activations(model, some_ids(model, T=model.config.block_size + 1))
@@ -269,7 +269,7 @@ def test_every_step_names_a_line_of_model_py_that_is_there(model, monkeypatch):
     steps = internals.trace_forward(model, some_ids(model))
     lines = internals.inspect.getsource(internals.inspect.getmodule(attend)).splitlines()
     for step, (function, fragment) in zip(steps, asked, strict=True):
-        assert fragment in step.code, step.name  # model.py has changed, and inside.py must follow
+        assert fragment in step.code, step.name  # model.py has changed, and internals.py must follow
         assert lines[step.line - 1].strip() == step.code
         assert step.function == function.__qualname__
 

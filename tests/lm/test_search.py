@@ -1,4 +1,4 @@
-"""search.py: beam search equals transformers'; the exact search equals counting out all continuations."""
+"""Beam search equals transformers'; the exact search equals counting out all continuations."""
 
 import itertools
 import math
