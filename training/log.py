@@ -88,16 +88,17 @@ class TrainingLog:
         if self._drawn:
             return
         self._drawn = True
-        rows = [json.loads(line) for line in self._path.read_text(encoding='utf-8').splitlines()]
-        curves = {
-            name: [(row['iter'], row[key]) for row in rows if key in row]
-            for name, key in (
-                ('of each step', 'loss'),
-                ('training part', 'train_loss'),
-                ('validation part', 'val_loss'),
-            )
-        }
-        draw_losses(self._path.parent / 'loss.png', curves)
+        out_dir = self._path.parent
+        draw_losses(out_dir / 'loss.png', read_curves(out_dir))
+
+
+def read_curves(out_dir):
+    """Return the losses in a run's metrics.jsonl so far: name -> [(iteration, loss in nats per token)]."""
+    path = out_dir / 'metrics.jsonl'
+    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith('}')]  # the last line may still be incomplete
+    names = {'of each step': 'loss', 'training part': 'train_loss', 'validation part': 'val_loss'}
+    return {name: [(row['iter'], row[key]) for row in rows if key in row] for name, key in names.items()}
 
 
 def _start_wandb(settings, id):

@@ -1,5 +1,7 @@
 """What a run starts from: settings, a model that fits its data, frozen layers."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,25 @@ from train import Settings
 from training import setup
 
 pytestmark = pytest.mark.usefixtures('dataset')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'n_layer': -1}, '--n_layer=-1: it must be at least 0'),
+        ({'batch_size': 0}, '--batch_size=0: it must be at least 1'),
+        ({'patience': 0}, '--patience=0: it must be at least 1'),
+        ({'learning_rate': float('nan')}, '--learning_rate=nan: it must be at least 0'),
+        ({'learning_rate': float('inf')}, '--learning_rate=inf: it must be finite'),
+        ({'dropout': 1.0}, '--dropout=1.0: it must be below 1'),
+        ({'beta2': 1.0}, '--beta2=1.0: it must be below 1'),
+        ({'seed': 2**63}, f'--seed={2**63}: it must be below {2**63}'),
+        ({'lora_rank': 4, 'freeze': 1}, '--lora_rank already freezes all weights; leave out --freeze'),
+    ],
+)
+def test_invalid_settings_are_refused_before_anything_is_read(change, message):
+    with pytest.raises(UserError, match=f'^{re.escape(message)}$'):
+        setup.check_training_settings(Settings(**{'dataset': 'none', **change}))
 
 
 def test_fine_tuning_starts_from_a_folder_with_its_tokenizer_a_shorter_context_and_dropout(tmp_path):
