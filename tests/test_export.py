@@ -154,7 +154,7 @@ def test_overwrite_replaces_an_older_model_completely(tmp_path, run_export):
     save_checkpoint(tmp_path / 'out' / 'ckpt.pt', random_gpt(vocab_size=letters.vocab_size), letters)
     run_export(out_dir='out')
     (tmp_path / 'out-export' / 'notes.txt').write_text('mine')
-    (tmp_path / 'out-export' / 'characters.json').write_text('{}')  # from an older model
+    (tmp_path / 'out-export' / 'characters.json').write_text('{}')  # of an older model
     before = {path.name: path.read_bytes() for path in (tmp_path / 'out-export').iterdir()}
     with pytest.raises(UserError, match=r'out-export contains config\.json.*--overwrite=True'):
         run_export(init_from='tiny')

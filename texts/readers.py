@@ -25,7 +25,7 @@ def input_paths(text):
         if not path.exists():
             raise UserError(f'{path} cannot be read: No such file or directory')
         if path.suffix.lower() not in KINDS:
-            raise UserError(f'{path} cannot be read: only {", ".join(KINDS)} files can')
+            raise UserError(f'{path} cannot be read: its name must end in one of {", ".join(KINDS)}')
     return list({path.resolve(): path for path in paths}.values())  # each once, or train and val could share documents
 
 

@@ -1,4 +1,4 @@
-"""Each document lands in one split, and each split gets its share of the text."""
+"""Each document goes to one split, and each split gets its share of the text."""
 
 from pathlib import Path
 
@@ -59,11 +59,8 @@ def test_the_seed_decides_the_split():
 @pytest.mark.parametrize(
     ('text', 'fraction', 'expected'),
     [
-        (
-            'aaaa aaaa\naaaa\n\nbb bb\nbb',
-            0.6,
-            'aaaa aaaa\naaaa\n\n',
-        ),  # a paragraph, though a line ends closer
+        # after a paragraph, though a line ends closer to the goal
+        ('aaaa aaaa\naaaa\n\nbb bb\nbb', 0.6, 'aaaa aaaa\naaaa\n\n'),
         ('aa\n\nbb\n\ncc\n\ndd', 0.5, 'aa\n\nbb\n\n'),
         ('aa\n\nbb\n\ncc\n\ndd', 0.8, 'aa\n\nbb\n\ncc\n\n'),
         ('aa aa\nbb bb\ncc cc', 0.4, 'aa aa\n'),
