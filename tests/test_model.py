@@ -310,7 +310,7 @@ def test_padding_ids_have_no_probability_anywhere():
         model.generate(idx, fixed_response=[3, 50])
 
 
-# What cannot be meant -----------------------------------------------------------------------------------------------
+# Invalid arguments --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_padding_ids_have_no_probability_anywhere():
         ({'fixed_response': [-1]}, r'\[-1\]'),
     ],
 )
-def test_what_cannot_be_meant_is_refused(model, settings, message):
+def test_invalid_arguments_are_refused(model, settings, message):
     with pytest.raises(ValueError, match=message):
         model.generate(ids_for(model, 1, 3), **settings)
 
@@ -457,6 +457,7 @@ def test_half_precision_gives_float32_logprobs_near_the_exact_ones(dtype):
         assert logits_to_logprobs(step.logits).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_hidden_states_say_the_same(model):
     prompt = ids_for(model, 1, 4)
     expected, prob = model.generate(prompt, 8, seed=1)

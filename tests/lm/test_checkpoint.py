@@ -316,7 +316,10 @@ def test_names_that_mean_nothing_are_refused(tmp_path):
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('save', ["save_checkpoint('ckpt.pt', model, None)", "save_pretrained(model, '.')"])
+@pytest.mark.parametrize(
+    'save',
+    ["save_checkpoint('ckpt.pt', model, None)", pytest.param("save_pretrained(model, '.')", marks=pytest.mark.slow)],
+)
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, save):
     """In a process of its own, whose files the system lets grow no further than 100 kB, as a full disk would."""
     code = f"""

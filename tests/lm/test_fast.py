@@ -12,6 +12,7 @@ from common.errors import UserError
 from common.files import PROJECT
 from lm import checkpoint, fast
 from lm.scoring import score, score_pairs
+from lm.settings import SamplingSettings, check_sampling_settings
 from model import logits_to_logprobs
 
 TEXT = (PROJECT / 'data/childrens_stories/childrens_stories.txt').read_text(encoding='utf-8')
@@ -55,7 +56,7 @@ def test_packed_decoding_goes_on_from_a_cache_as_the_plain_one_does():
     for model in (plain, packed):
         cache = model.new_cache(2, 16)
         model.hidden(idx[:, :4], cache)
-        model.hidden(idx[:, 4:7], cache)  # several tokens behind a cached prefix
+        model.hidden(idx[:, 4:7], cache)  # several tokens after a cached prefix
         model.last = model.decode(idx[:, 7], cache)
         cache.rewind(4)  # forget what came later, and read it again
         model.again = model.logits(model.hidden(idx[:, 4:8], cache))[:, -1]
@@ -64,7 +65,7 @@ def test_packed_decoding_goes_on_from_a_cache_as_the_plain_one_does():
 
 
 @needs_packing
-@pytest.mark.parametrize('rows', [1, 3, 10])
+@pytest.mark.parametrize('rows', [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('settings', [{}, {'temperature': 0.8, 'top_k': 20}, {'temperature': 0}])
 def test_a_seed_gives_the_same_text_packed_or_plain(rows, settings):
     """The same but where a random number falls on the line between two tokens, to within the rounding of float32."""
@@ -100,6 +101,7 @@ def test_packed_scores_are_the_plain_ones():
 
 
 @needs_packing
+@pytest.mark.slow
 def test_bfloat16_packed_is_as_near_to_float32_as_plain_bfloat16_is():
     exact, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
     plain, _, _ = checkpoint.load_model('tiny-stories', device='cpu', dtype='bfloat16')
@@ -197,11 +199,16 @@ def test_what_cannot_be_quantized_is_refused():
 
 
 @needs_int8
-def test_int8_is_named_beside_every_number(tmp_path):
+def test_int8_is_named_beside_the_numbers_of_a_sample(tmp_path):
     done = run_script('sample.py', '--quantize=int8', '--max_new_tokens=3', cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.count('computed in int8') == 2
     assert done.stderr == ''
+
+
+@needs_int8
+@pytest.mark.slow
+def test_int8_is_named_beside_every_number_of_an_evaluation(tmp_path):
     done = run_script('eval.py', '--quantize=int8', '--show=1', '--save=q', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'computed in int8' in done.stdout
@@ -210,6 +217,13 @@ def test_int8_is_named_beside_every_number(tmp_path):
     assert done.returncode == 2  # the same evaluation in float32 is another one
 
 
+@pytest.mark.parametrize('others', [{'dtype': 'bfloat16'}, {'compile': True}])
+def test_int8_cannot_be_combined(others):
+    with pytest.raises(UserError, match=f'--quantize=int8 cannot be combined with --{next(iter(others))}'):
+        check_sampling_settings(SamplingSettings(quantize='int8', **others))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'setting', ['--quantize=int4', '--quantize=int8 --dtype=bfloat16', '--quantize=int8 --compile']
 )

@@ -25,7 +25,7 @@ def hub(tmp_path):
         yield folder, env, server
 
 
-@pytest.mark.parametrize('file', ['model.safetensors', 'pytorch_model.bin'])
+@pytest.mark.parametrize('file', ['model.safetensors', pytest.param('pytorch_model.bin', marks=pytest.mark.slow)])
 def test_a_model_is_fetched_once_and_then_needs_no_network(hub, tmp_path, file):
     import torch
     from safetensors.torch import load_file
@@ -49,6 +49,7 @@ def test_a_name_that_the_hub_does_not_know(hub, tmp_path):
     assert_friendly_error(process, "'someone/else'", 'no model of that name on the hub')
 
 
+@pytest.mark.slow
 def test_characters_that_another_program_fetched_are_characters(hub, tmp_path):
     """What is on the hub has one description of its tokenizer, which `transformers` fetches, too."""
     folder, env, _ = hub
@@ -63,6 +64,7 @@ def test_characters_that_another_program_fetched_are_characters(hub, tmp_path):
     assert process.returncode == 0 and process.stdout.startswith('a cat'), process.stderr
 
 
+@pytest.mark.slow
 def test_a_cache_that_another_program_filled_in_part_is_completed(hub, tmp_path):
     """transformers' AutoModel fetches no tokenizer; the one that the model has must not be guessed."""
     folder, env, _ = hub

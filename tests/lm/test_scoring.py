@@ -136,7 +136,7 @@ def test_text_without_tokens_has_no_pairs():
 
 @pytest.fixture(
     scope='module',
-    params=['tiny', pytest.param('gpt2', marks=needs_gpt2_vocabulary)],
+    params=['tiny', pytest.param('gpt2', marks=[needs_gpt2_vocabulary, pytest.mark.slow])],
     ids=["tiny's tokenizer", "GPT-2's tokenizer"],
 )
 def both(request, tmp_path_factory):

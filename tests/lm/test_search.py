@@ -195,7 +195,7 @@ def test_it_sees_what_the_model_sees_where_the_window_slides():
     assert ids_of(sequences, prompt) == sorted(everything, key=everything.get, reverse=True)[:6]
 
 
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_whatever_it_knows_so_far_is_true(seed):
     model = random_gpt(vocab_size=30, seed=seed)
     idx = torch.tensor([[2]])
@@ -223,6 +223,7 @@ def test_a_spent_budget_leaves_a_gap_and_never_loses_to_greedy_or_beams():
         assert most_probable(model, idx, 4, 3, budget=budget)[2] > cut[-1]
 
 
+@pytest.mark.slow
 def test_only_prefixes_that_might_win_are_opened():
     model = random_gpt(vocab_size=30)
     *_, found = search_steps(model, torch.tensor([[2]]), 3, k=1)
@@ -266,7 +267,7 @@ def test_a_packed_model_finds_the_same():
         ([[1]], {'max_new_tokens': 0}, 'max_new_tokens=0'),
     ],
 )
-def test_what_cannot_be_meant_is_refused(model, idx, settings, says):
+def test_invalid_arguments_are_refused(model, idx, settings, says):
     settings = {'max_new_tokens': 2, **settings}
     idx = torch.tensor(idx, dtype=torch.int64)
     with pytest.raises(ValueError, match=says):
