@@ -51,8 +51,8 @@ def beam_search(
     """Find likely continuations by keeping the beam_width likeliest prefixes at each step.
 
     idx: one prompt. eos: an id that ends a continuation. length_penalty: beams are ranked by logprob / length **
-    length_penalty, as in transformers. 0 ranks by probability, 1 by the mean logprob per token; anything above 0 favours
-    longer continuations, which are otherwise never likelier.
+    length_penalty, as in transformers. 0 ranks by probability, 1 by the mean logprob per token; anything above 0
+    favours longer continuations, which are otherwise never likelier.
     Returns the sequences and their logprobs, best first; a row that ended early is filled up with eos. There are fewer
     than beam_width only if no more continuations exist. Raises ValueError for invalid arguments.
     """
@@ -145,8 +145,8 @@ def most_probable(
 ) -> tuple[Int64[Tensor, 'k T_plus_n'], Float64[Tensor, ' k'], float]:
     """Find the k likeliest continuations of max_new_tokens tokens, and prove it.
 
-    idx: one prompt. eos: an id that ends a continuation; with it, all lengths up to max_new_tokens compete. budget: None
-    searches to the end.
+    idx: one prompt. eos: an id that ends a continuation; with it, all lengths up to max_new_tokens compete.
+    budget: None searches to the end.
     Returns the sequences and their logprobs, likeliest first, and a bound: no other continuation has a higher logprob.
     The k are proved to be the likeliest if the bound is not above the last of their logprobs, which always holds
     without a budget. All this is up to rounding: continuations closer than that may change places (1e-5 in float32; in
