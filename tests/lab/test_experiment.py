@@ -92,7 +92,7 @@ def done(tmp_path_factory):
     (folder / 'corpora/fairytales_heldout.txt').write_text(make_tales('a witch', 20))
     (folder / 'results/REPORT.md').write_text(PAGE)
     (folder / 'README.md').write_text('# Front door\n')
-    process = subprocess.run([sys.executable, '-c', SMALL], cwd=folder, capture_output=True, text=True, timeout=600)
+    process = subprocess.run([sys.executable, '-c', SMALL], cwd=folder, capture_output=True, text=True, timeout=1800)
     assert process.returncode == 0, process.stdout + process.stderr
     return folder, process
 
