@@ -1,0 +1,75 @@
+"""Text files as people have them: UTF-8 with or without a byte-order mark, UTF-16 from Windows, any line endings."""
+
+import codecs
+import io
+from pathlib import Path
+
+from common.errors import UserError
+
+CHUNK = 2**16  # bytes read at a time; with more, freed memory is too fragmented to be reused
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # one of them begins like a mark of UTF-16
+
+
+def read_text(path):
+    """Return the text of a file, without its byte-order mark, line endings as \\n.
+
+    Raises UserError, which names the byte and a way out, if the file is neither UTF-8 nor UTF-16 with a byte-order
+    mark, or cannot be read.
+    """
+    return ''.join(read_text_chunks(path))
+
+
+def read_text_chunks(path):
+    """Yield the text of a file in chunks, so that a large one need not fit in memory; see `read_text`."""
+    path = Path(path)
+    try:
+        with open_regular(path) as file:
+            yield from decode_chunks(file, path)
+    except OSError as error:
+        raise UserError(f'cannot read {path}: {error.strerror or error}') from error
+
+
+def open_regular(path):
+    """Open a file to read its bytes. Raises UserError for a folder, a pipe or a device, which may never end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f'cannot read {path}: it is {"a folder" if path.is_dir() else "not a regular file"}')
+    return open(path, 'rb')
+
+
+def decode_chunks(file, path):
+    """Yield the decoded chunks of an open file."""
+    start = file.read(4)
+    file.seek(0)
+    if start.startswith(UTF32_MARKS):
+        raise UserError(f'{path} is UTF-32 text; convert it to UTF-8: iconv -f UTF-32 -t UTF-8')
+    is_utf16 = start.startswith(UTF16_MARKS)
+    decoder = codecs.getincrementaldecoder('utf-16' if is_utf16 else 'utf-8-sig')()
+    decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+    place, final = 0, False
+    while not final:
+        data = file.read(CHUNK)
+        final = not data
+        try:
+            text = decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            byte = place + len(data) - len(error.object) + error.start  # the object is the end of what was read
+            raise UserError(describe_bad_byte(path, byte, error)) from error
+        if not is_utf16 and (nul := data.find(b'\0')) >= 0:
+            raise UserError(
+                f'{path} is not text: byte {place + nul} is NUL. If it is UTF-16 without a byte-order mark, convert it '
+                'to UTF-8: iconv -f UTF-16LE -t UTF-8'
+            )
+        place += len(data)
+        yield text
+
+
+def describe_bad_byte(path, byte, error):
+    """Return a message about the first byte that cannot be decoded."""
+    if error.encoding.startswith('utf-16'):
+        return f'{path} is damaged UTF-16 text (byte {byte})'
+    value = error.object[error.start]
+    return (
+        f'{path} is not UTF-8 text (byte {byte} is 0x{value:02x}); save it as UTF-8, or convert it, for example from '
+        'the encoding of older Windows programs: iconv -f WINDOWS-1252 -t UTF-8'
+    )
