@@ -35,7 +35,7 @@ from training.setup import (
     check_tokens,
     check_training_settings,
     freeze_layers,
-    make_model,
+    prepare_model,
     remove_earlier_run,
     remove_partial_files,
 )
@@ -196,7 +196,7 @@ class Run:
         self.data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
         self.meta = read_meta(settings.dataset)
         torch.manual_seed(settings.seed)
-        self.model, self.tokenizer, self.checkpoint = make_model(settings, self.device)
+        self.model, self.tokenizer, self.checkpoint = prepare_model(settings, self.device)
         check_tokens(self.data, self.model, settings)
         self.loss = self.raw_loss = LeanLoss(self.model)  # self.loss gets a wrapper if there are several processes
         self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0

@@ -1,4 +1,4 @@
-"""Responses with their probabilities, as sample.py and eval.py generate or score them, token by token."""
+"""Generating responses token by token, or scoring fixed ones, with the probability of each token."""
 
 from dataclasses import dataclass, field
 
@@ -9,19 +9,19 @@ from lm.alternatives import TokenRecord, record_tokens
 
 @dataclass
 class Response:
-    """A drawn or fixed response: its ids, and each token's logprob under the sampler and under the model."""
+    """A drawn or fixed response: its ids, and the logprob of each under the sampler and under the model."""
 
     ids: list[int] = field(default_factory=list)
     sampler_logprobs: list[float] = field(default_factory=list)
     model_logprobs: list[float] = field(default_factory=list)
-    records: list[TokenRecord] = field(default_factory=list)  # of the first steps, as many as were asked for
+    records: list[TokenRecord] = field(default_factory=list)  # of the first recorded_steps tokens
 
 
 def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None, recorded_steps=0):
     """Draw num_samples responses in one batch, or score the fixed response_ids.
 
-    Yields the list of Responses as they grow: empty at first, then after every token. eot: an id that ends a response
-    when it is drawn. recorded_steps: for how many steps to make a TokenRecord.
+    Yields the list of Responses as they grow: empty at first, then after every token.
+    eot: an id that ends a response when it is drawn. recorded_steps: for how many steps to make a TokenRecord.
     """
     cuts = {} if response_ids is not None else {'top_k': settings.top_k, 'top_p': settings.top_p}
     idx = torch.tensor([prompt_ids] * num_samples, device=model.device)

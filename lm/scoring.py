@@ -103,11 +103,11 @@ def empty_score(size):
 
 def share_prompts(pairs, block_size):
     """Return [(prefix, rows that continue it)] for the prompts worth sharing, and the rows that stand alone."""
-    alike = defaultdict(list)
+    by_prompt = defaultdict(list)
     for number, (prompt, response) in enumerate(pairs):
-        alike[tuple(prompt)].append((number, list(response)))
+        by_prompt[tuple(prompt)].append((number, list(response)))
     shared, single = [], []
-    for prompt, responses in alike.items():
+    for prompt, responses in by_prompt.items():
         prompt = list(prompt)
         prefix = prompt[:-1]  # the last token is read with each response: its output predicts the first target
         fitting = [(number, ids) for number, ids in responses if ids and len(prompt) + len(ids) - 1 <= block_size]
@@ -141,7 +141,14 @@ def batches(rows, batch_tokens):
         yield batch
 
 
-def score_batch(model, rows, temperature, record, scores, cache: Cache | None = None):
+def score_batch(
+    model: LanguageModel,
+    rows: list[Row],
+    temperature,
+    record: dict[int, int],
+    scores: list[Score],
+    cache: Cache | None = None,
+):
     """Run one forward pass and enter what it says about each row's targets into `scores`.
 
     cache: the prefix that the rows continue.
@@ -167,7 +174,11 @@ def score_batch(model, rows, temperature, record, scores, cache: Cache | None = 
 
 
 def score_positions(
-    model, x: Float[Tensor, 'N C'], targets: Int[Tensor, ' N'], recorded: Bool[Tensor, ' N'], temperature=1.0
+    model: LanguageModel,
+    x: Float[Tensor, 'N C'],
+    targets: Int[Tensor, ' N'],
+    recorded: Bool[Tensor, ' N'],
+    temperature=1.0,
 ) -> tuple[Float[Tensor, ' N'], Float[Tensor, ' N'], Int[Tensor, ' N'], Float[Tensor, ' N'], list[TokenRecord]]:
     """Return the fields of a Score for hidden states and the ids that follow them."""
     logits = model.logits(x)  # (N, V)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lm.alternatives import likeliest
-from model import LanguageModel, logits_to_logprobs
+from model import Cache, LanguageModel, logits_to_logprobs
 
 BATCH = 64  # prefixes that the exact search reads at once
 CACHE_BYTES = 2**28  # fewer if their caches would take more memory than this
@@ -60,7 +60,9 @@ def beam_search(
     return as_tensors(idx, [(beam.ids, beam.logprob) for beam in finished], max_new_tokens, eos)
 
 
-def beam_steps(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=None):
+def beam_steps(
+    model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens, beam_width, length_penalty=0.0, eos=None
+) -> Iterator[tuple[list[Beam], list[Beam]]]:
     """Search as `beam_search` does, yielding after each step (the beams that continue, the beams that have finished).
 
     Continuing beams are ranked by logprob; finished ones, at most beam_width over all steps, by their score after the
@@ -160,7 +162,7 @@ def most_probable(
     return found.sequences, found.logprobs, found.bound
 
 
-def search_steps(model, idx, max_new_tokens, k=5, eos=None) -> Iterator[Found]:
+def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens, k=5, eos=None) -> Iterator[Found]:
     """Search as `most_probable` does, yielding what is `Found` after each batch of prefixes.
 
     Best first, as in Dijkstra's algorithm: another token never makes a text likelier, so nothing unseen can be likelier
@@ -284,7 +286,7 @@ class Waiting:
 # Shared by both -------------------------------------------------------------------------------------------------------
 
 
-def check_search_arguments(model, idx, max_new_tokens):
+def check_search_arguments(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens):
     """Raise ValueError unless idx is one prompt of known ids and max_new_tokens is at least 1."""
     if idx.size(0) != 1 or not idx.size(1):
         raise ValueError(f'idx of shape {tuple(idx.shape)}: it must be one prompt, (1, T), of at least one token')
@@ -294,7 +296,7 @@ def check_search_arguments(model, idx, max_new_tokens):
 
 
 @torch.no_grad()
-def cache_prompt(model, idx, max_new_tokens):
+def cache_prompt(model: LanguageModel, idx: Int64[Tensor, '1 T'], max_new_tokens) -> Cache | None:
     """Return a one-row cache of the prompt without its last token; None if prompt and continuation exceed block_size.
 
     The last token is read again with each prefix: its output predicts the first token of the continuation.
@@ -307,7 +309,7 @@ def cache_prompt(model, idx, max_new_tokens):
 
 
 @torch.no_grad()
-def next_logprobs(model, idx, prefixes, cache) -> Float64[Tensor, 'B V']:
+def next_logprobs(model: LanguageModel, idx: Int64[Tensor, '1 T'], prefixes, cache) -> Float64[Tensor, 'B V']:
     """Return the model's logprobs of the token after the prompt and each prefix, on the CPU."""
     prompt = idx[0].tolist()
     texts = [[*prompt, *prefix][-model.block_size :] for prefix in prefixes]
@@ -321,8 +323,10 @@ def next_logprobs(model, idx, prefixes, cache) -> Float64[Tensor, 'B V']:
     return logits_to_logprobs(model.logits(x)).cpu().double()
 
 
-def as_tensors(idx, continuations, max_new_tokens, eos):
-    """Return (sequences (w, T + n), logprobs (w,)) of [(ids, logprob)] after the prompt, filled up with eos."""
+def as_tensors(
+    idx: Int64[Tensor, '1 T'], continuations, max_new_tokens, eos
+) -> tuple[Int64[Tensor, 'w T_plus_n'], Float64[Tensor, ' w']]:
+    """Return sequences and logprobs of [(ids, logprob)] after the prompt, filled up with eos."""
     rows = [[*ids, *[eos] * (max_new_tokens - len(ids))] for ids, _ in continuations]
     continued = torch.tensor(rows, dtype=torch.int64, device=idx.device).view(len(rows), max_new_tokens)
     logprobs = torch.tensor([logprob for _, logprob in continuations], dtype=torch.float64)

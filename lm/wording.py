@@ -1,4 +1,4 @@
-"""How probabilities are written, and how it is said which probability a number is."""
+"""How probabilities are written, and the names that say which probability a number is."""
 
 import math
 import sys

@@ -64,9 +64,7 @@ def draw_beams(path, levels, title):
     axes.set_ylim(most - 0.4, -0.7)
     axes.set_xticks(range(1, len(levels) + 1))
     axes.set_yticks([])
-    axes.set_xlabel(
-        'step (at an edge: model probability of its token; below a token: logprob of the continuation so far)'
-    )
+    axes.set_xlabel('step (at an edge: model probability of its token; below it: logprob of the continuation so far)')
     hide_spines(axes, 'top', 'right', 'left')
     axes.set_title(shorten(title, 40 + 18 * len(levels)), loc='left', fontsize=9, parse_math=False)
     colours = {'best beam': CHOSEN, 'other beams at the end': BLUE, 'abandoned': GREY}

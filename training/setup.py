@@ -45,8 +45,8 @@ def check_training_settings(settings):
         )
 
 
-def make_model(settings, device):
-    """Return (model, tokenizer, checkpoint); the checkpoint is None unless a run is being resumed."""
+def prepare_model(settings, device):
+    """Make or load the model; return (model, tokenizer, checkpoint), the last None unless a run is being resumed."""
     if settings.init_from == 'scratch':
         return (*_new_model(settings, device), None)
     # Evaluate the weights that the other scripts use, but resume from the latest ones.

@@ -18,6 +18,11 @@ SIXTY = (
 )
 
 
+def slow(*values):
+    """Return values as parameters of slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def call(*arguments):
     """Do in this process what visualize.py does with these arguments."""
     argv = ['visualize.py', *arguments]

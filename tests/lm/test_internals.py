@@ -161,7 +161,7 @@ def test_every_layer_of_the_lens_is_ln_f_and_lm_head_of_transformers_hidden_stat
             assert lens.next_ranks[layer, 0, position] == 1 + (row > row[following] * (1 + 1e-9)).sum()
 
 
-def test_rank_one_is_what_greedy_decoding_would_say_also_among_equals():
+def test_rank_one_is_what_greedy_decoding_picks_also_among_equals():
     model = random_gpt()
     model.transformer.wte.weight.data[:] = model.transformer.wte.weight.data[0]  # all tokens are alike
     idx = torch.tensor([[5, 0, 1, 7]])
@@ -324,7 +324,7 @@ def test_each_step_of_a_block_follows_from_those_before_it(model):
     close(after, after_attention + back)
 
 
-def test_a_layer_norm_without_bias_is_not_said_to_add_one():
+def test_a_layer_norm_without_bias_is_described_without_one():
     for bias in (True, False):
         model = random_gpt(bias=bias)
         said = {step.meaning for step in internals.trace_forward(model, some_ids(model)) if step.name.startswith('ln_')}
@@ -332,7 +332,7 @@ def test_a_layer_norm_without_bias_is_not_said_to_add_one():
         assert ('mean 0, variance 1, gain' in said) != bias
 
 
-def test_a_line_that_is_no_more_is_replaced_by_the_functions_first():
+def test_a_missing_line_is_replaced_by_the_first_of_the_function():
     number, code = internals.source_line(attend, 'a line that nobody wrote')
     assert code.startswith('def attend(')
     assert number == attend.__code__.co_firstlineno

@@ -133,7 +133,7 @@ def test_of_equals_the_lower_id_comes_first_as_in_greedy_decoding():
     assert most_probable(model, idx, 3, 1)[0].max() < 20
 
 
-def test_padding_ids_are_never_said():
+def test_padding_ids_are_never_chosen():
     model = random_gpt(vocab_size=12, n_ids=3)
     sequences, logprobs = beam_search(model, torch.tensor([[1]]), 2, 50)
     assert len(sequences) == 9
@@ -141,7 +141,7 @@ def test_padding_ids_are_never_said():
     assert logprobs.exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_steps_tell_which_beam_each_goes_on_from():
+def test_each_beam_names_the_one_that_it_extends():
     model, before = random_gpt(), None
     for beams, finished in beam_steps(model, torch.tensor([[1]]), 5, 4):
         for beam in [*beams, *finished]:

@@ -15,7 +15,13 @@ from lm import checkpoint
 from lm.tokenizer import CharTokenizer
 from visualize import PICTURES
 
+OF_A_TEXT = [name for name in PICTURES if name != 'embeddings']
 CHARS = 'abcdefghijklmnopqrstuvwxyz .$_\n'
+
+
+def by_default(*names, among=PICTURES):
+    """Return the names of pictures as parameters; all but these are slow."""
+    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in among]
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +37,7 @@ def odd(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('picture', PICTURES)
+@pytest.mark.parametrize('picture', by_default('embeddings', 'layers', 'trace'))
 def test_a_character_model_trained_as_in_nanogpt(picture, odd, here, capsys):
     about = ['--words=a,b,c, ,$'] if picture == 'embeddings' else ['--start=a $b_c$\nthe king']
     with contextlib.chdir(odd):
@@ -40,7 +46,7 @@ def test_a_character_model_trained_as_in_nanogpt(picture, odd, here, capsys):
     assert 'out' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('picture', [name for name in PICTURES if name != 'embeddings'])
+@pytest.mark.parametrize('picture', by_default('temperature', 'attention', among=OF_A_TEXT))
 @pytest.mark.parametrize(
     'start',
     [pytest.param('a', marks=pytest.mark.slow, id='one token'), pytest.param('abcdefgh', id='as many as fit')],
@@ -52,10 +58,7 @@ def test_a_model_of_one_layer_and_one_head(picture, start, odd, here, capsys):
     assert_picture(here / 'picture.png', at_least=250)
 
 
-@pytest.mark.parametrize(
-    'picture',
-    ['layers', *(pytest.param(name, marks=pytest.mark.slow) for name in ('temperature', 'attention', 'trace'))],
-)
+@pytest.mark.parametrize('picture', by_default('layers', among=OF_A_TEXT))
 @pytest.mark.parametrize(
     'start',
     [

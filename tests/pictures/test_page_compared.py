@@ -9,6 +9,7 @@ from helpers.pages import a_page, a_token, alternative, side_of
 from pictures.page import Page, PageText
 
 
+@pytest.mark.slow
 def test_large_changes_are_written_for_people(opened):
     ratios = [
         (1.25, '1.25 × likelier'),

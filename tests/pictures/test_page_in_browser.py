@@ -25,8 +25,9 @@ def test_texts_show_as_text_and_nothing_else(opened):
         assert view.locator('article img, article script, article b:not(.totals b)').count() == 0
 
 
-def test_pointing_at_a_token_shows_its_numbers(opened):
-    page = a_page(texts=1, tokens=25, sampler='temperature 0.8')
+@pytest.mark.parametrize('tokens', [8, pytest.param(25, marks=pytest.mark.slow)])
+def test_pointing_at_a_token_shows_its_numbers(opened, tokens):
+    page = a_page(texts=1, tokens=tokens, sampler='temperature 0.8')
     with opened(page) as view:
         for at, token in enumerate(page.texts[0].sides[0].records):
             line_of(view, 0).nth(at).hover()

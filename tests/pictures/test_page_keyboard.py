@@ -1,5 +1,6 @@
 """How a page is used with mouse and keyboard, in headless Chromium."""
 
+import pytest
 from helpers.browser import choose, focused, line_of, shown_piece, tab_to_the_text
 from helpers.pages import a_page, a_token, piece_of, side_of
 
@@ -98,6 +99,7 @@ def test_the_number_of_a_text_takes_the_keyboard_there(opened):
         assert focused(view) == (8, 0, 0)
 
 
+@pytest.mark.slow
 def test_the_hint_names_only_keys_that_work(opened):
     def hint(page):
         with opened(page) as view:

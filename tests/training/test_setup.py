@@ -41,7 +41,7 @@ def test_fine_tuning_starts_from_a_folder_with_its_tokenizer_a_shorter_context_a
     run()
     model, tokenizer, _ = load_model('resume', device='cpu')
     save_pretrained(model, 'folder', tokenizer)
-    tuned, same, checkpoint = setup.make_model(
+    tuned, same, checkpoint = setup.prepare_model(
         Settings(**SMALL | {'init_from': 'folder', 'block_size': 8, 'dropout': 0.2}),
         torch.device('cpu'),
     )
