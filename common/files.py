@@ -13,12 +13,25 @@ from common.errors import UserError
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def expand_path(text):
+    """Return a path that a person named, with a `~` or `~name` at its start replaced by the home folder.
+
+    A shell does this only to a word that begins with `~`, so the one in --out_dir=~/run arrives here.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # there is no such user, or no home folder
+        raise UserError(f'{text}: there is no home folder for {Path(text).parts[0]}') from error
+
+
 def resolve_path(path):
     """Return `path` in the current folder or, if it is not there, the file of that name that the project ships.
 
-    A path in neither place is returned as given, so that an error message names what was asked for.
+    A `~` at its start is the home folder. A path in neither place is returned as given, so that an error message names
+    what was asked for.
     """
-    here, shipped = Path(path), PROJECT / path
+    here = expand_path(path)
+    shipped = PROJECT / here
     return shipped if shipped.exists() and not here.exists() else here
 
 
@@ -34,7 +47,7 @@ def atomic_write(path):
 
     A reader sees either the old file or the new one, never half of one. Raises UserError if writing fails.
     """
-    path = Path(path)
+    path = expand_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
@@ -63,15 +76,16 @@ def atomic_write(path):
 def create_run_folder(parent, name):
     """Make a new folder in `parent` and return its path: <name>-<date>-<time>, with a number if that name is taken."""
     words = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:50].strip('-')
+    parent = expand_path(parent)
     stem = f'{words}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
     number = 1
     while True:
-        folder = Path(parent) / (stem if number == 1 else f'{stem}-{number}')
+        folder = parent / (stem if number == 1 else f'{stem}-{number}')
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
-            if not Path(parent).is_dir():
+            if not parent.is_dir():
                 raise UserError(f'{parent} is a file, not a folder') from None
             number += 1
         except OSError as error:
