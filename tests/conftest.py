@@ -11,7 +11,9 @@ import torch
 from helpers.scripts import PROJECT, files_of_project
 from jaxtyping import install_import_hook
 
-install_import_hook(['lm', 'lessons'], 'beartype.beartype')  # a tensor of the wrong shape or dtype fails at once
+install_import_hook(
+    ['lm', 'lessons'], 'helpers.type_checker.check_types'
+)  # a tensor of the wrong shape or dtype fails at once
 
 TIKTOKEN_CACHE = PROJECT.parent / 'shared' / 'tiktoken_cache'
 if TIKTOKEN_CACHE.is_dir():
