@@ -19,7 +19,7 @@ from pictures.canvas import (
     TEXT_GREY,
     axis_label_inches,
     label_axis,
-    new_figure,
+    make_figure,
     place_axes,
     place_colour_bar,
     place_text,
@@ -148,7 +148,7 @@ def draw_attention(title, weights, layers, heads, pieces):
     labels = axis_label_inches(pieces, fontsize)
     left = labels + (0.65 if is_grid else 0.2)
     width = max(left + columns * (side + column_gap) + 0.95, BOLD_WIDTH * len(title) + 0.4)
-    figure = new_figure(width, 1.05 + rows * (side + row_gap) + labels + 0.15, title)
+    figure = make_figure(width, 1.05 + rows * (side + row_gap) + labels + 0.15, title)
     colours = ScalarMappable(PowerNorm(ROOT, 0, 1), BLUES)
     for number, (matrix, name) in enumerate(zip(matrices, names, strict=True)):
         row, column = divmod(number, columns)
@@ -197,7 +197,7 @@ def draw_matrix(title, matrix, pieces, meaning, strip=None):
     cell = side / T
     strip_height = 0 if strip is None else min(0.26, MAX_INCHES / 3 / len(strip[2])) * len(strip[2]) + 0.65
     width = max(left + side + 1.1, BOLD_WIDTH * len(title) + 0.4)
-    figure = new_figure(width, 0.75 + strip_height + side + axis_label_inches(pieces) + 0.4, title)
+    figure = make_figure(width, 0.75 + strip_height + side + axis_label_inches(pieces) + 0.4, title)
     largest = max(abs(matrix).max(), 0 if strip is None else strip[1].max())
     colours = ScalarMappable(PowerNorm(ROOT, 0, max(1e-6, largest)), BLUES)
     if strip is not None:
