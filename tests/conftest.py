@@ -9,11 +9,9 @@ import sys
 import pytest
 import torch
 from helpers.scripts import PROJECT, files_of_project
-from jaxtyping import install_import_hook
+from helpers.type_checker import install_type_checks
 
-install_import_hook(
-    ['lm', 'lessons'], 'helpers.type_checker.check_types'
-)  # a tensor of the wrong shape or dtype fails at once
+install_type_checks('lm', 'lessons')
 
 TIKTOKEN_CACHE = PROJECT.parent / 'shared' / 'tiktoken_cache'
 if TIKTOKEN_CACHE.is_dir():
