@@ -11,7 +11,9 @@ import torch
 from helpers.scripts import PROJECT, files_of_project
 from helpers.type_checker import install_type_checks
 
-install_type_checks('lm', 'lessons')
+# Lessons without tensors are left out: checks would only slow them down.
+lessons = [path for path in (PROJECT / 'lessons').glob('*.py') if 'jaxtyping' in path.read_text(encoding='utf-8')]
+install_type_checks('lm', *(f'lessons.{path.stem}' for path in lessons))
 
 TIKTOKEN_CACHE = PROJECT.parent / 'shared' / 'tiktoken_cache'
 if TIKTOKEN_CACHE.is_dir():
