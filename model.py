@@ -92,7 +92,7 @@ class Cache:
 
     def rewind(self, length):
         """Forget all but the first `length` tokens; an int for every row, or a (B,) tensor."""
-        self._set_lengths(torch.minimum(self.lengths, torch.as_tensor(length)))
+        self._set_lengths(torch.minimum(self.lengths, torch.as_tensor(length).cpu()))
 
     def _set_lengths(self, lengths):
         self.lengths, self.end = lengths, int(lengths.max())

@@ -35,8 +35,8 @@ from lab.experiment_runs import (
     read_json,
     read_outcome,
     run_script,
-    train,
-    write_json,
+    run_training,
+    write_numbers,
 )
 from lab.result_pictures import draw_keywords, draw_learning_curve, draw_length, draw_sweep, draw_training
 from lm import checkpoint
@@ -114,8 +114,8 @@ def search_settings(corpora):
         settings = {**ONE_EPOCH, **varied}
         vocab_size = settings['dataset'].removeprefix('novels-')
         prepare_datasets(corpora, vocab_size, suffix=f'-{vocab_size}')
-        runs[name] = {'varied': varied, **train(f'search-{name}', CONFIGS['tiny'], **settings)}
-    write_json('models/search.json', runs)
+        runs[name] = {'varied': varied, **run_training(f'search-{name}', CONFIGS['tiny'], **settings)}
+    write_numbers('models/search.json', runs)
 
 
 def make_tiny(corpora):
@@ -131,9 +131,9 @@ def make_tiny_stories(corpora):
 def make_model(corpora, name):
     """Train a shipped model and its alternatives; write its folder in models/ and results/models/`name`.json."""
     prepare_datasets(corpora, VOCAB_SIZE)
-    run = train(name, CONFIGS[name])
+    run = run_training(name, CONFIGS[name])
     alternatives = {
-        label: {'varied': varied, **train(f'{name}-{label}', CONFIGS[name], **varied)}
+        label: {'varied': varied, **run_training(f'{name}-{label}', CONFIGS[name], **varied)}
         for label, varied in ALTERNATIVES[name].items()
     }
     model, tokenizer, _ = checkpoint.load_model('resume', OUT / name, device='cpu')  # best on the validation part
@@ -143,7 +143,7 @@ def make_model(corpora, name):
     best = min(run['curve'], key=lambda row: row['val'])
     size = sum(file.stat().st_size for file in folder.iterdir())
     data = describe_data(corpora)
-    write_json(
+    write_numbers(
         f'models/{name}.json', {**run, 'best': best, 'folder_bytes': size, 'data': data, 'alternatives': alternatives}
     )
 
@@ -174,14 +174,14 @@ def measure_fine_tuning(corpora):
     folder = RESULTS / 'fine_tuning/pairs'
     shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
     run_script('eval.py', *BEFORE_AND_AFTER, f'--save={folder}')
-    write_json('fine_tuning/kinds.json', compare_kinds())
+    write_numbers('fine_tuning/kinds.json', compare_kinds())
     texts = {name: score_text(corpora / HELDOUT if name == 'heldout' else name) for name in experiment_pages.TEXTS}
-    write_json('fine_tuning/texts.json', texts)
-    write_json('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
+    write_numbers('fine_tuning/texts.json', texts)
+    write_numbers('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
     shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': score_splits('tiny-stories')}
     by_rate = vary_fine_tuning((rate, 1.0) for rate in RATES)
     by_length = vary_fine_tuning((shipped['learning_rate'], epochs) for epochs in EPOCHS)
-    write_json('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
+    write_numbers('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
     draw_sweep(RESULTS / 'fine_tuning/sweep.png', by_rate.values(), [*by_length.values(), shipped])
     draw_learning_curve(RESULTS / 'fine_tuning/learning_curve.png', shipped)
 
@@ -191,7 +191,7 @@ def vary_fine_tuning(variants):
     runs = {}
     for rate, epochs in variants:
         name = f'rate-{rate:g}-epochs-{epochs:g}'
-        run = train(name, CONFIGS['tiny-stories'], learning_rate=rate, epochs=epochs)
+        run = run_training(name, CONFIGS['tiny-stories'], learning_rate=rate, epochs=epochs)
         runs[name] = {**run, 'texts': score_splits(name)}
     return runs
 
@@ -259,7 +259,7 @@ def make_report(corpora):
     stories = list(split_documents(read_text(path), '\n\n\n'))
     texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in NOVELS + STORIES}
     numbers, points = report_numbers.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
-    write_json('report/report.json', numbers)
+    write_numbers('report/report.json', numbers)
     picture = RESULTS / 'report/temperature.png'
     run_script('visualize.py', 'temperature', '--start=The old king had a', *UNCUT, f'--save={picture}', quiet=True)
     draw_length(RESULTS / 'report/length.png', points)

@@ -49,12 +49,12 @@ def fill_blocks(page, blocks):
     names = [block['name'] for block in BLOCK.finditer(text)]
     if sorted(names) != sorted(blocks):
         raise UserError(f'{page} has the generated blocks {", ".join(names)}; it must have {", ".join(blocks)}')
-    save_page(page, BLOCK.sub(lambda block: f'{block["start"]}\n{blocks[block["name"]]}\n\n{block["end"]}', text))
+    save_if_changed(page, BLOCK.sub(lambda block: f'{block["start"]}\n{blocks[block["name"]]}\n\n{block["end"]}', text))
 
 
 def refresh_numbers(page):
     """Replace the numbers of a page that have sources by what their sources say."""
-    save_page(page, sourced_numbers.refresh_numbers(page))
+    save_if_changed(page, sourced_numbers.refresh_numbers(page))
 
 
 def rerun_sessions(page):
@@ -65,10 +65,10 @@ def rerun_sessions(page):
             printed = run_script(*shlex.split(session['command']), quiet=True, cwd=folder)
         return f'```text\n$ python {session["command"]}\n{printed.strip()}\n```'
 
-    save_page(page, SESSION.sub(rerun, page.read_text(encoding='utf-8')))
+    save_if_changed(page, SESSION.sub(rerun, page.read_text(encoding='utf-8')))
 
 
-def save_page(page, text):
+def save_if_changed(page, text):
     """Write the text of a page, if it has changed."""
     if text != page.read_text(encoding='utf-8'):
         with atomic_write(page) as temporary:

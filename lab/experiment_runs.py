@@ -52,7 +52,7 @@ def prepare_dataset(corpora, names, dataset, *arguments):
         run_script('prepare_bin.py', f'--input={paths}', f'--dataset={dataset}', validation, *arguments)
 
 
-def train(name, config, **settings):
+def run_training(name, config, **settings):
     """Train into out-experiment/`name`, or resume the run that is there; return its outcome and its command."""
     folder = OUT / name
     arguments = [config, f'--out_dir={folder}', *(f'--{key}={value}' for key, value in settings.items())]
@@ -105,7 +105,7 @@ def read_json(name):
     return json.loads((RESULTS / name).read_text(encoding='utf-8'))
 
 
-def write_json(name, values):
+def write_numbers(name, values):
     """Write numbers into a file of results/."""
     with atomic_write(RESULTS / name) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

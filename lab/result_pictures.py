@@ -32,7 +32,7 @@ def draw_growth(path, decode, score):
 
 def draw_training(path, name, curve, iterations_an_epoch):
     """Draw the losses of a training run. curve: [{'iter', 'train', 'val'}] in bits per byte."""
-    figure, (axes,) = new_figure(1, 6.5, 3.8)
+    figure, (axes,) = new_panels(1, 6.5, 3.8)
     epochs = [row['iter'] / iterations_an_epoch for row in curve]
     for split, meaning, colour in (('train', 'training part', BAR), ('val', 'validation part: whole documents', BLUE)):
         axes.plot(epochs, [row[split] for row in curve], color=colour, marker='o', markersize=3, label=meaning)
@@ -54,7 +54,7 @@ def draw_sweep(path, by_rate, by_length):
     Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (tales, novels: bits per byte as value, low,
     high) and `pairs`; the last of the pairs has the mean `logprob` of the responses at the end.
     """
-    figure, panels = new_figure(4, 10, 6.4, rows=2)
+    figure, panels = new_panels(4, 10, 6.4, rows=2)
     columns = (
         (list(by_rate), 'learning_rate', 'peak learning rate, one epoch'),
         (list(by_length), 'epochs', 'epochs'),
@@ -83,7 +83,7 @@ def draw_sweep(path, by_rate, by_length):
 
 def draw_learning_curve(path, run):
     """Draw loss and pairs during a fine-tuning run: a dict as in draw_sweep, with its `curve`."""
-    figure, (left, right) = new_figure(2, 10, 3.8)
+    figure, (left, right) = new_panels(2, 10, 3.8)
     for axes, rows, key, colour, label in (
         (left, run['curve'], 'val', BLUE, 'bits per byte, stories (validation)'),
         (right, run['pairs'], 'logprob', BAR, 'mean logprob of the responses'),
@@ -96,7 +96,7 @@ def draw_learning_curve(path, run):
 
 def draw_length(path, responses):
     """Draw how logprobs depend on length. responses: [(tokens, logprob)]."""
-    figure, (total, per_token) = new_figure(2, 10, 4)
+    figure, (total, per_token) = new_panels(2, 10, 4)
     lengths = [tokens for tokens, _ in responses]
     total.scatter(lengths, [logprob for _, logprob in responses], s=14, color=BAR)
     per_token.scatter(lengths, [logprob / tokens for tokens, logprob in responses], s=14, color=BLUE)
@@ -113,7 +113,7 @@ def draw_keywords(path, keywords):
 
     z: the log-odds ratio in standard deviations. here, there: occurrences per million words.
     """
-    figure, panels = new_figure(len(keywords), 10, 5.6)
+    figure, panels = new_panels(len(keywords), 10, 5.6)
     for axes, ((title, rows), colour) in zip(panels, zip(keywords.items(), (BLUE, ORANGE))):
         places = range(len(rows))
         axes.barh(places, [row['z'] for row in rows], color=colour)
@@ -129,7 +129,7 @@ def draw_keywords(path, keywords):
     save_and_close(figure, path)
 
 
-def new_figure(panels, width, height, rows=1):
+def new_panels(panels, width, height, rows=1):
     """Return a figure and its panels, row by row. width, height: in inches."""
     from matplotlib import pyplot
 

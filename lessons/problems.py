@@ -8,10 +8,8 @@ and nothing but arithmetic is done with the result.
 import ast
 import math
 import operator
-import random
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import NamedTuple
 
 SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
@@ -32,7 +30,7 @@ def calculate(expression: str) -> int | float:
     return evaluate_node(ast.parse(expression.strip(), mode='eval').body)
 
 
-def evaluate_node(node: ast.AST) -> int | float:
+def evaluate_node(node):
     """Return the value of a syntax tree. Raises ValueError if it is not arithmetic or far too large."""
     match node:
         case ast.Constant(number) if type(number) in (int, float):
@@ -61,7 +59,7 @@ class Problem(NamedTuple):
     slips: dict[int, str]  # wrong answer -> the mistake that leads to it, including answers that are not choices
 
 
-def sample_expression(depth: int, length: int, rng: random.Random) -> str:
+def sample_expression(depth, length, rng):
     """Sample an expression of `length` numbers, at least depth + 2, whose brackets nest exactly `depth` deep."""
     terms = []
     if depth:  # one bracket goes all the way down, and at least one number stays outside it
@@ -76,7 +74,7 @@ def sample_expression(depth: int, length: int, rng: random.Random) -> str:
     return terms[0] + ''.join(f' {rng.choice("+-*")} {term}' for term in terms[1:])
 
 
-def find_slips(text: str, right: int) -> Iterator[tuple[int, str]]:
+def find_slips(text, right):
     """Yield (answer, mistake) for mistakes that people make, and models that learned from people."""
     digits = str(abs(right))
     yield int(digits[:-2] + digits[:-3:-1]) * (1 if right > 0 else -1), 'digits swapped'
@@ -92,7 +90,7 @@ def find_slips(text: str, right: int) -> Iterator[tuple[int, str]]:
             yield answer, 'off by one' if distance == 1 else 'off by more'
 
 
-def sample_problem(depth: int, length: int, n_choices: int, rng: random.Random) -> Problem:
+def sample_problem(depth, length, n_choices, rng):
     """Sample a Problem with `n_choices` answers; its wrong ones come from as many different mistakes as possible."""
     text = sample_expression(depth, length, rng)
     right, slips, ranked, counts = calculate(text), {}, [], Counter()

@@ -19,7 +19,7 @@ from pictures.canvas import (
     TEXT_GREY,
     axis_label_inches,
     label_axis,
-    new_figure,
+    make_figure,
     place_axes,
     place_colour_bar,
     place_text,
@@ -148,7 +148,7 @@ def draw_attention(title, weights, layers, heads, pieces):
     labels = axis_label_inches(pieces, fontsize)
     left = labels + (0.65 if is_grid else 0.2)
     width = max(left + columns * (side + column_gap) + 0.95, BOLD_WIDTH * len(title) + 0.4)
-    figure = new_figure(width, 1.05 + rows * (side + row_gap) + labels + 0.15, title)
+    figure = make_figure(width, 1.05 + rows * (side + row_gap) + labels + 0.15, title)
     colours = ScalarMappable(PowerNorm(ROOT, 0, 1), BLUES)
     for number, (matrix, name) in enumerate(zip(matrices, names, strict=True)):
         row, column = divmod(number, columns)
@@ -156,7 +156,7 @@ def draw_attention(title, weights, layers, heads, pieces):
         axes = place_axes(figure, left + column * (side + column_gap), y, side, side)
         draw_weights(axes, matrix, colours)
         if not is_grid:
-            write_numbers(axes, matrix, colours, side / T, future_of(matrix))
+            write_cell_values(axes, matrix, colours, side / T, future_of(matrix))
         axes.set_title(name, fontsize=10, pad=5)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -197,7 +197,7 @@ def draw_matrix(title, matrix, pieces, meaning, strip=None):
     cell = side / T
     strip_height = 0 if strip is None else min(0.26, MAX_INCHES / 3 / len(strip[2])) * len(strip[2]) + 0.65
     width = max(left + side + 1.1, BOLD_WIDTH * len(title) + 0.4)
-    figure = new_figure(width, 0.75 + strip_height + side + axis_label_inches(pieces) + 0.4, title)
+    figure = make_figure(width, 0.75 + strip_height + side + axis_label_inches(pieces) + 0.4, title)
     largest = max(abs(matrix).max(), 0 if strip is None else strip[1].max())
     colours = ScalarMappable(PowerNorm(ROOT, 0, max(1e-6, largest)), BLUES)
     if strip is not None:
@@ -208,7 +208,7 @@ def draw_matrix(title, matrix, pieces, meaning, strip=None):
         axes.set_xticks([])
         axes.tick_params(length=2)
         place_text(figure, left, 0.87, strip_title, fontsize=9)
-        write_numbers(axes, rows, colours, cell, np.zeros_like(rows, dtype=bool))
+        write_cell_values(axes, rows, colours, cell, np.zeros_like(rows, dtype=bool))
         place_text(figure, left, 0.75 + strip_height + 0.12, 'every token, after all layers', fontsize=9)
     y = 0.75 + strip_height + (0.2 if strip is not None else 0)
     axes = place_axes(figure, left, y, side, side)
@@ -217,7 +217,7 @@ def draw_matrix(title, matrix, pieces, meaning, strip=None):
     label_axis(axes, 'y', pieces, side)
     axes.set_ylabel('the token that looks', fontsize=9)
     axes.set_xlabel('what it looks at', fontsize=9)
-    write_numbers(axes, matrix, colours, cell, future_of(matrix))
+    write_cell_values(axes, matrix, colours, cell, future_of(matrix))
     place_colour_bar(figure, left + side + 0.15, y, min(side, 3.5), colours, meaning)
     return figure
 
@@ -236,7 +236,7 @@ def draw_weights(axes, matrix, colours):
         spine.set_color('#bbbbbb')
 
 
-def write_numbers(axes, matrix, colours, inches, hidden):
+def write_cell_values(axes, matrix, colours, inches, hidden):
     """Write the numbers of a matrix into its cells, except tiny and hidden ones, if cells are wide enough."""
     if inches < 0.3:
         return

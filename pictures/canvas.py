@@ -23,7 +23,7 @@ LETTER_WIDTH, BOLD_WIDTH = 0.075, 0.101  # approximate inches of a letter in a l
 MAX_INCHES = 60  # for the sides of a picture
 
 
-def new_figure(width, height, title):
+def make_figure(width, height, title):
     """Return an empty figure of a size in inches, with a title in its upper left corner."""
     allow_missing_glyphs()
     figure = Figure(figsize=(width, height))

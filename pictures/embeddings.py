@@ -9,7 +9,7 @@ from rich.text import Text
 from common.errors import UserError
 from common.strings import shorten
 from lm import internals
-from pictures.canvas import new_figure, place_axes, save_pictures
+from pictures.canvas import make_figure, place_axes, save_pictures
 from pictures.style import CHOSEN, hide_spines
 from pictures.subject import PictureSettings, load_named_model, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
@@ -147,7 +147,7 @@ def draw_embeddings(title, points, labels, grey_points, grey_labels, axis_labels
     axis_labels: of both directions; None if neither directions nor distances mean anything.
     """
     size = min(12, 5.5 + len(points) / 14)
-    figure = new_figure(size * 1.25, size + 0.4, title)
+    figure = make_figure(size * 1.25, size + 0.4, title)
     axes = place_axes(figure, 0.75, 0.75, size * 1.25 - 1.0, size - 1.0)
     if len(grey_points):
         axes.scatter(*grey_points.T, s=12, color='#bdbdbd', zorder=1)

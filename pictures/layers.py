@@ -17,7 +17,7 @@ from pictures.canvas import (
     BLUES,
     BOLD_WIDTH,
     TEXT_GREY,
-    new_figure,
+    make_figure,
     place_axes,
     place_colour_bar,
     place_text,
@@ -103,7 +103,7 @@ def draw_layers(title, pieces, tops, probs, ranks, next_logprobs):
     blocks = math.ceil((T - begin) / per_block)
     left, block_height, summary_height = 1.2, L * CELL_HEIGHT + 0.95, 2.6 if T > 1 else 0
     width = max(left + per_block * CELL_WIDTH + 1.15, BOLD_WIDTH * len(title) + 0.4, 10)
-    figure = new_figure(width, 0.95 + blocks * block_height + summary_height + 0.1, title)
+    figure = make_figure(width, 0.95 + blocks * block_height + summary_height + 0.1, title)
     colours = ScalarMappable(Normalize(0, 1), BLUES)
     note = (
         'each cell: likeliest next token, framed if it came next; below it, the rank of the token that did; '

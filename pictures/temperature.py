@@ -13,7 +13,7 @@ from common.strings import shorten
 from lm import internals
 from lm.alternatives import entropy
 from model import logits_to_logprobs
-from pictures.canvas import HEAT, TEXT_GREY, axis_label_inches, new_figure, place_axes, place_text, save_pictures
+from pictures.canvas import HEAT, TEXT_GREY, axis_label_inches, make_figure, place_axes, place_text, save_pictures
 from pictures.style import MARK, hide_spines
 from pictures.subject import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
@@ -180,7 +180,7 @@ def draw_temperature(title, pieces, panels, top_k, top_p, curve):
     left, gap, height = axis_label_inches(labels, 9) + 0.15, 0.22, 0.27 * len(labels)
     panel_width = max(2.1, min(2.9, 12 / len(panels)), (9 - left) / len(panels) - gap)
     width = max(left + len(panels) * (panel_width + gap), 9) + 0.1
-    figure = new_figure(width, height + 6.45, title)
+    figure = make_figure(width, height + 6.45, title)
     colours = [HEAT(0.05 + 0.68 * number / max(1, len(panels) - 1)) for number in range(len(panels))]
     lengths = [[*panel.probs[: len(pieces)], max(0.0, 1 - panel.probs[: len(pieces)].sum())] for panel in panels]
     right = max(bar_axis_end(bars, panel, panel_width) for bars, panel in zip(lengths, panels))

@@ -18,7 +18,7 @@ from pictures.canvas import (
     MAX_INCHES,
     axis_label_inches,
     label_axis,
-    new_figure,
+    make_figure,
     place_axes,
     place_colour_bar,
     place_text,
@@ -164,7 +164,7 @@ def draw_trace(title, flow, stops, norms, pieces):
     width, height = cell * T, min(0.27 * len(stops), MAX_INCHES / 2)
     left, top = axis_label_inches(stops) + 0.3, FLOW_HEIGHT + 1.1
     figure_height = top + 0.05 + height + axis_label_inches(pieces) + 0.35
-    figure = new_figure(max(FLOW_WIDTH, left + width + 1.1), figure_height, title)
+    figure = make_figure(max(FLOW_WIDTH, left + width + 1.1), figure_height, title)
     axes = place_axes(figure, 0, 0.5, FLOW_WIDTH, FLOW_HEIGHT, xlim=(0, FLOW_WIDTH), ylim=(FLOW_HEIGHT, 0))
     axes.set_axis_off()
     draw_flow(axes, flow)

@@ -9,9 +9,11 @@ import sys
 import pytest
 import torch
 from helpers.scripts import PROJECT, files_of_project
-from jaxtyping import install_import_hook
+from helpers.type_checker import install_type_checks
 
-install_import_hook(['lm', 'lessons'], 'beartype.beartype')  # a tensor of the wrong shape or dtype fails at once
+# Lessons without tensors are left out: checks would only slow them down.
+lessons = [path for path in (PROJECT / 'lessons').glob('*.py') if 'jaxtyping' in path.read_text(encoding='utf-8')]
+install_type_checks('lm', *(f'lessons.{path.stem}' for path in lessons))
 
 TIKTOKEN_CACHE = PROJECT.parent / 'shared' / 'tiktoken_cache'
 if TIKTOKEN_CACHE.is_dir():

@@ -16,7 +16,7 @@ from lm import checkpoint
 from lm.scoring import score
 
 
-@pytest.mark.parametrize('boundary', ['joint', 'separate'])
+@pytest.mark.parametrize('boundary', ['joint', pytest.param('separate', marks=pytest.mark.slow)])
 def test_every_row_is_what_generate_and_steps_say(here, boundary):
     """Pairs beyond the context included, at a temperature, with both models' values."""
     settings = {'init_from': 'one', 'eval_data': 'pairs.jsonl', 'temperature': 0.8, 'boundary': boundary}

@@ -36,7 +36,11 @@ def test_save_leaves_a_folder_with_everything(here, capsys):
 
 
 @pytest.mark.parametrize(
-    'settings', [{'seed': -1}, {'show': 0}, {'temperature': 0.0}, {'show': 3, 'compare_to': 'two'}]
+    'settings',
+    [
+        {'show': 3, 'compare_to': 'two'},
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ({'seed': -1}, {'show': 0}, {'temperature': 0.0})),
+    ],
 )
 def test_the_report_does_not_depend_on_what_is_printed(here, settings, without_pictures):
     evaluate(init_from='one', eval_data='pairs.jsonl', save='./kept', **settings)
@@ -45,7 +49,7 @@ def test_the_report_does_not_depend_on_what_is_printed(here, settings, without_p
     assert page.split('## Each response')[1].count('\n| ') == 92
 
 
-@pytest.mark.parametrize('columns', [80, 110, 200])
+@pytest.mark.parametrize('columns', [80, *(pytest.param(n, marks=pytest.mark.slow) for n in (110, 200))])
 @pytest.mark.parametrize('compared', [False, True])
 def test_no_number_is_cut_off_in_a_terminal(here, monkeypatch, capsys, columns, compared):
     monkeypatch.setattr(

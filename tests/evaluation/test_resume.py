@@ -151,7 +151,7 @@ def test_killed_at_a_random_moment_and_resumed_ten_times(here):
 
 
 def test_control_c_says_how_to_resume(here):
-    write_pairs('many.jsonl', 20_000)
+    write_pairs('many.jsonl', 6000)
     command = [sys.executable, str(PROJECT / 'eval.py'), '--init_from=one', '--device=cpu', '--eval_data=many.jsonl']
     part = here / 'results' / 'many' / 'pairs.jsonl.part'
     process = subprocess.Popen([*command, '--save=many'], cwd=here, stderr=subprocess.PIPE, text=True)

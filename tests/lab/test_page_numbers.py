@@ -11,22 +11,28 @@ from helpers.scripts import PROJECT
 import model
 from lab import experiment, report_numbers
 from lab.bench_pages import speed_page
-from lab.sourced_numbers import find_disagreements, read_quotations
+from lab.sourced_numbers import COMMENT, find_disagreements, read_quotations
 from lm.checkpoint import load_model
 
 FULLY_SOURCED = ['results/REPORT.md']  # every measured number on it has a source
-PAGES = [
-    *FULLY_SOURCED,
-    *('README.md', 'models/tiny/README.md', 'models/tiny-stories/README.md'),
-    *('results/models/README.md', 'results/fine_tuning/README.md'),
-]
+PAGES = sorted(
+    path.relative_to(PROJECT).as_posix()
+    for pattern in ('*.md', 'docs/*.md', 'models/*/README.md', 'results/**/*.md')
+    for path in PROJECT.glob(pattern)
+    if COMMENT.search(path.read_text(encoding='utf-8'))
+)
+
+
+def test_pages_have_sources():
+    models = {'models/tiny/README.md', 'models/tiny-stories/README.md', 'results/models/README.md'}
+    assert {*FULLY_SOURCED, *models, 'results/fine_tuning/README.md'} <= {*PAGES}
 
 
 @pytest.mark.parametrize('page', PAGES)
 def test_numbers_on_a_page_are_those_of_their_files(page):
     complaints = find_disagreements(PROJECT / page, all_sourced=page in FULLY_SOURCED)
     assert not complaints, '\n'.join(complaints)
-    assert sum(len(found) for _, _, found in read_quotations(PROJECT / page)) >= 3
+    assert any(found for _, _, found in read_quotations(PROJECT / page))
 
 
 def test_generated_tables_are_those_of_the_stored_numbers(tmp_path, monkeypatch):

@@ -307,7 +307,7 @@ def test_the_lesson_runs_from_another_folder(tmp_path):
     [
         ({'input': 'nowhere.txt'}, 'nowhere.txt'),
         ({'input': 'latin.txt'}, 'latin.txt is not UTF-8'),
-        ({'input': 'short.txt'}, '5 characters; 1,000'),
+        ({'input': 'short.txt'}, '5 characters; it needs 1,000'),
         ({'input': ''}, '0 characters'),
         ({'max_characters': 900}, '900 characters'),
         ({'block_size': 1}, '--block_size=1'),

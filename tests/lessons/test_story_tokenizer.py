@@ -255,12 +255,13 @@ def read_table(output, test):
 
 def test_the_lesson_prints_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = ''.join(passages()[:40])
+    text = ''.join(passages()[:40]).rstrip()
     (tmp_path / 'few.txt').write_text(text, encoding='utf-8')
     main(Settings(input='few.txt', vocab_size=400, epochs=1, seeds=1))
     output = capsys.readouterr().out
     assert max(map(len, output.splitlines())) <= 100
-    assert read_table(output, PASSAGE.findall(text)[36:]).keys() == {'BPE', 'words and marks'}
+    cut = PASSAGE.findall(text)
+    assert read_table(output, cut[len(cut) * 9 // 10 :]).keys() == {'BPE', 'words and marks'}
     assert imread(tmp_path / 'results/lessons/story_tokenizer-curves.png').ndim == 3
 
 

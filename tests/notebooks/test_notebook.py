@@ -105,7 +105,7 @@ def test_from_top_to_bottom(project, someone):
 def test_an_error_is_one_line_and_stops_the_notebook(project, someone):
     with pytest.raises(CellExecutionError) as failed:
         execute(project, {'model': 'gpt3'}, slice(2))
-    assert "error: there is no folder 'gpt3' here" in str(failed.value)
+    assert "error: there is no folder 'gpt3'" in str(failed.value)
     assert 'Traceback' not in str(failed.value)
 
 
