@@ -14,14 +14,18 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def expand_path(text):
-    """Return a path that a person named, with a `~` or `~name` at its start replaced by the home folder.
+    """Return a path that a person named, with `~` or `~name` at its start replaced by that home folder.
 
-    A shell does this only to a word that begins with `~`, so the one in --out_dir=~/run arrives here.
+    A shell replaces it only at the start of a word, so the one in --out_dir=~/run arrives here. As in a shell, the name
+    of a user who does not exist stays as it is.
     """
+    path = Path(text)
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # there is no such user, or no home folder
-        raise UserError(f'{text}: there is no home folder for {Path(text).parts[0]}') from error
+        return path.expanduser()
+    except RuntimeError as error:
+        if path.parts[0] != '~':
+            return path
+        raise UserError(f'{path}: there is no home folder for ~') from error
 
 
 def resolve_path(path):

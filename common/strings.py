@@ -1,6 +1,7 @@
 """Make any text fit for one line, for a terminal, and for UTF-8."""
 
 import re
+import unicodedata
 
 
 def shorten(text, length, from_end=False):
@@ -23,3 +24,13 @@ def show_control_characters(text):
 def replace_surrogates(text):
     """Replace lone surrogates, Python's stand-ins for bytes that are not UTF-8, with U+FFFD, as tiktoken does."""
     return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+
+
+def separator_between(prompt, response, separator=' '):
+    """Return what goes between a prompt and its response: the separator if two words would run together, else ''."""
+    return separator if prompt and response and is_word(prompt[-1]) and is_word(response[0]) else ''
+
+
+def is_word(char):
+    """Return whether a character is part of a word: a letter, a digit, or a mark on one."""
+    return char.isalnum() or char == '_' or unicodedata.category(char).startswith('M')
