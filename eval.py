@@ -56,7 +56,6 @@ class Settings(SamplingSettings):
     eval_data: str = 'eval_data.json'  # JSON list or JSON lines of {"prompt", "response"} or [prompt, response]
     skip_bad: bool = False  # leave out invalid pairs, with a note, instead of refusing the file
     boundary: str = 'joint'  # joint: encode prompt and response as one text; separate: encode each alone
-    separator: str = ' '  # put between prompt and response if no white space is there and a letter or digit follows
     compare_to: str | None = None  # a second model to compare with, as in init_from: the one before fine-tuning
     text: str | None = None  # score a text file, or a dataset in data/ (mine: its val part; mine/test), not pairs
     stride: int | None = None  # tokens of text scored at a time; fewer means more context (None: half a context)

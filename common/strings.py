@@ -27,8 +27,14 @@ def replace_surrogates(text):
 
 
 def separator_between(prompt, response, separator=' '):
-    """Return what goes between a prompt and its response: the separator if two words would run together, else ''."""
-    return separator if prompt and response and is_word(prompt[-1]) and is_word(response[0]) else ''
+    """Return what goes between a prompt and its response: the separator if they would run together, else ''.
+
+    They would if the response begins with a word and the prompt ends in one, with or without a mark after it: "in",
+    "end.", "Answer:", 'said "No."', but not "f(" or 'said "'.
+    """
+    last = prompt.rstrip('"”»)]}')[-1:]
+    meet = last and response and (is_word(last) or last in '.,;:!?…%') and is_word(response[0])
+    return separator if meet else ''
 
 
 def is_word(char):

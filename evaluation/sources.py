@@ -16,6 +16,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import file_sha256, resolve_path
 from common.strings import replace_surrogates
+from lm.boundary import join_response
 from lm.scoring import WINDOW, cut_text, segment_ends
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from texts.token_files import dataset_folder, open_tokens
@@ -201,17 +202,6 @@ def read_pairs(path, on_bad):
         yield pair
     if index is None:
         raise UserError(f'{path} has no pairs; it should be {FORMS}')
-
-
-def join_response(prompt, response, separator=' '):
-    """Return the response as it follows the prompt: with a separator before it if the two would run together.
-
-    They would if there is a prompt, it does not end in white space, and the response begins with a letter or a digit.
-    lm-evaluation-harness calls the separator `target_delimiter`.
-    """
-    if prompt and not prompt[-1].isspace() and response and response[0].isalnum():
-        return separator + response
-    return response
 
 
 def _items(path):

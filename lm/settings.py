@@ -9,6 +9,7 @@ import torch
 from common.errors import UserError
 from lm import fast
 from lm.checkpoint import load_model, require_tokenizer
+from lm.hardware import check_compiler, explain_compile_errors
 
 
 @dataclass
@@ -33,6 +34,7 @@ class SamplingSettings(ModelSettings):
 
     start: str = 'Once upon a time'  # the prompt, or FILE:path to read it from a file; '' is <|endoftext|>
     fixed_response: str | None = None  # a response to score instead of sampling; top_k and top_p do not apply to it
+    separator: str = ' '  # put between prompt and response if two words would run together; '' for none
     num_samples: int = 1  # how many samples to draw, all in one batch
     max_new_tokens: int = 100  # tokens in each sample
     temperature: float = 0.8  # 1 is the model's own distribution; lower is more predictable, 0 is greedy
@@ -87,7 +89,8 @@ def load_chosen_model(settings):
 def optimise_for_inference(model, settings):
     """Return the model, compiled or with packed matrices, as the settings ask: no longer trainable."""
     if settings.compile:
-        model.hidden = torch.compile(model.hidden, dynamic=True)
+        check_compiler(model.device)
+        model.hidden = explain_compile_errors()(torch.compile(model.hidden, dynamic=True))
         return model
     return fast.pack(model, settings.quantize)
 

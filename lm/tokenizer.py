@@ -18,6 +18,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import resolve_path
 from common.strings import replace_surrogates
+from lm.boundary import split_pair
 from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
 
 EOT = '<|endoftext|>'
@@ -58,29 +59,26 @@ class Tokenizer:
     def encode_pair(self, prompt, response, boundary='joint'):
         """Return (prompt ids, response ids). Only this method decides where a response begins.
 
-        boundary: 'joint' is lm-evaluation-harness's rule. White space at the end of the prompt moves to the response,
-        both are encoded as one text, and as many tokens as the prompt alone has are cut off its beginning: the rest is
-        the response. The prompt's ids are those of the prompt alone, even if it ends inside a word. If a merge across
-        the boundary leaves no response, the split moves back to the last token that both encodings share.
-        'separate' encodes each by itself, which gives tokens at the boundary that a model has hardly seen.
+        boundary: 'joint' is lm-evaluation-harness's rule wherever it loses nothing. White space at the end of the
+        prompt moves to the response, both are encoded as one text, and as many tokens as the prompt alone has are cut
+        off its beginning: the rest is the response. If the rest does not spell the response, because a token of the
+        whole text crosses the boundary ("gi" and "rl" are one token in "girl"), the prompt keeps its own tokens and
+        the response is encoded by itself. 'separate' encodes each by itself always.
+        Prompt ids and response ids spell the text. `split_pair` also tells whether a token was cut in two.
         An empty prompt becomes <|endoftext|>; an empty response has no ids.
         """
-        if boundary not in ('joint', 'separate'):
-            raise UserError(f'boundary={boundary!r}: it must be joint or separate')
-        if boundary == 'separate' or not response:
-            return self._or_eot(self.encode(prompt)), self.encode(response)
-        stripped = prompt.rstrip()
-        whole, prompt_ids = self.encode(prompt + response), self.encode(stripped)
-        if len(whole) <= len(prompt_ids):
-            shared = next((i for i, (a, b) in enumerate(zip(whole, prompt_ids)) if a != b), len(whole))
-            prompt_ids = whole[:shared]
-        return self._or_eot(prompt_ids), whole[len(prompt_ids) :]
+        return self.split_pair(prompt, response, boundary)[:2]
+
+    def split_pair(self, prompt, response, boundary='joint'):
+        """Return an EncodedPair: the ids of `encode_pair`, and a note if their boundary or spelling is unusual."""
+        return split_pair(self, prompt, response, boundary)
 
     def encode_prompt(self, prompt):
         """Return the ids of a prompt to continue; an empty one becomes <|endoftext|>."""
-        return self._or_eot(self.encode(prompt))
+        return self.start_ids(self.encode(prompt))
 
-    def _or_eot(self, ids):
+    def start_ids(self, ids):
+        """Return the ids of a prompt, or those that stand for an empty one."""
         if ids:
             return ids
         if self.eot is None:

@@ -136,7 +136,11 @@ def test_lines_are_read_one_by_one(tmp_path):
         ('he said', '"No."', '"No."'),
         ('', 'a shoe', 'a shoe'),
         ('I live in', '', ''),
-        ('I live in', '_a', '_a'),
+        ('I live in', '_a', ' _a'),
+        ('Answer:', 'Paris', ' Paris'),
+        ('said "No."', 'Then', ' Then'),
+        ('f(', 'x', 'x'),
+        ('she said "', 'No', 'No'),
     ],
 )
 def test_the_separator_is_put_between_words_that_would_run_together(prompt, response, joined):

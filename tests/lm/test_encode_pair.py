@@ -1,13 +1,16 @@
-"""Where a response begins: lm-evaluation-harness's rule, and what holds where that leaves no response."""
+"""Where a response begins: lm-evaluation-harness's rule, and what holds where that would lose text."""
 
-import itertools
+import json
 
 import pytest
 from helpers.models import needs_gpt2_vocabulary
-from helpers.tokenizers import char_tokenizer, fragments, gpt2_tokenizer, halves
+from helpers.tokenizers import any_text, bpe_tokenizer, char_tokenizer, fragments, gpt2_tokenizer, halves
 from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.strings import replace_surrogates
+from lm.tokenizer import BPETokenizer
 
 # Where a response begins ----------------------------------------------------------------------------------------------
 
@@ -31,6 +34,8 @@ def pair_of_the_harness(encode, context, continuation):
 @example(('Accordin', 'gly'))  # Acc ord in, but According ly
 @example(('un\u3000', '\u2003er'))
 @example(('👩\u200d', '👧'))
+@example(('The little gi', 'rl ran home'))
+@example(('He said.', '"'))
 def test_joint_boundary_is_the_harness_rule_wherever_that_is_defined(tokenizer, pair):
     """And where it is not, what follows documents what holds instead."""
     prompt, response = pair
@@ -48,16 +53,72 @@ def test_joint_boundary_is_the_harness_rule_wherever_that_is_defined(tokenizer, 
         else:
             assert tokenizer.encode_pair(prompt, response) == ([tokenizer.eot], whole)
         return
-    prompt_ids, response_ids = tokenizer.encode_pair(prompt, response)
-    if rest:
-        assert (prompt_ids, response_ids) == (own, rest)
-        if whole[: len(own)] == own:
-            assert prompt_ids + response_ids == whole
-            assert tokenizer.decode(prompt_ids + response_ids) == prompt + response
-    else:  # a merge swallowed the boundary: the tokens that both share, then the others of the whole text
-        shared = [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(whole, own))]
-        assert (prompt_ids, response_ids) == (shared or [tokenizer.eot], whole[len(shared) :])
-        assert response_ids
+    prompt_ids, response_ids, boundary, note = tokenizer.split_pair(prompt, response)
+    assert (prompt_ids, response_ids) == tokenizer.encode_pair(prompt, response)
+    after_prompt = (prompt + response)[len(prompt.rstrip()) :]
+    if tokenizer.decode_bytes(rest) == after_prompt.encode():
+        assert (prompt_ids, response_ids, boundary, note) == (own, rest, None, None)
+    else:  # a token crosses the boundary
+        assert (prompt_ids, response_ids, boundary) == (own, encode(after_prompt), 'split')
+        assert 'meet inside a token' in note
+    assert prompt_ids + response_ids == whole or boundary == 'split'
+
+
+@settings(deadline=None, max_examples=300)
+@given(prompt=any_text, response=any_text, boundary=st.sampled_from(('joint', 'separate')))
+@example('🙂'[:1], '🙂', 'joint')
+@example('👩\u200d', '👧 said', 'joint')
+@example('half \ud83d', '\ude42 half', 'joint')  # two surrogates that would be one character
+@example('half \ud83d', '\ude42 half', 'separate')
+def test_the_ids_of_prompt_and_response_spell_the_text(byte_level, prompt, response, boundary):
+    pair = byte_level.split_pair(prompt, response, boundary)
+    ids = pair.prompt_ids + pair.response_ids
+    if not prompt or (boundary == 'joint' and response and not prompt.strip()):  # <|endoftext|> is put before it
+        assert ids.pop(0) == byte_level.eot
+    assert byte_level.decode(ids) == replace_surrogates(prompt) + replace_surrogates(response)
+    assert pair.boundary in (None, 'split')
+
+
+@settings(deadline=None, max_examples=100)
+@given(pair=st.tuples(st.sampled_from(['the', 'é', '👩', ' ']), fragments))
+def test_single_characters_are_never_split(pair):
+    prompt, response = pair
+    tokenizer = char_tokenizer()
+    if prompt.strip() and set(prompt + response) <= set(tokenizer.decode(range(tokenizer.vocab_size))):
+        encoded = tokenizer.split_pair(prompt, response)
+        assert (encoded.boundary, encoded.note) == (None, None)
+        assert tokenizer.decode(encoded.prompt_ids + encoded.response_ids) == prompt + response
+
+
+@needs_gpt2_vocabulary
+@pytest.mark.parametrize(
+    ('prompt', 'response'),
+    [
+        ('The little gi', 'rl ran home'),
+        ('All th', 'e'),
+        ('The ANSWE', 'RS'),
+        ('She said.', '" Then she left'),
+        ('Accor', 'dingly, he left'),
+    ],
+)
+def test_a_prompt_that_ends_inside_a_word_loses_no_character(prompt, response):
+    tokenizer = gpt2_tokenizer()
+    pair = tokenizer.split_pair(prompt, response)
+    assert tokenizer.decode(pair.prompt_ids) == prompt
+    assert tokenizer.decode(pair.response_ids) == response
+    assert pair.boundary == 'split'
+    last, first = tokenizer.pieces([pair.prompt_ids[-1], pair.response_ids[0]])
+    assert pair.note.endswith(f'as …{last}|{first}…')
+
+
+def test_a_tokenizer_that_changes_the_text_says_what_is_scored():
+    """One that puts a space before every text, as some models' tokenizer.json does."""
+    text = json.loads(bpe_tokenizer().contents['json'])
+    text['pre_tokenizer']['add_prefix_space'] = True
+    tokenizer = BPETokenizer.from_json(json.dumps(text))
+    pair = tokenizer.split_pair('the fo', 'g on')
+    assert pair.boundary == 'respelled'
+    assert "scored was ' the fo g on'" in pair.note
 
 
 @needs_gpt2_vocabulary
@@ -66,17 +127,6 @@ def test_white_space_at_the_end_of_a_prompt_moves_to_the_response():
     expected = (tokenizer.encode('Once upon a time'), tokenizer.encode(' there'))
     assert tokenizer.encode_pair('Once upon a time', ' there') == expected
     assert tokenizer.encode_pair('Once upon a time ', 'there') == expected
-
-
-@needs_gpt2_vocabulary
-def test_split_moves_back_where_a_merge_swallows_the_boundary():
-    tokenizer = gpt2_tokenizer()
-    (the,) = tokenizer.encode(' the')
-    assert tokenizer.encode(' th') != [the]
-    assert tokenizer.encode_pair('All th', 'e') == (tokenizer.encode('All'), [the])
-    assert tokenizer.encode_pair(' th', 'e') == ([tokenizer.eot], [the])
-    prompt_ids, response_ids = tokenizer.encode_pair('The ANSWE', 'RS')
-    assert (tokenizer.pieces(prompt_ids), tokenizer.pieces(response_ids)) == (['The', '·AN'], ['SW', 'ERS'])
 
 
 def test_empty_prompt_is_end_of_text_and_empty_response_has_no_ids(byte_level):

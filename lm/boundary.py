@@ -1,0 +1,64 @@
+"""Where a prompt ends and its response begins, in text and in token ids."""
+
+from typing import NamedTuple
+
+from common.errors import UserError
+from common.strings import replace_surrogates, separator_between
+
+
+class EncodedPair(NamedTuple):
+    """A prompt and its response as token ids, and whether anything about them is unusual."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    boundary: str | None = None  # 'split': a token was cut in two; 'respelled': the ids spell another text
+    note: str | None = None  # the same as a sentence, with the tokens or the text that is scored
+
+
+def join_response(prompt, response, separator=' '):
+    """Return the response as it follows the prompt: with a separator before it if the two would run together.
+
+    lm-evaluation-harness calls the separator `target_delimiter`. Callers tell the person: see `describe_join`.
+    """
+    return separator_between(prompt, response, separator) + response
+
+
+def describe_join(separator):
+    """Return the text of a note that the separator was put between a prompt and its response."""
+    named = {' ': 'a space'}.get(separator, repr(separator))
+    return f'{named} was put between prompt and response, which would run together; --separator= leaves it out'
+
+
+def split_pair(tokenizer, prompt, response, boundary='joint'):
+    """Return the EncodedPair of a prompt and a response. `Tokenizer.encode_pair` describes the rules."""
+    if boundary not in ('joint', 'separate'):
+        raise UserError(f'boundary={boundary!r}: it must be joint or separate')
+    if boundary == 'separate' or not response:
+        prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(response)
+        return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
+    stripped = prompt.rstrip()
+    whole, prompt_ids = tokenizer.encode(prompt + response), tokenizer.encode(stripped)
+    response_ids, n = whole[len(prompt_ids) :], len(prompt_ids)
+    if whole[:n] == prompt_ids and response_ids:
+        return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
+    alone = tokenizer.encode(prompt[len(stripped) :] + response)  # white space at the prompt's end moves to it
+    if response_ids and tokenizer.decode_bytes(response_ids) == tokenizer.decode_bytes(alone):
+        return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
+    pieces = [*tokenizer.pieces(prompt_ids[-1:]), *tokenizer.pieces(alone[:1])]
+    note = f'prompt and response meet inside a token; they were encoded separately, as …{"|".join(pieces)}…'
+    return _check_spelling(tokenizer, prompt, response, prompt_ids, alone, 'split', note)
+
+
+def _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids, boundary=None, note=None):
+    """Return the EncodedPair; if its ids do not spell the text, it says which text they spell."""
+    spelled = tokenizer.decode_bytes([*prompt_ids, *response_ids])
+    if spelled not in spellings(prompt, response):
+        boundary = 'respelled'
+        note = f'this tokenizer changes the text; scored was {spelled.decode("utf-8", "replace")!r}'
+    return EncodedPair(tokenizer.start_ids(prompt_ids), response_ids, boundary, note)
+
+
+def spellings(prompt, response):
+    """Return the bytes that may spell a text: as it is, or with lone surrogates, which have no UTF-8, replaced."""
+    replaced = replace_surrogates(prompt) + replace_surrogates(response)
+    return (prompt + response).encode('utf-8', 'surrogatepass'), replaced.encode('utf-8')
