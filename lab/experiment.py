@@ -24,6 +24,7 @@ import torch
 import configurator
 from common.errors import UserError
 from common.files import PROJECT, file_sha256
+from common.text_files import read_text_chunks
 from lab import experiment_pages, report_numbers
 from lab.experiment_runs import (
     HELDOUT,
@@ -40,7 +41,7 @@ from lab.experiment_runs import (
 )
 from lab.result_pictures import draw_keywords, draw_learning_curve, draw_length, draw_sweep, draw_training
 from lm import checkpoint
-from texts.plain_text import read_text, split_documents
+from texts.plain_text import split_documents
 from texts.token_files import read_meta
 
 TEXTS_USED = (*NOVELS, *STORIES, HELDOUT)
@@ -256,7 +257,7 @@ def make_report(corpora):
     """Compute the numbers of results/REPORT.md, draw its figures and run the commands it quotes."""
     model, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
     path = PROJECT / 'data/childrens_stories/childrens_stories.txt'
-    stories = list(split_documents(read_text(path), '\n\n\n'))
+    stories = list(split_documents(read_text_chunks(path), '\n\n\n'))
     texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in NOVELS + STORIES}
     numbers, points = report_numbers.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
     write_numbers('report/report.json', numbers)
