@@ -42,6 +42,10 @@ ONLY_VALUE = {
 TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
 
 
+class DownloadError(UserError):
+    """A model that is not on this machine and could not be downloaded."""
+
+
 def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
     """Return (model, tokenizer, checkpoint) of the model that init_from names, in eval mode but still trainable.
 
@@ -201,7 +205,7 @@ def _download(name):
     except RepositoryNotFoundError as error:
         raise UserError(f'there is no folder {name!r} and no model of that name on the hub') from error
     except Exception as error:  # network errors come in many classes, from huggingface_hub and its HTTP client
-        raise UserError(
+        raise DownloadError(
             f'there is no folder {name!r}, and the model of that name could not be downloaded from the Hugging Face '
             f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '
             'a network, use --init_from=tiny-stories, which is shipped with this project, a model that was downloaded '

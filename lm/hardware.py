@@ -1,9 +1,9 @@
-"""The hardware: which device to use, in which precision, and its peak speed and memory."""
+"""The hardware: which device to use, in which precision, whether it can compile, its peak speed and memory."""
 
 import re
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,11 +30,18 @@ DATASHEET_FLOPS = {
 
 
 def pick_device(name=None):
-    """Return the torch.device called `name` ('cpu', 'cuda', 'cuda:1', 'mps'); for None cuda, else mps, else the CPU."""
+    """Return the torch.device called `name`: 'cpu', 'cuda', 'cuda:1', 'mps', or 'gpu', which is cuda or else mps.
+
+    None is the best available: cuda, else mps, else the CPU. Raises UserError if there is no such device.
+    """
+    gpu = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else None
     if name is None:
-        kind = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-        return torch.device(kind)
+        return torch.device(gpu or 'cpu')
+    kind, colon, number = name.strip().lower().partition(':')
+    if kind == 'gpu' and gpu is None:
+        raise UserError(f'--device={name} cannot be used: torch finds no GPU on this machine; try --device=cpu')
     try:
+        name = (gpu if kind == 'gpu' else kind) + colon + number
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # a valid name may lack a device; 'meta' holds no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -68,6 +75,35 @@ def pick_training_dtype(device, name=None):
 def autocast(device, dtype):
     """Compute matrix products in `dtype`; weights, normalisation and losses stay in float32."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def check_compiler(device):
+    """Raise UserError if torch.compile lacks what it needs, before anything is computed or deleted."""
+    from torch._dynamo.eval_frame import check_if_dynamo_supported
+
+    with explain_compile_errors():
+        check_if_dynamo_supported()  # not on every system and version of Python
+        if device.type == 'cpu':
+            from torch._inductor.cpp_builder import get_cpp_compiler
+
+            get_cpp_compiler()
+
+
+@contextmanager
+def explain_compile_errors():
+    """Turn the errors of torch.compile, with their pages of code, into a UserError; also a function's decorator."""
+    try:
+        yield
+    except RuntimeError as error:
+        if 'torch.compile' not in str(error) and not type(error).__module__.startswith(('torch._dynamo', 'torch._ind')):
+            raise
+        text = str(error)
+        if 'InvalidCxxCompiler' in f'{type(error).__name__} {text}':
+            reason = 'no C++ compiler was found; install g++ or clang++ (on Windows cl, of Visual Studio)'
+        else:  # a compiler's own message is the most useful line
+            lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+            reason = next((line for line in lines if 'error:' in line), lines[0])[:300]
+        raise UserError(f'--compile=True does not work here: {reason}; or leave --compile out') from error
 
 
 def synchronize(device):

@@ -24,7 +24,7 @@ class ModelChoice:
 class ModelSettings(ModelChoice):
     """Which model to load, and how to compute with it."""
 
-    device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best available
+    device: str | None = None  # cpu, gpu, cuda, cuda:1, mps; None for the best available
     dtype: str | None = None  # float32 (None), bfloat16 or float16
 
 
