@@ -17,15 +17,34 @@ import typing
 
 from common.errors import UserError
 from common.files import resolve_path
+from common.notebook import in_notebook
+from common.notes import forget_notes
+from common.text_files import read_text
 
 
-def run(main, settings_class):
-    """Read the settings and call main(settings). A UserError ends the script: one line on stderr, exit code 2."""
+def run(main, settings_class, choose_configs=None):
+    """Read the settings and call main(settings). A UserError ends the script: one line on stderr, exit code 2.
+
+    choose_configs: see `read`. In a notebook, where %run runs scripts, the script just ends, without an exit code.
+    """
+    if in_notebook() and not hasattr(sys.modules['__main__'], '__spec__'):
+        sys.modules['__main__'].__spec__ = None  # the second %run deletes it, and multiprocessing needs it
+    try:
+        run_or_exit(main, settings_class, choose_configs)
+    except SystemExit:
+        if not in_notebook():
+            raise
+
+
+def run_or_exit(main, settings_class, choose_configs=None):
+    """Read the settings and call main(settings); after an error, print it and exit."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors='replace')  # a Windows pipe cannot encode ⏎; print ? rather than fail
+        if hasattr(stream, 'reconfigure'):  # a notebook's streams cannot, and need not
+            stream.reconfigure(errors='replace')  # a Windows pipe cannot encode ⏎; print ? rather than fail
+    forget_notes()
     try:
         try:
-            main(read(settings_class, sys.argv[1:]))
+            main(read(settings_class, sys.argv[1:], choose_configs))
         finally:
             sys.stdout.flush()  # here, where a broken pipe is caught, not when Python exits
     except UserError as error:
@@ -40,14 +59,18 @@ def run(main, settings_class):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
 
 
-def read(settings_class, arguments):
+def read(settings_class, arguments, choose_configs=None):
     """Return a settings_class made from command-line arguments: config files, --key=value, --key value, --flag.
 
+    choose_configs: a function that is called if no config file is named; it takes the flags, key -> text, and returns
+    the config files to use.
     Raises UserError for an unknown key (suggesting the nearest known one), for a value of the wrong type, and for a
     config file that cannot be read.
     """
     kinds = typing.get_type_hints(settings_class)
     files, flags = _split(arguments, kinds)
+    if choose_configs is not None and not files and ('help', '') not in flags:
+        files = choose_configs(dict(flags))
     settings = settings_class()
     for file in files:
         settings = dataclasses.replace(settings, **_run_config(file, settings, kinds))
@@ -98,10 +121,16 @@ def _run_config(file, settings, kinds):
     that it imports, and names that start with an underscore, are not settings.
     """
     path = resolve_path(file)
+    key, equals, _ = file.lstrip('-').partition('=')
+    if not path.exists() and (equals or file.startswith('-') or path.suffix != '.py'):
+        hint = f'did you mean --{file.lstrip("-")}?' if key in kinds else 'settings are written --key=value'
+        raise UserError(f'{file!r} is neither a config file nor a setting; {hint}')
     try:
-        code = compile(path.read_text(encoding='utf-8-sig'), str(path), 'exec')
-    except OSError as error:
-        raise UserError(f'the config file {file} cannot be read: {error.strerror}') from error
+        source = read_text(path)
+    except UserError as error:
+        raise UserError(str(error).replace('cannot read', 'cannot read the config file', 1)) from error
+    try:
+        code = compile(source, str(path), 'exec')
     except (SyntaxError, ValueError) as error:
         raise UserError(f'the config file {file} is not Python code: {error}') from error
     names = {'__file__': str(path), '__name__': '__config__', **dataclasses.asdict(settings)}

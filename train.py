@@ -4,8 +4,9 @@
     python train.py config/finetune_stories.py --init_from=resume       resume a run that was interrupted
     torchrun --nproc_per_node=2 train.py config/finetune_stories.py     train on two GPUs, or in two processes
 
-The settings are nanoGPT's, and nanoGPT's config files work. Which batches a step trains on and what dropout drops
-depend only on the seed and the step's number, so the weights and the optimizer are all it takes to resume exactly.
+The settings are nanoGPT's, and nanoGPT's config files work. If neither a config file nor a dataset is named and there
+is no data/openwebtext, config/finetune_stories.py is used. Which batches a step trains on and what dropout drops depend
+only on the seed and the step's number, so the weights and the optimizer are all it takes to resume exactly.
 """
 
 import contextlib
@@ -24,7 +25,14 @@ from tqdm import tqdm
 import configurator
 from common.errors import UserError
 from common.processes import Processes, StopSignals
-from lm.hardware import autocast, pick_device, pick_dtype, pick_training_dtype
+from lm.hardware import (
+    autocast,
+    check_compiler,
+    explain_compile_errors,
+    pick_device,
+    pick_dtype,
+    pick_training_dtype,
+)
 from texts.token_files import open_tokens, read_meta, tokens_sha256
 from training.batches import count_blocks, evaluation_batches, prefetch, training_batch
 from training.lean_loss import LeanLoss
@@ -34,6 +42,8 @@ from training.resume import restore_run, save_run
 from training.setup import (
     check_tokens,
     check_training_settings,
+    choose_configs,
+    expand_paths,
     freeze_layers,
     prepare_model,
     remove_earlier_run,
@@ -92,7 +102,7 @@ class Settings:
     min_lr: float = 6e-5  # the lowest learning rate; usually a tenth of learning_rate
     # machine
     seed: int = 1337  # determines the initial weights, the order of the data and dropout
-    device: str | None = None  # cpu, cuda, cuda:1, mps; None for the best available
+    device: str | None = None  # cpu, gpu, cuda, cuda:1, mps; None for the best available
     dtype: str | None = None  # float32, bfloat16, float16; None for the fastest that the hardware supports
     compile: bool = False  # torch.compile the model: a slower start, then faster
     gradient_checkpointing: bool = False  # recompute each layer in the backward pass: less memory, a third more time
@@ -101,14 +111,11 @@ class Settings:
 
 def main(settings):
     """Make or load a model, then train it until max_iters, patience or a signal ends the run."""
+    settings = expand_paths(settings)
     check_training_settings(settings)
     try:
-        run = Run(settings)
-        if settings.eval_only:
-            print(describe_losses(run.estimate_loss(), run))
-        else:
-            run.prepare()
-            train(run)
+        with explain_compile_errors():
+            train_or_evaluate(settings)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not re.search('out of memory|allocate memory', str(error)):
             raise
@@ -116,6 +123,16 @@ def main(settings):
             'out of memory: lower --batch_size and raise --gradient_accumulation_steps by the same factor, lower '
             '--block_size, or set --gradient_checkpointing=True or --lora_rank=8'
         ) from error
+
+
+def train_or_evaluate(settings):
+    """Prepare the run, then train it or, with eval_only, evaluate it once."""
+    run = Run(settings)
+    if settings.eval_only:
+        print(describe_losses(run.estimate_loss(), run))
+    else:
+        run.prepare()
+        train(run)
 
 
 def train(run):
@@ -188,6 +205,8 @@ class Run:
                 f'{self.processes.count} processes; choose a multiple of {self.processes.count}'
             )
         self.device = pick_device(self.processes.device)
+        if settings.compile:
+            check_compiler(self.device)
         # By default, evaluate in float32 and train in the fastest dtype.
         if settings.eval_only:
             self.dtype = pick_dtype(settings.dtype)
@@ -333,4 +352,4 @@ def learning_rate_at(iter_num, settings, max_iters):
 
 
 if __name__ == '__main__':
-    configurator.run(main, Settings)
+    configurator.run(main, Settings, choose_configs)

@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 
@@ -27,7 +28,7 @@ class Processes:
         self.device = device
         if self.count > 1:
             backends = 'gloo'
-            if device in (None, 'cuda') and torch.cuda.is_available():
+            if device in (None, 'gpu', 'cuda') and torch.cuda.is_available():
                 self.device = f'cuda:{os.environ["LOCAL_RANK"]}'
                 torch.cuda.set_device(self.device)
                 backends = f'cpu:gloo,cuda:{backend or "nccl"}'
@@ -84,12 +85,14 @@ class StopSignals:
     """A context in which Ctrl-C and SIGTERM are noted in `received`, so that the program can stop at a good moment.
 
     A second Ctrl-C stops it at once if it comes at least three seconds later; before that, it may be the same one,
-    passed on by torchrun.
+    passed on by torchrun. Signals reach the main thread only, so in another one nothing is noted.
     """
 
     def __enter__(self):
         self.received = 0  # the signal's number; 0: none
-        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+        self._handlers = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def _note(self, number, frame):

@@ -1,9 +1,11 @@
 # Fine-tune GPT-2 on the 52 children's stories in data/childrens_stories (25,000 tokens): five epochs, in minutes rather
 # than hours on a laptop. The first run downloads GPT-2 from the hub; --init_from=distilgpt2 is half the size.
+# Afterwards, --init_from=resume makes eval.py, sample.py and export.py use the result. These are also the settings of
+# train.py if neither a config file nor a dataset is named.
 
 init_from = 'gpt2'
 dataset = 'childrens_stories'
-out_dir = 'out-stories'
+out_dir = 'out'
 
 block_size = 256
 batch_size = 4

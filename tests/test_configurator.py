@@ -161,6 +161,27 @@ def test_a_file_saved_with_a_byte_order_mark_is_read(config):
     assert_changed(read(config('size = 5\n', encoding='utf-8-sig')), size=5)
 
 
+def test_a_file_that_powershell_wrote_is_read(config):
+    assert_changed(read(config('size = 5\r\nquick = True\r\n', encoding='utf-16')), size=5, quick=True)
+
+
+def test_a_file_in_the_home_folder_is_read(config, tmp_path, monkeypatch):
+    config('size = 5\n', 'mine.py')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert_changed(read('~/mine.py'), size=5)
+
+
+def test_configs_are_chosen_only_if_none_is_named(config):
+    def choose(flags):
+        chosen.append(flags)
+        return [default]
+
+    default, other, chosen = config('size = 5', 'default.py'), config('size = 6', 'other.py'), []
+    assert_changed(configurator.read(Settings, ['--name=a', '--quick'], choose), size=5, name='a', quick=True)
+    assert_changed(configurator.read(Settings, [other], choose), size=6)
+    assert chosen == [{'name': 'a', 'quick': 'True'}]
+
+
 def test_a_relative_path_means_where_one_stands_or_else_the_project(config, tmp_path, monkeypatch):
     config('size = 5\n', 'mine.py')
     monkeypatch.chdir(tmp_path)
@@ -192,6 +213,9 @@ def test_a_relative_path_means_where_one_stands_or_else_the_project(config, tmp_
         (['--name=a', '--size=x', '--quick'], ['--size=x']),
         (['nowhere.py'], ['nowhere.py', 'No such file']),
         (['.'], ['config file .']),
+        (['size=5'], ["'size=5'", 'did you mean --size=5?']),
+        (['-size=5'], ["'-size=5'", 'did you mean --size=5?']),
+        (['Once upon a time'], ['Once upon a time', '--key=value']),
     ],
 )
 def test_a_wrong_flag_is_refused_and_named(arguments, words):
@@ -220,7 +244,7 @@ def test_a_wrong_flag_is_refused_and_named(arguments, words):
         ('top_k = 5.0', ['top_k = 5.0', 'int | None']),
         ('size = max', ['size', 'int']),
         ('size = = 5', ['not Python', 'line 1']),
-        ('name = "\0"', ['not Python']),
+        ('name = "\0"', ['not text', 'NUL']),
         ('size = 5 / 0', ['ZeroDivisionError']),
         ('import no_such_module', ['ModuleNotFoundError', 'no_such_module']),
     ],
@@ -235,7 +259,7 @@ def test_a_wrong_file_is_refused_and_named(config, text, words):
 
 
 def test_a_file_that_is_not_utf_8_is_refused(config):
-    with pytest.raises(UserError, match='not Python'):
+    with pytest.raises(UserError, match='not UTF-8'):
         read(config("name = 'Schneewittchen, schön'", encoding='latin-1'))
 
 

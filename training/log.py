@@ -14,6 +14,7 @@ import torch
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.notebook import in_notebook
 from evaluation.sources import PairSource
 from lm.hardware import peak_flops
 from lm.scoring import score_pairs
@@ -165,11 +166,16 @@ def divergence_error(iter_num, numbers):
 
 
 def print_ending(run, stop_signal, out_of_patience):
-    """Print why the run ended and what to do next. After a signal (0: none), exit with the code a shell would give."""
+    """Print why the run ended and what to do next.
+
+    After a signal (0: none), exit with the code a shell would give, except in a notebook.
+    """
     if stop_signal:
         name = signal.Signals(stop_signal).name
-        print(f'stopped by {name} after iteration {run.iter_num}; resume with: {resume_command(run.processes.count)}')
-        sys.exit(128 + stop_signal)
+        print(f'stopped by {name} after iteration {run.iter_num}; resume with: {resume_command(run)}')
+        if not in_notebook():
+            sys.exit(128 + stop_signal)
+        return
     if out_of_patience:
         print(f'no better for {run.evaluations_since_best} evaluations in a row: training ends here')
     if run.saved:
@@ -178,8 +184,14 @@ def print_ending(run, stop_signal, out_of_patience):
         print('there is no new ckpt.pt: no evaluation was better than the one before training')
 
 
-def resume_command(processes):
-    """Return the command that resumes this run: the one that started it, with --init_from=resume."""
-    start = ['python'] if processes == 1 else ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}']
-    arguments = [argument for argument in sys.argv[1:] if argument != '--init_from=resume']
+def resume_command(run):
+    """Return the command that resumes a run: the one that started it, with --init_from=resume."""
+    several = run.processes.count > 1
+    start = ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}'] if several else ['python']
+    if Path(sys.argv[0]).name == 'train.py':
+        arguments = [argument for argument in sys.argv[1:] if argument != '--init_from=resume']
+    else:  # called from Python, say from a notebook's cell
+        values, default = dataclasses.asdict(run.settings), dataclasses.asdict(type(run.settings)())
+        del values['init_from'], default['dataset']  # with a dataset named, train.py chooses no config file
+        arguments = [f'--{name}={value}' for name, value in values.items() if value != default.get(name)]
     return shlex.join([*start, 'train.py', *arguments, '--init_from=resume'])  # the last of two settings wins

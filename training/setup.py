@@ -1,11 +1,14 @@
 """Everything before the first step: checking the settings, making or loading the model, tidying out_dir."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from common.errors import UserError
+from common.files import PROJECT, expand_path
+from common.notes import note
 from lm import checkpoint as checkpoints
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
@@ -21,6 +24,37 @@ AT_LEAST_0 = (
     *('learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'beta1', 'beta2'),
 )
 BELOW = {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63}
+
+
+STORIES_CONFIG = 'config/finetune_stories.py'
+STORIES = 'childrens_stories'  # the shipped dataset, which that file names
+
+
+def choose_configs(flags):
+    """Return the config files to use if the command line names none: those for the shipped stories, or none.
+
+    flags: what was typed, key -> text. As soon as a dataset is named, or is where nanoGPT's default is, everything is
+    as in nanoGPT.
+    """
+    if 'dataset' in flags or dataset_folder('openwebtext').exists():
+        return []
+    others = sorted(f'config/{path.name}' for path in (PROJECT / 'config').glob('*.py'))
+    note(
+        'neither a config file nor a --dataset is named, so this trains on the shipped stories with the settings of '
+        f'{STORIES_CONFIG}, from gpt2 unless --init_from says otherwise; the config files are {", ".join(others)}'
+    )
+    return [str(PROJECT / STORIES_CONFIG)]
+
+
+def expand_paths(settings):
+    """Return the settings with `~` in paths replaced, and with data/NAME instead of NAME understood as the dataset."""
+    names = ('out_dir', 'dataset', 'eval_file', 'init_from')
+    paths = {name: getattr(settings, name) for name in names}
+    expanded = {name: str(expand_path(path)) for name, path in paths.items() if path and path.startswith('~')}
+    dataset = settings.dataset.rstrip('/')
+    if dataset.startswith('data/') and not dataset_folder(dataset).exists():
+        expanded['dataset'] = dataset.removeprefix('data/')
+    return replace(settings, **expanded)
 
 
 def check_training_settings(settings):
@@ -52,7 +86,16 @@ def prepare_model(settings, device):
     # Evaluate the weights that the other scripts use, but resume from the latest ones.
     files = ('ckpt.pt', 'last.pt') if settings.eval_only else ('last.pt', 'ckpt.pt')
     file = next((name for name in files if (Path(settings.out_dir) / name).exists()), 'ckpt.pt')
-    model, tokenizer, checkpoint = checkpoints.load_model(settings.init_from, settings.out_dir, str(device), file=file)
+    try:
+        loaded = checkpoints.load_model(settings.init_from, settings.out_dir, str(device), file=file)
+    except checkpoints.DownloadError as error:
+        if settings.dataset != STORIES:
+            raise
+        raise UserError(
+            f'{settings.init_from} is not on this machine and could not be downloaded '
+            f'({type(error.__cause__).__name__}); begin from a shipped model instead: {_story_commands(settings)}'
+        ) from error
+    model, tokenizer, checkpoint = loaded
     _check_same_tokenizer(settings, tokenizer)
     if settings.init_from == 'resume':
         if not settings.eval_only:
@@ -66,6 +109,16 @@ def prepare_model(settings, device):
             module.p = settings.dropout
     model.config.dropout = settings.dropout
     return model.train(), tokenizer, checkpoint
+
+
+def _story_commands(settings, name='tiny'):
+    """Return the commands that fine-tune a model with a tokenizer of its own on the shipped stories."""
+    text = dataset_folder(STORIES) / f'{STORIES}.txt'
+    device = f' --device={settings.device}' if settings.device else ''
+    return (
+        f'python prepare_bin.py --input={text} --dataset=my_stories --tokenizer={name}, then python train.py '
+        f'config/finetune_own_text.py --init_from={name} --dataset=my_stories --out_dir={settings.out_dir}{device}'
+    )
 
 
 def _new_model(settings, device):
@@ -89,23 +142,37 @@ def _check_same_tokenizer(settings, tokenizer):
         return
     name = settings.out_dir if settings.init_from == 'resume' else settings.init_from
     name = 'gpt2' if tokenizer.fingerprint == GPT2Tokenizer.fingerprint else name
+    if settings.dataset == STORIES and settings.init_from != 'resume':
+        commands = _story_commands(settings, name)
+    else:
+        commands = f'python prepare_bin.py --input=... --dataset=ANOTHER_NAME --tokenizer={name}'
     raise UserError(
         f'data/{settings.dataset} was made with another tokenizer than the one of {settings.init_from}; make it again '
-        f'with: python prepare_bin.py --input=... --dataset=ANOTHER_NAME --tokenizer={name}'
+        f'with: {commands}'
     )
 
 
 def check_tokens(data, model, settings):
     """Raise UserError if token files are too short for a block or hold ids that the model does not have."""
     for split, tokens in data.items():
-        path = f'data/{settings.dataset}/{split}.bin'
+        path = dataset_folder(settings.dataset) / f'{split}.bin'
         if len(tokens) <= model.block_size and not (settings.eval_only and len(tokens) == 0):
             raise UserError(
-                f'{path} has {len(tokens)} tokens, too few for block_size={model.block_size}; lower --block_size, or '
-                'raise --val_fraction in prepare_bin.py'
+                f'{path} has {len(tokens)} tokens, too few for block_size={model.block_size}; '
+                f'{_more_tokens(data, split, model.block_size)}'
             )
         if (largest := largest_token(tokens)) >= model.n_ids:
             raise UserError(f'{path} has token id {largest}, but the model has only {model.n_ids} ids')
+
+
+def _more_tokens(data, split, block_size):
+    """Return what to do about a split that is too short for a block."""
+    n, total = len(data[split]), sum(len(tokens) for tokens in data.values())
+    lower = f'use --block_size={n - 1} or less, or ' if n > 1 else ''
+    if total <= 2 * block_size + 1:  # too few for both, however they are divided
+        return f'{lower}prepare more text'
+    # The training part is what the other parts leave.
+    return f'{lower}prepare more text, or a {"smaller" if split == "train" else "larger"} --val_fraction'
 
 
 def freeze_layers(model, blocks):

@@ -1,5 +1,6 @@
 """Saving and resuming: an interrupted run continues bit for bit, and nothing is lost or overwritten by mistake."""
 
+import dataclasses
 import multiprocessing.forkserver
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,6 +180,11 @@ def test_a_signal_stops_the_run_after_a_step_and_prints_how_to_resume(tmp_path, 
         assert torch.equal(tensor, last['model'][name])
 
 
+def run_like(settings):
+    """Return what the resume command needs to know of a run in one process."""
+    return SimpleNamespace(settings=settings, processes=SimpleNamespace(count=1))
+
+
 @pytest.mark.parametrize(
     'typed',
     [
@@ -191,12 +198,21 @@ def test_the_resume_command_means_the_same_run_resumed(monkeypatch, tmp_path, ty
     (tmp_path / 'config').mkdir()
     (tmp_path / 'config' / 'x.py').write_text("dataset = 'rhymes'\nout_dir = 'elsewhere'")
     monkeypatch.setattr(sys, 'argv', ['train.py', *typed])
-    python, script, *arguments = shlex.split(log.resume_command(1))
+    python, script, *arguments = shlex.split(log.resume_command(run_like(Settings())))
     assert (python, script) == ('python', 'train.py')
     assert arguments.count('--init_from=resume') == 1
     settings = configurator.read(Settings, arguments)
     found = (settings.init_from, settings.batch_size, settings.dataset, settings.out_dir)
     assert found == ('resume', 2, 'rhymes', 'elsewhere')
+
+
+def test_the_resume_command_of_a_run_started_in_a_notebook_names_its_settings(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['ipykernel_launcher.py', '-f', 'kernel.json'])
+    started = Settings(init_from='tiny', dataset='openwebtext', out_dir='my runs', batch_size=2, overwrite=True)
+    python, script, *arguments = shlex.split(log.resume_command(run_like(started)))
+    assert (python, script) == ('python', 'train.py')
+    assert '--dataset=openwebtext' in arguments  # or else train.py would choose another
+    assert configurator.read(Settings, arguments) == dataclasses.replace(started, init_from='resume')
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(monkeypatch, tmp_path):
