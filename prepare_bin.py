@@ -2,7 +2,9 @@
 
     python prepare_bin.py --input=my_stories.txt --dataset=my_stories
     python prepare_bin.py --input='books/*.txt' --dataset=books --train_bpe=4096
+    python prepare_bin.py --input=export_from_excel.csv --text_column=story --dataset=stories
     python prepare_bin.py --hf_dataset=roneneldan/TinyStories --text_column=text --dataset=tiny_stories
+    python prepare_bin.py                          # prepares the 52 stories that come with the project once more
 
 A .bin file contains the tokens of its documents one after another, 16 bits each (32 if the vocabulary needs them), with
 <|endoftext|> before, between and after the documents. A character tokenizer has no such token; there it is the
@@ -20,7 +22,7 @@ from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -31,13 +33,15 @@ from tqdm import tqdm
 
 import configurator
 from common.errors import UserError
-from common.files import atomic_write, file_sha256
+from common.files import atomic_write, expand_path, file_sha256
+from common.notes import note
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents, tokenizer_from_name, train_bpe
 from texts.corpus import cut_for_tokenizer, gather_documents, read_documents
 from texts.hub_datasets import read_hub
 from texts.readers import input_paths, read_files
 from texts.splits import SPLITS, assign_splits
 
+STORIES = 'childrens_stories'  # the dataset that the project ships
 BATCH = 2**20  # bytes of text that a process encodes at a time
 BYTES_PER_WORKER = 2**22  # less text is encoded sooner than another process has started
 
@@ -46,11 +50,11 @@ BYTES_PER_WORKER = 2**22  # less text is encoded sooner than another process has
 class Settings:
     """Turn texts into the token files that train.py reads."""
 
-    input: str = ''  # files (.txt, .jsonl, .csv, .parquet), folders or patterns such as 'books/*.txt', comma-separated
+    input: str = ''  # files (.txt, .json, .jsonl, .csv, .tsv, .parquet), folders or 'books/*.txt', comma-separated
     hf_dataset: str = ''  # a dataset on the Hugging Face hub instead, such as roneneldan/TinyStories
     hf_config: str = ''  # its configuration, if it has several
     hf_split: str = 'train'  # its split to read
-    text_column: str = ''  # column of a table or hub dataset that contains the text; needed only if there are several
+    text_column: str = ''  # column of a table or hub dataset with the text; needed if it is not clear which one
     dataset: str = ''  # name of the dataset: its files go to data/<dataset>/
     tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a model folder, or a tokenizer.json
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
@@ -65,6 +69,9 @@ class Settings:
 
 def main(settings):
     """Gather the documents, split them, encode them and write the token files."""
+    if settings == Settings():
+        settings = replace(settings, input=f'data/{STORIES}/{STORIES}.txt', dataset=STORIES)
+        note(f'preparing the shipped stories, {settings.input}; for others, give --input=my.txt and --dataset=my')
     separator = check_prepare_settings(settings)
     paths = input_paths(settings.input)
     tokenizer = None  # if it has to be made from the documents
@@ -78,7 +85,7 @@ def main(settings):
         documents, source = read_files(paths, separator, settings.text_column), None
         n_workers = min(n_workers, sum(path.stat().st_size for path in paths) // BYTES_PER_WORKER)
 
-    folder = Path('data') / settings.dataset
+    folder = Path('data') / expand_path(settings.dataset)
     with ExitStack() as stack:
         path = stack.enter_context(temporary_file_in(folder))
         if tokenizer is not None:  # the processes start while the documents are read

@@ -2,12 +2,20 @@
 
 import codecs
 import io
-from pathlib import Path
 
 from common.errors import UserError
+from common.files import expand_path
 
 CHUNK = 2**16  # bytes read at a time; with more, freed memory is too fragmented to be reused
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+OTHER_KINDS = {  # how files begin that are no text files, whatever their names
+    b'PK\3\4': 'a zip archive or an Office document; unpack it, or save it as text or CSV',
+    b'\xd0\xcf\x11\xe0': 'an old Office document; save it as text or CSV',
+    b'%PDF': 'a PDF; save or copy its text into a text file',
+    b'{\\rtf': 'an RTF document; save it as plain text (in TextEdit: Format, Make Plain Text)',
+    b'\x1f\x8b': 'compressed with gzip; unpack it first',
+    b'PAR1': 'a Parquet table; its name must end in .parquet',
+}
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # one of them begins like a mark of UTF-16
 
 
@@ -22,7 +30,7 @@ def read_text(path):
 
 def read_text_chunks(path):
     """Yield the text of a file in chunks, so that a large one need not fit in memory; see `read_text`."""
-    path = Path(path)
+    path = expand_path(path)
     try:
         with open_regular(path) as file:
             yield from decode_chunks(file, path)
@@ -39,8 +47,11 @@ def open_regular(path):
 
 def decode_chunks(file, path):
     """Yield the decoded chunks of an open file."""
-    start = file.read(4)
+    start = file.read(8)
     file.seek(0)
+    for mark, kind in OTHER_KINDS.items():
+        if start.startswith(mark):
+            raise UserError(f'{path} is not text: it is {kind}')
     if start.startswith(UTF32_MARKS):
         raise UserError(f'{path} is UTF-32 text; convert it to UTF-8: iconv -f UTF-32 -t UTF-8')
     is_utf16 = start.startswith(UTF16_MARKS)
@@ -50,16 +61,16 @@ def decode_chunks(file, path):
     while not final:
         data = file.read(CHUNK)
         final = not data
-        try:
-            text = decoder.decode(data, final)
-        except UnicodeDecodeError as error:
-            byte = place + len(data) - len(error.object) + error.start  # the object is the end of what was read
-            raise UserError(describe_bad_byte(path, byte, error)) from error
         if not is_utf16 and (nul := data.find(b'\0')) >= 0:
             raise UserError(
                 f'{path} is not text: byte {place + nul} is NUL. If it is UTF-16 without a byte-order mark, convert it '
                 'to UTF-8: iconv -f UTF-16LE -t UTF-8'
             )
+        try:
+            text = decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            byte = place + len(data) - len(error.object) + error.start  # the object is the end of what was read
+            raise UserError(describe_bad_byte(path, byte, error)) from error
         place += len(data)
         yield text
 

@@ -6,6 +6,8 @@ import pytest
 from helpers.datasets import CORPUS, assert_whole_and_apart, both_of, corpus, meta_of, stories_of
 from helpers.models import needs_gpt2_vocabulary
 
+import prepare_bin
+from common.notes import forget_notes
 from lm.tokenizer import EOT
 
 
@@ -49,3 +51,13 @@ def test_corpus_token_files_decode_to_its_stories():
     for split in ('train', 'val'):
         assert meta[split]['sha256'] == hashlib.sha256((CORPUS / f'{split}.bin').read_bytes()).hexdigest()
     assert meta['sources'][0]['sha256'] == hashlib.sha256((CORPUS / 'childrens_stories.txt').read_bytes()).hexdigest()
+
+
+@needs_gpt2_vocabulary
+def test_prepare_bin_without_arguments_prepares_the_shipped_stories_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    forget_notes()
+    prepare_bin.main(prepare_bin.Settings())
+    for name in ('train.bin', 'val.bin', 'meta.json'):
+        assert (tmp_path / 'data' / 'childrens_stories' / name).read_bytes() == (CORPUS / name).read_bytes()
+    assert 'note: preparing the shipped stories' in capsys.readouterr().err

@@ -166,7 +166,11 @@ def test_the_error_names_a_file_that_cannot_be_read(name):
     with pytest.raises(UserError) as error:
         prepare(input=name)
     assert name in str(error.value)
-    assert name.endswith('*.txt') or name == 'nowhere.txt' or '.txt, .jsonl, .csv, .parquet' in str(error.value)
+    assert (
+        name.endswith('*.txt')
+        or name == 'nowhere.txt'
+        or '.txt, .json, .jsonl, .csv, .tsv, .parquet' in str(error.value)
+    )
     assert not Path('data').exists()
 
 

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import expand_path
 from texts.tables import row_documents
 
 
@@ -24,6 +25,8 @@ def open_hub_table(name, config='', split='train'):
     Rows are streamed, all from that revision (None for a local folder in the hub's layout). Raises UserError, also
     while reading, if the hub cannot deliver.
     """
+    if name.startswith('~'):
+        name = str(expand_path(name))
     request = f'--hf_dataset={name}{f" --hf_config={config}" if config else ""} --hf_split={split}'
     with one_line_errors(request):
         import datasets  # here, because the import takes a second

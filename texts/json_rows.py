@@ -7,10 +7,10 @@ are read row by row, so the file may be larger than the memory.
 
 import json
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
+from common.files import expand_path
 from common.notes import note
 from common.text_files import read_text, read_text_chunks
 
@@ -48,7 +48,7 @@ def read_json_rows(path):
 
     Raises UserError if the file cannot be read, if it is damaged, or if it is an object in which no rows are found.
     """
-    yield from enumerate(_rows(Path(path)))
+    yield from enumerate(_rows(expand_path(path)))
 
 
 def _rows(path):
@@ -79,8 +79,11 @@ def _peek(path):
             lines = [line.strip() for line in text.split('\n') if line.strip()]
             if len(lines) > 1:
                 return lines[0], lines[1]
-        if len(text) > (LONG_LINE if text.lstrip().startswith('[') else LONGEST_ROW):
+        is_array = text.lstrip().startswith('[')
+        if is_array and len(text) > LONG_LINE:
             break
+        if len(text) > LONGEST_ROW:
+            raise _too_long(path)
     return text.strip(), ''
 
 
@@ -96,9 +99,13 @@ def read_lines(path):
         *lines, rest = (rest + chunk).split('\n')
         yield from lines
         if len(rest) > LONGEST_ROW:
-            raise UserError(f'{path} has a line of more than {LONGEST_ROW:,} characters; each row must be one line')
+            raise _too_long(path)
     if rest:
         yield rest
+
+
+def _too_long(path):
+    return UserError(f'{path} has a line of more than {LONGEST_ROW:,} characters; each row must be one line')
 
 
 def _parse_line(line, number):

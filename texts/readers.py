@@ -4,11 +4,23 @@ import glob
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import resolve_path
-from texts.plain_text import read_text, split_documents
+from common.files import expand_path, resolve_path
+from common.notes import note
+from common.text_files import read_text_chunks
+from texts.plain_text import split_documents
 from texts.tables import TABLES, row_documents
 
 KINDS = ('.txt', *TABLES)  # the endings that read_files knows
+WAYS_OUT = {  # other endings, and what to do about them
+    '.xlsx .xls .xlsm .ods .numbers': 'save the sheet as CSV: File, Save As (or Download), CSV UTF-8',
+    '.docx .doc .odt .rtf .pages .pdf .epub .html .htm': 'save it as plain text, UTF-8, with the ending .txt',
+    '.gz .bz2 .xz .zst .zip .tar .tgz .7z .rar': 'unpack it first',
+    '.md .text .tex .log': 'rename it to .txt if it is plain text',
+    '.ndjson': 'rename it to .jsonl',
+    '.tab .psv .dat': 'rename it to .csv',
+    '.pkl .pickle .npy .npz .pt .h5': 'save its texts as .jsonl or .csv',
+    '.arrow .feather .orc .db .sqlite': 'save its table as .parquet or .csv',
+}
 
 
 def input_paths(text):
@@ -18,14 +30,20 @@ def input_paths(text):
     UserError if a file does not exist or is of an unknown kind.
     """
     paths = []
-    for name in [text] if text and resolve_path(text).exists() else filter(None, text.split(',')):
-        for path in map(Path, sorted(glob.glob(name, recursive=True)) or [resolve_path(name)]):
+    for name in [text] if text and resolve_path(text).exists() else filter(None, map(str.strip, text.split(','))):
+        found = sorted(glob.glob(str(expand_path(name)), recursive=True))
+        for path in map(Path, found or [resolve_path(name)]):
             paths += files_below(path) if path.is_dir() else [path]
     for path in paths:
         if not path.exists():
             raise UserError(f'{path} cannot be read: No such file or directory')
-        if path.suffix.lower() not in KINDS:
-            raise UserError(f'{path} cannot be read: its name must end in one of {", ".join(KINDS)}')
+        kind = path.suffix.lower()
+        if kind not in KINDS:
+            way_out = next((way for kinds, way in WAYS_OUT.items() if kind and kind in kinds.split()), None)
+            raise UserError(
+                f'{path} cannot be read: its name must end in one of {", ".join(KINDS)}'
+                + (f'; {way_out}' if way_out else '')
+            )
     return list({path.resolve(): path for path in paths}.values())  # each once, or train and val could share documents
 
 
@@ -44,13 +62,32 @@ def read_files(paths, separator, column=''):
     separator: what separates the documents of a text file. column: the column of a table that contains the text; ''
     if there is only one. Raises UserError if something cannot be read, with the file and the position in it.
     """
+    shown = set()
     for path in paths:
         kind = path.suffix.lower()
         try:
             if kind in TABLES:
-                rows = TABLES[kind](path, column)
-                yield from row_documents(rows, column, path)
+                yield from row_documents(TABLES[kind](path, column), column, path, shown)
             else:
-                yield from split_documents(read_text(path), separator)
+                yield from split_documents(with_notes(read_text_chunks(path), path), separator)
         except OSError as error:
             raise UserError(f'{path} cannot be read: {error.strerror or error}') from error
+
+
+def with_notes(chunks, path):
+    """Yield the chunks of a text file; a note says so if its beginning is not plain text but a table or a web page."""
+    for number, chunk in enumerate(chunks):
+        if number == 0 and (kind := kind_of_lines([line for line in chunk.split('\n')[:20] if line.strip()])):
+            note(f'{path} is read as plain text, but it looks like {kind}')
+        yield chunk
+
+
+def kind_of_lines(lines):
+    """Return what the first lines of a text file look like if it is not plain text."""
+    if lines and lines[0].lstrip().lower().startswith(('<!doctype html', '<html')):
+        return 'a web page'
+    if len(lines) > 2 and len(tabs := {line.count('\t') for line in lines[:-1]}) == 1 and tabs != {0}:
+        return 'a table with tabs; if it is one, rename it to .tsv'
+    if lines and all(line[0] == '{' and line[-1] == '}' and '":' in line for line in lines[:-1] or lines):
+        return 'JSON Lines; if it is, rename it to .jsonl'
+    return None

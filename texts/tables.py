@@ -1,49 +1,37 @@
-"""Read tables, in which every row is a document: .jsonl, .csv and .parquet files, and rows from a hub dataset."""
+"""Read tables, in which every row is a document: .json, .jsonl, .csv, .tsv and .parquet files, and hub datasets."""
 
-import csv
 import difflib
-import json
+import re
 from itertools import chain, islice
 
 from common.errors import UserError
-from common.strings import replace_surrogates, shorten
-from texts.plain_text import cut_long, empty_blank_lines, read_text
+from common.notes import note
+from common.strings import replace_surrogates, separator_between, shorten
+from texts.csv_rows import is_data, read_csv_rows
+from texts.json_rows import BadRow, PairKeys, find_pair_keys, read_json_rows
+from texts.plain_text import cut_long, empty_blank_lines
 
-LONGEST_ROW = 2**27  # characters of the longest row, which is in memory as a whole
 PEEK = 100  # rows to look at to find the columns of a table
 
 
 # One reader for each format: (path, column) -> rows, dicts by column --------------------------------------------------
 
 
-def read_jsonl(path, column):
-    """Yield the rows of a JSON Lines file."""
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path}, line {number} is not JSON: {error}') from error
-        if not isinstance(row, dict):
-            raise UserError(f'{path}, line {number} is not a JSON object such as {{"text": "..."}}')
-        yield row
+def read_json(path, column=''):
+    """Yield the rows of a JSON or JSON Lines file; a text gets the column `text`, a list of two texts is a pair."""
+    for index, item in read_json_rows(path):
+        if isinstance(item, BadRow):
+            raise UserError(f'{path}, line {item.line} {item}')
+        if isinstance(item, str):
+            item = {'text': item}
+        elif isinstance(item, list) and [type(value) for value in item] == [str, str]:
+            item = dict(zip(('prompt', 'response'), item))
+        if not isinstance(item, dict):
+            raise UserError(f'{path}: row {index + 1} is neither a text nor an object such as {{"text": "..."}}')
+        yield item
 
 
-def read_csv(path, column):
-    """Yield the rows of a CSV file whose first line names the columns."""
-    csv.field_size_limit(LONGEST_ROW)  # the default is 128 KiB
-    rows = csv.DictReader((line + '\n' for line in read_lines(path)), strict=True)
-    try:
-        for row in rows:
-            if None in row:  # the csv module's key for fields without a column
-                raise UserError(f'{path}, line {rows.line_num} has more fields than the first line has names')
-            yield row
-    except csv.Error as error:
-        raise UserError(f'{path}, line {rows.line_num + 1} is not CSV: {error}') from error  # where the row begins
-
-
-def read_parquet(path, column):
+def read_parquet(path, column=''):
     """Yield the rows of a Parquet file; only the named column if the file has it."""
     import pyarrow
     import pyarrow.parquet
@@ -57,74 +45,109 @@ def read_parquet(path, column):
         raise UserError(f'{path} cannot be read as Parquet: {error}') from error
 
 
-TABLES = {'.jsonl': read_jsonl, '.csv': read_csv, '.parquet': read_parquet}
-
-
-def read_lines(path):
-    """Yield the lines of a UTF-8 file without their ends. (str.splitlines would also split at U+2028.)"""
-    rest = ''
-    for chunk in read_text(path):
-        *lines, rest = (rest + chunk).split('\n')
-        yield from lines
-        if len(rest) > LONGEST_ROW:
-            raise UserError(f'{path} has a line of more than {LONGEST_ROW:,} characters; each row must be one line')
-    if rest:
-        yield rest
+TABLES = {
+    '.json': read_json,
+    '.jsonl': read_json,
+    '.csv': read_csv_rows,
+    '.tsv': read_csv_rows,
+    '.parquet': read_parquet,
+}
 
 
 # Rows to documents ----------------------------------------------------------------------------------------------------
 
 
-def row_documents(rows, column, source):
+def row_documents(rows, column, source, shown=None):
     """Yield the text of each row as documents; '' for a row without text.
 
-    rows: dicts by column. column: the one to read; '' if there is only one with text. source: the file or dataset, for
-    error messages. The first rows show which columns there are. Raises UserError if the column does not exist or, if
-    none is named, unless exactly one contains text.
+    rows: dicts by column. column: the one to read; '' if it is clear which one contains the text, or if two contain a
+    prompt and a response, which are joined. source: the file or dataset, for messages. shown: the columns of which an
+    earlier source has already shown an example. The first rows show which columns there are. Raises UserError if the
+    column does not exist or, if none is named, unless it is clear.
     """
     rows = iter(rows)
     first = list(islice(rows, PEEK))
-    if first:
-        column = choose_column(first, column, source)
+    if not first:
+        return
+    columns = choose_columns(first, column, source)
+    shown = set() if shown is None else shown
+    if columns not in shown:
+        shown.add(columns)
+        names = ', '.join(f'"{name}"' for name in all_columns(columns))
+        names = f'column{"s" if len(all_columns(columns)) > 1 else ""} {names}'
+        example = next(filter(str.strip, (row_text(row, columns, source) for row in first)), '')
+        note(f'{source}: the text is in the {names}, such as {shorten_value(example, 60)}')
     for row in chain(first, rows):
-        text = row.get(column)
-        if not isinstance(text, str | None):
-            raise UserError(f'{source}: the column {column!r} contains {shorten_value(text)}, which is not text')
-        text = replace_surrogates(text or '')  # JSON can contain lone surrogates
+        text = replace_surrogates(row_text(row, columns, source))  # JSON can contain lone surrogates
         yield from cut_long(empty_blank_lines(text.replace('\r\n', '\n').replace('\r', '\n')))
 
 
-def choose_column(rows, column, source):
-    """Return the named column or, if none is named, the only one that contains text."""
-    columns = dict.fromkeys(chain.from_iterable(rows))
-    if column in columns:
-        return column
+def row_text(row, columns, source):
+    """Return the text of a row: of its one column, or its prompt and response together; '' if it has none."""
+    texts = [row.get(name) for name in all_columns(columns)]
+    for name, text in zip(all_columns(columns), texts):
+        if not isinstance(text, str | None):
+            raise UserError(f'{source}: the column {name!r} contains {shorten_value(text)}, which is not text')
+    if not isinstance(columns, PairKeys):
+        return texts[0] or ''
+    prompt, response = '\n\n'.join(filter(None, texts[:-1])), texts[-1] or ''
+    return prompt + separator_between(prompt, response) + response
+
+
+def all_columns(columns):
+    """Return the names of the columns that are read."""
+    return (*columns.prompt, columns.response) if isinstance(columns, PairKeys) else columns
+
+
+def choose_columns(rows, column, source):
+    """Return the columns that contain the text: (column,), or the PairKeys of a prompt and a response.
+
+    The column is the named one or, if none is named, the only one with text.
+    """
+    columns = list(dict.fromkeys(chain.from_iterable(rows)))
+    if column in columns and column:
+        return (column,)
     if column:
         near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
-        hint = f'did you mean {near[0]}?' if near else f'there are: {", ".join(columns)}'
+        hint = f'did you mean {near[0]}?' if near else f'there are: {list_names(columns)}'
         raise UserError(f'{source} has no column --text_column={column}; {hint}')
-    examples = {name: [row[name] for row in rows if row.get(name) not in (None, '')] for name in columns}
-    examples = {name: values[0] for name, values in examples.items() if are_texts(values)}
+    values = {name: [row[name] for row in rows if row.get(name) not in (None, '')] for name in columns}
+    examples = {name: found[0] for name, found in values.items() if are_texts(found) and not are_ids(name, found)}
+    strings = {name: found for name, found in values.items() if all(isinstance(value, str) for value in found)}
+    pair = find_pair({name: ''.join(found[:1]) for name, found in strings.items()})
+    if pair and not any(name.casefold() == 'text' for name in examples):
+        return pair
     if not examples:
-        raise UserError(f'{source} has no text column (its columns: {", ".join(columns)}); --text_column names one')
+        raise UserError(f'{source} has no text column (its columns: {list_names(columns)}); --text_column names one')
     if len(examples) > 1:
         listed = ', '.join(f'{name} ({shorten_value(example)})' for name, example in examples.items())
         raise UserError(f'{source} has several text columns, choose one with --text_column: {listed}')
-    return next(iter(examples))
+    return tuple(examples)
+
+
+def find_pair(examples):
+    """Return the PairKeys of a row with a prompt and a response, None if it does not have both."""
+    try:
+        keys = find_pair_keys(examples)
+    except UserError:
+        return None
+    return keys if examples[keys.prompt[0]] and examples[keys.response] else None
+
+
+def list_names(columns):
+    """Return the names of columns for a message; a CSV file may have one without a name."""
+    return ', '.join(name if name.strip() else repr(name) for name in columns)
 
 
 def are_texts(values):
-    """Return whether the values of a column are strings and not all numbers, which a CSV file stores as strings."""
-    return all(isinstance(value, str) for value in values) and not all(map(is_number, values))
+    """Return whether the values of a column are strings, and not all numbers, dates, addresses or yes and no."""
+    return all(isinstance(value, str) for value in values) and not all(map(is_data, values))
 
 
-def is_number(text):
-    """Return whether a string is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def are_ids(name, values):
+    """Return whether a column is an index: it has no name or that of an index, and its values are single words."""
+    is_index = re.fullmatch(r'|unnamed: \d+|index|idx|(.*[ _.-])?(id|uuid|guid)', name.strip(), re.IGNORECASE)
+    return is_index is not None and not any(len(value.split()) > 1 for value in values)
 
 
 def shorten_value(value, length=30):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.files import resolve_path
+from common.files import expand_path, resolve_path
 
 
 def dataset_folder(dataset):
     """Return data/<dataset> in the current folder or, if it is not there, the one that the project ships."""
-    return resolve_path(Path('data') / dataset)
+    return resolve_path(Path('data') / expand_path(dataset))
 
 
 def read_meta(dataset):

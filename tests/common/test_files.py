@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.files import PROJECT, atomic_write, file_sha256, resolve_path
+from common.files import PROJECT, atomic_write, create_run_folder, expand_path, file_sha256, resolve_path
 
 
 def names_in(folder):
@@ -72,3 +72,21 @@ def test_the_sha256_of_a_file(tmp_path):
     content = bytes(range(256)) * 1000
     (tmp_path / 'file').write_bytes(content)
     assert file_sha256(tmp_path / 'file') == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no HOME')
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    """Otherwise --out_dir=~/x makes a folder called ~, and who removes it with rm -r ~ loses everything."""
+    home, here = tmp_path / 'home', tmp_path / 'here'
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv('HOME', str(home))
+    monkeypatch.chdir(here)
+    assert expand_path('~/x') == home / 'x'
+    assert expand_path('x/~') == Path('x/~')
+    assert expand_path('~nobody-of-that-name/x') == Path('~nobody-of-that-name/x')
+    with atomic_write('~/out/file.txt') as temporary:
+        temporary.write_text('new')
+    assert resolve_path('~/out/file.txt').read_text() == 'new'
+    assert create_run_folder('~/results', 'run').parent == home / 'results'
+    assert names_in(here) == set()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.strings import replace_surrogates, shorten, show_control_characters
+from common.strings import replace_surrogates, separator_between, shorten, show_control_characters
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,21 @@ def test_control_characters_are_made_visible(text, visible):
 def test_lone_surrogates_are_replaced(text, replaced):
     assert replace_surrogates(text) == replaced
     assert replaced.encode()
+
+
+@pytest.mark.parametrize(
+    ('prompt', 'response', 'separator'),
+    [
+        ('I live in', 'a shoe', ' '),
+        ('What is 2 + 2?', '4', ' '),
+        ('I live in ', 'a shoe', ''),
+        ('I live in', ' a shoe', ''),
+        ('The end', '.', ''),
+        ('f(', 'x', ''),
+        ('', 'a shoe', ''),
+        ('I live in', '', ''),
+    ],
+)
+def test_a_space_goes_between_words_that_would_run_together(prompt, response, separator):
+    assert separator_between(prompt, response) == separator
+    assert separator_between(prompt, response, '') == ''

@@ -10,9 +10,8 @@ from helpers.documents import split_at_once, texts_in, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import UserError
 from texts import plain_text
-from texts.plain_text import cut_long, read_text, split_documents
+from texts.plain_text import cut_long, split_documents
 from texts.readers import read_files
 
 
@@ -26,27 +25,6 @@ def test_documents_do_not_depend_on_the_chunks(text, separator, cuts):
     ends = [0, *sorted(cuts), len(text)]
     chunks = [text[start:end] for start, end in itertools.pairwise(ends)]
     assert list(split_documents(chunks, separator)) == split_at_once(text, separator)
-
-
-@settings(deadline=None, max_examples=200)
-@given(text=st.text(st.sampled_from('aé🐌\r\n \ufeff')), chunk=st.integers(1, 7))
-def test_a_file_is_decoded_as_by_python_whatever_the_chunks(tmp_path_factory, text, chunk):
-    path = tmp_path_factory.getbasetemp() / 'decoded.txt'
-    path.write_bytes(text.encode())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain_text, 'CHUNK', chunk)
-        assert ''.join(read_text(path)) == path.read_text(encoding='utf-8-sig')
-
-
-@pytest.mark.parametrize('chunk', [1, 3, 64, 2**20])
-@pytest.mark.parametrize('bad', [b'\xff', b'\xc3', b'\xf0\x9f\x90'])
-def test_the_error_names_the_first_byte_that_is_not_utf8(monkeypatch, chunk, bad):
-    monkeypatch.setattr(plain_text, 'CHUNK', chunk)
-    good = '\ufeffé🐌\r\n'.encode() * 5
-    for after in (b'', b'more'):
-        Path('bad.txt').write_bytes(good + bad + after)
-        with pytest.raises(UserError, match=rf'bad\.txt is not UTF-8 text \(byte {len(good)}\)'):
-            texts_in('bad.txt')
 
 
 def test_lines_of_white_space_count_as_empty():

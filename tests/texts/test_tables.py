@@ -9,8 +9,9 @@ from helpers.documents import TALES, split_at_once, texts_in, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import text_files
 from common.errors import UserError
-from texts import plain_text, tables
+from texts import csv_rows, json_rows
 
 
 @pytest.mark.parametrize('name', ['rows.jsonl', 'rows.csv', 'rows.parquet', 'ROWS.JSONL'])
@@ -29,7 +30,7 @@ def test_any_text_survives_any_table(tmp_path_factory, suffix, texts):
     path = tmp_path_factory.getbasetemp() / f'any{suffix}'
     write_table(path, [{'number': 1, 'text': text} for text in texts])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain_text, 'CHUNK', 5)
+        patch.setattr(text_files, 'CHUNK', 5)
         found = texts_in(path, column='text')
     assert found == [(split_at_once(re.sub('\r\n?', '\n', text), '\0') or [''])[0] for text in texts]
 
@@ -78,9 +79,9 @@ def test_a_column_that_is_not_text():
     ('name', 'content', 'words'),
     [
         ('bad.jsonl', b'{"text": "one"}\n\n{"text": "two"\n', r'bad\.jsonl, line 3 is not JSON'),
-        ('bad.jsonl', b'{"text": "one"}\n["two"]\n', r'bad\.jsonl, line 2 is not a JSON object'),
+        ('bad.jsonl', b'{"text": "one"}\n["two"]\n', r'bad\.jsonl: row 2 is neither'),
         ('bad.jsonl', b'[' * 100_000, r'bad\.jsonl, line 1 is not JSON'),
-        ('bad.jsonl', b'{"text": "one"}\n{"text": "sch\xf6n"}', r'bad\.jsonl is not UTF-8 text \(byte 29\)'),
+        ('bad.jsonl', b'{"text": "one"}\n{"text": "sch\xf6n"}', r'bad\.jsonl is not UTF-8 text \(byte 29 is 0xf6\)'),
         ('bad.csv', b'text\none\n"two" or three\n', r'bad\.csv, line 3 is not CSV'),
         ('bad.csv', b'text\none\n"two\n', r'bad\.csv, line 3 is not CSV'),
         ('bad.csv', b'id,text\n1,one\n2,two, and three\n', r'bad\.csv, line 3 has more fields'),
@@ -94,10 +95,11 @@ def test_a_damaged_table_is_an_error_that_names_the_place(name, content, words):
 
 
 def test_a_row_that_is_too_long_is_an_error(monkeypatch):
-    monkeypatch.setattr(tables, 'LONGEST_ROW', 50)
+    monkeypatch.setattr(json_rows, 'LONGEST_ROW', 50)
     Path('rows.jsonl').write_text(json.dumps({'text': 'x' * 99}))
     with pytest.raises(UserError, match='more than 50 characters'):
         texts_in('rows.jsonl')
+    monkeypatch.setattr(csv_rows, 'LONGEST_ROW', 50)
     Path('rows.csv').write_text('text\n"' + 'x y\n' * 99)  # a quotation that never ends
     with pytest.raises(UserError, match=r'rows\.csv, line \d+ is not CSV: field larger'):
         texts_in('rows.csv')
