@@ -14,6 +14,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 
 from common.errors import UserError
 from common.files import resolve_path
@@ -27,8 +28,10 @@ def run(main, settings_class, choose_configs=None):
 
     choose_configs: see `read`. In a notebook, where %run runs scripts, the script just ends, without an exit code.
     """
-    if in_notebook() and not hasattr(sys.modules['__main__'], '__spec__'):
-        sys.modules['__main__'].__spec__ = None  # the second %run deletes it, and multiprocessing needs it
+    if in_notebook():
+        warnings.filterwarnings('ignore', 'IProgress not found')  # progress is shown as text if ipywidgets are missing
+        if not hasattr(sys.modules['__main__'], '__spec__'):
+            sys.modules['__main__'].__spec__ = None  # the second %run deletes it, and multiprocessing needs it
     try:
         run_or_exit(main, settings_class, choose_configs)
     except SystemExit:
