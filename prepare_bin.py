@@ -38,6 +38,7 @@ from common.notes import note
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents, tokenizer_from_name, train_bpe
 from texts.corpus import cut_for_tokenizer, gather_documents, read_documents
 from texts.hub_datasets import read_hub
+from texts.json_rows import PairKeys
 from texts.readers import input_paths, read_files
 from texts.splits import SPLITS, assign_splits
 
@@ -55,6 +56,8 @@ class Settings:
     hf_config: str = ''  # its configuration, if it has several
     hf_split: str = 'train'  # its split to read
     text_column: str = ''  # column of a table or hub dataset with the text; needed if it is not clear which one
+    prompt_key: str = ''  # column or key of the prompts, if each document is a prompt and a response with unusual names
+    response_key: str = ''  # that of the responses
     dataset: str = ''  # name of the dataset: its files go to data/<dataset>/
     tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a model folder, or a tokenizer.json
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
@@ -79,10 +82,13 @@ def main(settings):
         tokenizer = tokenizer_from_name(settings.tokenizer)
         tokenizer.encode(separator)  # if its vocabulary cannot be downloaded, fail now and not after long work
     n_workers = settings.num_workers or count_cores()
+    column = settings.text_column
+    if settings.prompt_key or settings.response_key:
+        column = PairKeys((settings.prompt_key,), settings.response_key)
     if settings.hf_dataset:
-        documents, source = read_hub(settings.hf_dataset, settings.hf_config, settings.hf_split, settings.text_column)
+        documents, source = read_hub(settings.hf_dataset, settings.hf_config, settings.hf_split, column)
     else:
-        documents, source = read_files(paths, separator, settings.text_column), None
+        documents, source = read_files(paths, separator, column), None
         n_workers = min(n_workers, sum(path.stat().st_size for path in paths) // BYTES_PER_WORKER)
 
     folder = Path('data') / expand_path(settings.dataset)
@@ -112,6 +118,8 @@ def check_prepare_settings(settings):
     """Return the separator with escapes such as \\n resolved; raise UserError for invalid settings."""
     if not settings.dataset or bool(settings.input) == bool(settings.hf_dataset):
         raise UserError('give one input, --input=my.txt or --hf_dataset=NAME, and name the dataset: --dataset=my')
+    if settings.text_column and (settings.prompt_key or settings.response_key):
+        raise UserError('give --text_column for one column, or --prompt_key and --response_key for two, but not both')
     for name in ('val_fraction', 'test_fraction'):
         if not 0 <= getattr(settings, name) <= 1:
             raise UserError(f'--{name}={getattr(settings, name)}: it must be between 0 and 1')

@@ -1,5 +1,6 @@
 """prepare_bin.py on files as people have them: exports, other encodings, and files that are no texts."""
 
+import json
 from pathlib import Path
 
 import pandas
@@ -71,3 +72,15 @@ def test_a_path_may_begin_with_the_home_folder(bpe, tmp_path, monkeypatch):
         folder = prepare(None, input=input, tokenizer=str(bpe), val_fraction=0)
         assert documents_of(folder, 'train') == STORIES
     assert sorted(path.name for path in Path().iterdir()) == ['data', 'home']
+
+
+def test_prompts_and_responses_of_any_name_are_joined(bpe):
+    rows = [{'n': number, 'frage': f'Wer ist {number}?', 'antwort': 'Ich.'} for number in range(9)]
+    Path('pairs.json').write_text(json.dumps({'results': rows}))
+    keys = {'prompt_key': 'frage', 'response_key': 'antwort'}
+    folder = prepare(None, input='pairs.json', tokenizer=str(bpe), val_fraction=0, **keys)
+    assert documents_of(folder, 'train') == [f'Wer ist {number}? Ich.' for number in range(9)]
+    with pytest.raises(UserError, match=r'pairs\.json has no key --response_key=reply; its keys are n, frage, antwort'):
+        prepare(None, input='pairs.json', tokenizer=str(bpe), **keys | {'response_key': 'reply'})
+    with pytest.raises(UserError, match='not both'):
+        prepare(None, input='pairs.json', text_column='frage', **keys)

@@ -132,10 +132,21 @@ def find_dialect(path, lines, is_whole, declared, usual):
         )
     if fits:
         return fits[0][0]
+    check_whole_lines(path, lines)
     in_first = [mark for mark in delimiters if lines and mark in lines[0]]
     delimiter = in_first[0] if len(in_first) == 1 else declared or usual
     style = next((style for style in styles if parse_sample(lines, is_whole, {'delimiter': delimiter, **style})), USUAL)
     return {'delimiter': delimiter, **style}
+
+
+def check_whole_lines(path, lines):
+    """Raise UserError if lines are in quotation marks as a whole, as when a spreadsheet has saved a file twice."""
+    for mark in DELIMITERS:
+        names = lines[0].strip('"').split(mark) if lines and lines[0].startswith('"') else []
+        if len(names) > 1 and not any('"' in name for name in names) and is_common_name(*names):
+            raise UserError(
+                f'{path}: each line is in quotation marks as a whole; remove them, or export the file again'
+            )
 
 
 def parse_sample(lines, is_whole, dialect):
@@ -176,13 +187,21 @@ def find_names(rows, column=''):
     are_like_names = all(map(is_like_a_name, named))
     is_header = (
         (column and column in first)
-        or (are_like_names and any(name.casefold() in COMMON_NAMES.split() for name in named))
+        or (are_like_names and is_common_name(*named))
         or (are_like_names and any(median(map(len, fields)) > max(20, 3 * len(name)) for name, fields in columns))
         or (len(body) > 1 and not any(map(is_data, named)) and any(all(map(is_data, fields)) for _, fields in columns))
         # pandas gives running numbers to columns without names
         or (named == [str(number) for number in range(len(named))] and not all(map(is_number, chain(*body))))
     )
     return make_unique(first) if is_header else None
+
+
+def is_common_name(*names):
+    """Return whether any of these is a common name of a column, or a number that a program gives to one."""
+    return any(
+        name.strip().casefold() in COMMON_NAMES.split() or re.fullmatch(r'(?i)(column|field|unnamed:|v) ?\d+', name)
+        for name in names
+    )
 
 
 def is_like_a_name(field):

@@ -7,6 +7,7 @@ from common.errors import UserError
 from common.files import expand_path, resolve_path
 from common.notes import note
 from common.text_files import read_text_chunks
+from texts.csv_rows import is_common_name
 from texts.plain_text import split_documents
 from texts.tables import TABLES, row_documents
 
@@ -60,7 +61,7 @@ def read_files(paths, separator, column=''):
     """Yield the documents of files as strings, in order; '' for a table row without text.
 
     separator: what separates the documents of a text file. column: the column of a table that contains the text; ''
-    if there is only one. Raises UserError if something cannot be read, with the file and the position in it.
+    if it is clear which one; see `texts.tables.row_documents`. Raises UserError if something cannot be read, with the file and the position in it.
     """
     shown = set()
     for path in paths:
@@ -86,7 +87,8 @@ def kind_of_lines(lines):
     """Return what the first lines of a text file look like if it is not plain text."""
     if lines and lines[0].lstrip().lower().startswith(('<!doctype html', '<html')):
         return 'a web page'
-    if len(lines) > 2 and len(tabs := {line.count('\t') for line in lines[:-1]}) == 1 and tabs != {0}:
+    has_names = bool(lines) and '\t' in lines[0] and is_common_name(*lines[0].split('\t'))
+    if has_names or (len(lines) > 2 and len(tabs := {line.count('\t') for line in lines[:-1]}) == 1 and tabs != {0}):
         return 'a table with tabs; if it is one, rename it to .tsv'
     if lines and all(line[0] == '{' and line[-1] == '}' and '":' in line for line in lines[:-1] or lines):
         return 'JSON Lines; if it is, rename it to .jsonl'

@@ -17,7 +17,7 @@ PEEK = 100  # rows to look at to find the columns of a table
 # One reader for each format: (path, column) -> rows, dicts by column --------------------------------------------------
 
 
-def read_json(path, column=''):
+def read_json_table(path, column=''):
     """Yield the rows of a JSON or JSON Lines file; a text gets the column `text`, a list of two texts is a pair."""
     for index, item in read_json_rows(path):
         if isinstance(item, BadRow):
@@ -46,8 +46,8 @@ def read_parquet(path, column=''):
 
 
 TABLES = {
-    '.json': read_json,
-    '.jsonl': read_json,
+    '.json': read_json_table,
+    '.jsonl': read_json_table,
     '.csv': read_csv_rows,
     '.tsv': read_csv_rows,
     '.parquet': read_parquet,
@@ -61,7 +61,7 @@ def row_documents(rows, column, source, shown=None):
     """Yield the text of each row as documents; '' for a row without text.
 
     rows: dicts by column. column: the one to read; '' if it is clear which one contains the text, or if two contain a
-    prompt and a response, which are joined. source: the file or dataset, for messages. shown: the columns of which an
+    prompt and a response, which are joined; or the PairKeys of those two, '' for a common name. source: the file or dataset, for messages. shown: the columns of which an
     earlier source has already shown an example. The first rows show which columns there are. Raises UserError if the
     column does not exist or, if none is named, unless it is clear.
     """
@@ -105,20 +105,29 @@ def choose_columns(rows, column, source):
     The column is the named one or, if none is named, the only one with text.
     """
     columns = list(dict.fromkeys(chain.from_iterable(rows)))
+    values = {name: [row[name] for row in rows if row.get(name) not in (None, '')] for name in columns}
+    if isinstance(column, PairKeys):
+        try:
+            return find_pair_keys(
+                {name: (values[name] or [''])[0] for name in columns}, *column.prompt, column.response
+            )
+        except UserError as error:
+            raise UserError(f'{source} {error}') from error
     if column in columns and column:
         return (column,)
     if column:
         near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
         hint = f'did you mean {near[0]}?' if near else f'there are: {list_names(columns)}'
         raise UserError(f'{source} has no column --text_column={column}; {hint}')
-    values = {name: [row[name] for row in rows if row.get(name) not in (None, '')] for name in columns}
     examples = {name: found[0] for name, found in values.items() if are_texts(found) and not are_ids(name, found)}
     strings = {name: found for name, found in values.items() if all(isinstance(value, str) for value in found)}
     pair = find_pair({name: ''.join(found[:1]) for name, found in strings.items()})
     if pair and not any(name.casefold() == 'text' for name in examples):
         return pair
     if not examples:
-        raise UserError(f'{source} has no text column (its columns: {list_names(columns)}); --text_column names one')
+        nested = [name for name in columns if any(isinstance(value, list | dict) for value in values[name])]
+        way_out = f'make each {nested[0]!r} one text first' if nested else '--text_column names one'
+        raise UserError(f'{source} has no text column (its columns: {list_names(columns)}); {way_out}')
     if len(examples) > 1:
         listed = ', '.join(f'{name} ({shorten_value(example)})' for name, example in examples.items())
         raise UserError(f'{source} has several text columns, choose one with --text_column: {listed}')

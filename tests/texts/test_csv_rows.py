@@ -154,3 +154,15 @@ def test_what_the_csv_module_writes_is_read_back(tmp_path_factory, rows, delimit
     path = tmp_path_factory.getbasetemp() / 'table.csv'
     write_csv([('id', 'text'), *rows], path, delimiter=delimiter)
     assert [(int(row['id']), row['text']) for row in read_csv_rows(path)] == rows
+
+
+def test_whole_lines_in_quotation_marks_are_refused():
+    Path('table.csv').write_text('"id;text"\n"1;The fox ran"\n')
+    with pytest.raises(UserError, match='as a whole'):
+        texts_in('table.csv')
+
+
+def test_a_table_that_is_called_txt_is_read_as_it_is_and_said(said):
+    write_csv([['id', 'text'], [1, FOX], [2, HEN]], 'table.txt', encoding='utf-16', delimiter='\t')
+    assert 'fox' in texts_in('table.txt')[0]
+    assert 'table.txt is read as plain text, but it looks like a table with tabs' in said()

@@ -109,3 +109,9 @@ def test_a_table_without_rows_has_no_documents():
     Path('rows.jsonl').write_text('')
     Path('rows.csv').write_text('text\n')
     assert texts_in('rows.jsonl', 'rows.csv') == []
+
+
+def test_the_turns_of_a_chat_are_no_text():
+    Path('chats.json').write_text(json.dumps([{'messages': [{'role': 'user', 'content': 'Hello there'}]}]))
+    with pytest.raises(UserError, match=r"no text column \(its columns: messages\); make each 'messages' one text"):
+        texts_in('chats.json')
