@@ -60,8 +60,9 @@ def files_below(folder):
 def read_files(paths, separator, column=''):
     """Yield the documents of files as strings, in order; '' for a table row without text.
 
-    separator: what separates the documents of a text file. column: the column of a table that contains the text; ''
-    if it is clear which one; see `texts.tables.row_documents`. Raises UserError if something cannot be read, with the file and the position in it.
+    separator: what separates the documents of a text file. column: the column of a table that contains the text; '' if
+    it is clear which one; see `texts.tables.row_documents`. Raises UserError if something cannot be read, with the file
+    and the position in it.
     """
     shown = set()
     for path in paths:

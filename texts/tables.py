@@ -61,9 +61,10 @@ def row_documents(rows, column, source, shown=None):
     """Yield the text of each row as documents; '' for a row without text.
 
     rows: dicts by column. column: the one to read; '' if it is clear which one contains the text, or if two contain a
-    prompt and a response, which are joined; or the PairKeys of those two, '' for a common name. source: the file or dataset, for messages. shown: the columns of which an
-    earlier source has already shown an example. The first rows show which columns there are. Raises UserError if the
-    column does not exist or, if none is named, unless it is clear.
+    prompt and a response, which are joined; or the PairKeys of those two, '' for a common name. source: the file or
+    dataset, for messages. shown: the columns of which an earlier source has already shown an example. The first rows
+    show which columns there are. Raises UserError if the column does not exist or, if none is named, unless it is
+    clear.
     """
     rows = iter(rows)
     first = list(islice(rows, PEEK))
