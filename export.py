@@ -19,7 +19,7 @@ import torch
 
 import configurator
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import atomic_write, expand_path
 from lm import checkpoint as checkpoints
 from lm.hardware import pick_dtype
 from lm.settings import ModelChoice, choose_model
@@ -58,7 +58,7 @@ def main(settings):
     model, tokenizer, checkpoint = checkpoints.load_model(settings.init_from, settings.out_dir, 'cpu')
     if tokenizer is None:
         raise UserError(f'{settings.init_from} has no tokenizer, so the exported model could not be used')
-    folder = Path(settings.folder)
+    folder = expand_path(settings.folder)
     card = write_card(folder.name, model, tokenizer, checkpoint, settings)
     write_model_folder(folder, model, tokenizer, card, settings.dtype)
     size = sum((folder / name).stat().st_size for name in FILES if (folder / name).exists())
@@ -74,7 +74,7 @@ def main(settings):
 def check_export_settings(settings):
     """Return the token for the hub, None if it is not needed; raise UserError for invalid settings, before any work."""
     pick_dtype(settings.dtype)
-    folder = Path(settings.folder)
+    folder = expand_path(settings.folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f'--folder={folder} is a file, not a folder')
     if not settings.overwrite and (present := [name for name in FILES if (folder / name).exists()]):

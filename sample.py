@@ -2,7 +2,7 @@
 
     python sample.py                                                  the story model that comes with the project
     python sample.py --init_from=gpt2 --show_probs=True               GPT-2, with charts of the alternatives
-    python sample.py --start='I live in' --fixed_response=' a shoe'   how likely is this response?
+    python sample.py --start='I live in' --fixed_response='a shoe'    how likely is this response?
     python sample.py --beam_width=5 --max_new_tokens=12               beam search
     python sample.py --most_probable=5 --max_new_tokens=6             the five most probable continuations, proved
 
@@ -22,11 +22,13 @@ from tqdm import tqdm
 import configurator
 from common.errors import UserError
 from common.files import create_run_folder
+from common.notes import note
 from lm import search
 from lm.generate import generate_responses
 from lm.settings import (
     SamplingSettings,
     check_sampling_settings,
+    join_fixed_response,
     load_chosen_model,
     model_name,
     optimise_for_inference,
@@ -36,6 +38,7 @@ from lm.wording import (
     describe_model_probability,
     describe_response,
     describe_sampler,
+    describe_truncation,
     format_likelihood,
     format_probability,
     precision_note,
@@ -68,7 +71,7 @@ def main(settings):
     prompt = read_prompt(settings.start)
     model, tokenizer = load_chosen_model(settings)
     model = optimise_for_inference(model, settings)
-    eot = tokenizer.eot if settings.stop_at_eot else None
+    eot = tokenizer.roles.ends if settings.stop_at_eot else None
     if settings.beam_width is not None:
         print_beams(model, tokenizer, settings, prompt, eot)
     elif settings.most_probable is not None:
@@ -139,11 +142,15 @@ def print_responses(model, tokenizer, settings, prompt, eot):
     """Generate the samples, or score the fixed response; print how likely each is, and draw it if asked to."""
     fixed = settings.fixed_response is not None
     if fixed:
-        prompt_ids, response_ids = tokenizer.encode_pair(prompt, settings.fixed_response)
+        pair = tokenizer.split_pair(prompt, join_fixed_response(prompt, settings))
+        prompt_ids, response_ids = pair.prompt_ids, pair.response_ids
+        if pair.note:
+            note(pair.note)
         num_samples, eot = 1, None  # a fixed response is the same every time, and is scored to its end
     else:
         prompt_ids, response_ids = tokenizer.encode_prompt(prompt), None
         num_samples = settings.num_samples
+    note_truncation(prompt_ids, model)
     recorded_steps = math.inf if settings.html else settings.plot_steps if settings.show_probs else 0
 
     growing = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
@@ -164,9 +171,15 @@ def print_responses(model, tokenizer, settings, prompt, eot):
         if recorded_steps:
             print('there are no steps to draw', file=sys.stderr)
     elif settings.html:
-        save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed)
+        save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed, model.block_size)
     else:
         save_response_charts(responses, prompt_ids, tokenizer, settings, prompt, fixed)
+
+
+def note_truncation(prompt_ids, model):
+    """Say on stderr that a prompt is longer than the model's context."""
+    if truncation := describe_truncation(prompt_ids, model.block_size):
+        note(truncation)
 
 
 class TokenStream:
@@ -206,7 +219,7 @@ def save_response_charts(responses, prompt_ids, tokenizer, settings, prompt, fix
     show_sheets()
 
 
-def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed):
+def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed, block_size):
     """Write all steps of all responses to one page, in a new folder."""
     sampler = describe_sampler_if_different(settings, fixed)
     texts = [
@@ -220,6 +233,8 @@ def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed
     about = [f'Model probabilities are the softmax of the raw logits: {describe_model_probability(settings)}.']
     if sampler:
         about.append(f'Sampler probabilities are those that the tokens were drawn with: {sampler}.')
+    if truncation := describe_truncation(prompt_ids, block_size):
+        about.append(f'{truncation[0].upper()}{truncation[1:]}.')
     name = model_name(settings)
     path = create_run_folder(settings.plot_dir, f'{name}-{prompt}') / 'page.html'
     page.write_page(page.Page(f'What {name} nearly said', about, [name], sampler, texts), path)
@@ -238,6 +253,7 @@ def describe_sampler_if_different(settings, fixed):
 def print_beams(model, tokenizer, settings, prompt, eot):
     """Run a beam search, print its result, and draw it if asked to."""
     prompt_ids = tokenizer.encode_prompt(prompt)
+    note_truncation(prompt_ids, model)
     idx = torch.tensor([prompt_ids], device=model.device)
     n, width = settings.max_new_tokens, settings.beam_width
     steps = search.beam_steps(model, idx, n, width, settings.length_penalty, eot)
@@ -278,6 +294,7 @@ def make_search_tree(steps, finished, tokenizer):
 def print_most_probable(model, tokenizer, settings, prompt, eot, budget):
     """Search for the most probable continuations; print them, and the bound for all others."""
     prompt_ids = tokenizer.encode_prompt(prompt)
+    note_truncation(prompt_ids, model)
     idx = torch.tensor([prompt_ids], device=model.device)
     started, found, why = time.perf_counter(), None, ''
     with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
@@ -298,7 +315,8 @@ def print_most_probable(model, tokenizer, settings, prompt, eot, budget):
     print(f'{tokenizer.decode(prompt_ids)}\n{title}; {describe_model_probability(settings)}')
     for number, (sequence, logprob) in enumerate(zip(found.sequences.tolist(), found.logprobs.tolist()), 1):
         ids = sequence[len(prompt_ids) :]
-        ids = ids[: ids.index(eot) + 1] if eot in ids else ids
+        end = next((place for place, id in enumerate(ids) if id in (eot or ())), len(ids))
+        ids = ids[: end + 1]
         print_continuation(number, ids, logprob, tokenizer)
     print_proof(found, seconds, why, precision_note(settings.dtype, settings.quantize))
 

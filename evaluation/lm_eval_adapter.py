@@ -38,7 +38,7 @@ class NanoGPTProbs(LM):
         if str(device).startswith('cuda') and not torch.cuda.is_available():
             device = None  # cuda is the harness's default even if there is none
         self.model, self.tokenizer = lm.load(init_from, out_dir, device, dtype, quantize)
-        if self.tokenizer.eot is None:
+        if self.tokenizer.start is None:
             raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, with which the harness starts texts')
 
     def loglikelihood(self, requests, disable_tqdm=False):
@@ -54,7 +54,7 @@ class NanoGPTProbs(LM):
         block_size = self.model.block_size
         for request in tqdm(requests, desc='loglikelihood_rolling', disable=disable_tqdm):
             ids = self.tokenizer.encode(request.args[0])
-            pairs = cut_text(ids, segment_ends(len(ids), block_size, block_size), block_size, self.tokenizer.eot)
+            pairs = cut_text(ids, segment_ends(len(ids), block_size, block_size), block_size, self.tokenizer.start)
             sums.append(sum(score.model_logprobs.sum().item() for score in score_pairs(self.model, pairs)))
         return sums
 
@@ -76,7 +76,7 @@ class NanoGPTProbs(LM):
         for step in self.model.steps(
             idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0, top_p=settings.get('top_p')
         ):
-            if step.ids.item() == self.tokenizer.eot:
+            if step.ids.item() in self.tokenizer.roles.ends:
                 break
             ids.append(step.ids.item())
             text = self.tokenizer.decode(ids)

@@ -8,22 +8,24 @@ Both are read directly: no slow import is needed, and nothing that a file contai
 import dataclasses
 import hashlib
 import json
-import pickle
 import re
-import warnings
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
 from common.errors import UserError
-from common.files import PROJECT, atomic_write, resolve_path
+from common.files import atomic_write, expand_path, resolve_path
+from common.notes import note
+from lm.adapter import adapted_model, merge_adapter
 from lm.hardware import pick_device, pick_dtype
-from lm.tokenizer import GPT2Tokenizer, tokenizer_from_contents, tokenizer_from_folder
+from lm.locate import locate_model
+from lm.roles import Roles, give_roles
+from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, tokenizer_from_contents, tokenizer_from_folder
+from lm.weight_files import load_torch_file, read_weights
 from model import GPT, GPTConfig
 
 # transformers' names for the activations that model.py supports, and torch's name for each kind of GELU.
@@ -38,12 +40,10 @@ ONLY_VALUE = {
     'tie_word_embeddings': True,
 }
 
+PADDED_TO = 128  # training programs pad the number of ids to a multiple of this, or of 64, for speed
+
 # GPT-2 was released with its matrices as (in, out); torch's Linear has (out, in).
 TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
-
-
-class DownloadError(UserError):
-    """A model that is not on this machine and could not be downloaded."""
 
 
 def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
@@ -58,21 +58,49 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
     device, dtype = pick_device(device), pick_dtype(dtype)
     if init_from == 'scratch':
         raise UserError('--init_from=scratch means an untrained model; only train.py can use it')
-    path = Path(out_dir) if init_from == 'resume' else _folder_of(init_from)
-    if init_from == 'resume' or (path / 'ckpt.pt').exists():
-        model, tokenizer, checkpoint = _load_checkpoint(path / (file if init_from == 'resume' else 'ckpt.pt'))
+    path = expand_path(out_dir) / file if init_from == 'resume' else locate_model(init_from)
+    if init_from != 'resume' and (path / 'ckpt.pt').exists():
+        path = path / 'ckpt.pt'
+    is_folder = init_from != 'resume' and path.is_dir()
+    if is_folder:
+        model, tokenizer, checkpoint = *_load_folder(path), None
     else:
-        model, tokenizer, checkpoint = load_pretrained(path), tokenizer_from_folder(path), None
-    if tokenizer is None and model.config.vocab_size in (50257, 50304):  # GPT-2's, as released or padded by nanoGPT
-        tokenizer = GPT2Tokenizer()
+        model, tokenizer, checkpoint = _load_checkpoint(path)
+    if tokenizer is None and model.config.vocab_size in GPT2_SIZES:
+        tokenizer = give_roles(GPT2Tokenizer(), path if is_folder else path.parent)
     if tokenizer is not None:
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(
-                f'the tokenizer of {init_from} has {tokenizer.vocab_size} tokens but its model only '
-                f'{model.config.vocab_size}: they do not belong together'
-            )
-        model.n_ids = tokenizer.vocab_size
+        _fit_vocabularies(model, tokenizer, path, is_folder)
     return model.to(device=device, dtype=dtype).eval(), tokenizer, checkpoint
+
+
+def _load_folder(folder):
+    """Return (model, tokenizer) of a model folder, or of a folder with a LoRA adapter."""
+    tokenizer = tokenizer_from_folder(folder)
+    if tokenizer is None and (base := adapted_model(folder)) is not None:
+        tokenizer = tokenizer_from_folder(locate_model(base))
+    return load_pretrained(folder), tokenizer
+
+
+def _fit_vocabularies(model, tokenizer, path, is_folder):
+    """Mask ids that the tokenizer lacks, refuse texts with tokens that the model lacks, and say so."""
+    in_model, in_tokenizer = model.config.vocab_size, tokenizer.vocab_size
+    model.n_ids = min(in_model, in_tokenizer)
+    if in_model > in_tokenizer and (is_folder or in_model - in_tokenizer >= PADDED_TO):
+        note(
+            f'{path}: the model has {in_model} ids and its tokenizer {in_tokenizer}; the other '
+            f'{in_model - in_tokenizer} are masked, as padding: they have probability 0'
+        )
+    elif in_model < in_tokenizer:
+        if not is_folder and not all(tokenizer.is_added(id) for id in range(in_model, in_tokenizer)):
+            raise UserError(
+                f'the tokenizer of {path} has {in_tokenizer} tokens but its model only {in_model}: they do not belong '
+                'together'
+            )
+        tokenizer.limit = in_model
+        note(
+            f'{path}: the tokenizer has {in_tokenizer} tokens and its model only {in_model} ids; a text with one of '
+            'the others cannot be scored. Make sure that the two belong together'
+        )
 
 
 def require_tokenizer(tokenizer, init_from):
@@ -89,9 +117,12 @@ def require_tokenizer(tokenizer, init_from):
 
 def load_pretrained(name_or_folder, dropout=0.0):
     """Return the GPT in a Hugging Face folder or on the hub, in float32 on the CPU."""
-    folder = _folder_of(name_or_folder)
+    folder = locate_model(name_or_folder)
+    if (base := adapted_model(folder)) is not None:
+        note(f'{folder} is a LoRA adapter: it is merged into {base}')
+        return merge_adapter(load_pretrained(base, dropout), folder)
     config, gelu = _read_config(folder / 'config.json', dropout)
-    state = {re.sub(r'^transformer\.', '', name): tensor for name, tensor in _read_weights(folder).items()}
+    state = {re.sub(r'^transformer\.', '', name): tensor for name, tensor in read_weights(folder).items()}
     # Older versions of transformers saved each layer's causal mask; it is not needed here.
     state = {name: tensor for name, tensor in state.items() if not name.endswith(('.attn.bias', '.attn.masked_bias'))}
     head = state.pop('lm_head.weight', None)
@@ -109,7 +140,7 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
     Padding ids are left out, so that a program that does not mask them computes the same probabilities. A model without
     biases is saved with biases of zero, which is the same model.
     """
-    folder = Path(folder)
+    folder = expand_path(folder)
     with _report_write_errors(folder / 'model.safetensors') as path:
         save_file(_hugging_face_state(model, dtype), path, metadata={'format': 'pt'})
     with atomic_write(folder / 'config.json') as path:
@@ -134,7 +165,9 @@ def _hugging_face_state(model, dtype):
 
 def _hugging_face_config(model, tokenizer, dtype):
     """Return the contents of a model folder's config.json."""
-    config, eot = model.config, None if tokenizer is None else tokenizer.eot
+    config, roles = model.config, Roles() if tokenizer is None else tokenizer.roles
+    ends = roles.ends[0] if len(roles.ends) == 1 else list(roles.ends) or None
+    roles = {'bos_token_id': roles.bos, 'eos_token_id': ends, 'pad_token_id': roles.pad}
     return {
         'architectures': ['GPT2LMHeadModel'],
         'model_type': 'gpt2',
@@ -152,7 +185,7 @@ def _hugging_face_config(model, tokenizer, dtype):
         **ONLY_VALUE,
         'initializer_range': 0.02,
         'dtype': str(dtype).removeprefix('torch.'),
-        **({} if eot is None else {'bos_token_id': eot, 'eos_token_id': eot}),
+        **{name: id for name, id in roles.items() if id is not None},
     }
 
 
@@ -164,62 +197,6 @@ def weights_sha256(model):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _folder_of(name):
-    """Return the folder that a name stands for: a path, a folder in models/, or a download from the hub."""
-    path = Path(name)
-    if path.is_dir():
-        return path
-    shipped = PROJECT / 'models' / name
-    if shipped.is_dir():
-        return shipped
-    if path.exists():
-        raise UserError(f'{name} is a file; give the folder that contains it')
-    if name == '' or name.startswith(('.', '/', '~')) or name.count('/') > 1:
-        raise UserError(f'there is no folder {name!r} to load a model from')
-    return _download(name)
-
-
-def _download(name):
-    """Return the model's folder in the Hugging Face cache, after downloading what is missing."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    small = ['config.json', 'tokenizer.json', 'vocab.json', 'merges.txt']
-    safetensors = ['model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json']
-    for weights in (safetensors, ['pytorch_model.bin']):
-        try:
-            cached = Path(snapshot_download(name, allow_patterns=small + weights, local_files_only=True))
-            if _is_complete(cached):
-                return cached  # without a request: published models hardly change, and there may be no network
-        except LocalEntryNotFoundError:
-            pass
-        except HFValidationError as error:
-            raise UserError(f'{name!r} is neither a folder nor a valid name of a model on the hub') from error
-    try:
-        there = [file.rfilename for file in HfApi().model_info(name).siblings]
-        has_safetensors = any(fnmatch(file, pattern) for file in there for pattern in safetensors)
-        weights = safetensors if has_safetensors else ['pytorch_model.bin']
-        return Path(snapshot_download(name, allow_patterns=small + weights))
-    except RepositoryNotFoundError as error:
-        raise UserError(f'there is no folder {name!r} and no model of that name on the hub') from error
-    except Exception as error:  # network errors come in many classes, from huggingface_hub and its HTTP client
-        raise DownloadError(
-            f'there is no folder {name!r}, and the model of that name could not be downloaded from the Hugging Face '
-            f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '
-            'a network, use --init_from=tiny-stories, which is shipped with this project, a model that was downloaded '
-            'before, or a folder'
-        ) from error
-
-
-def _is_complete(folder):
-    """Return whether a folder has all that a model needs; another program may have downloaded only a part."""
-    weights = _weight_files(folder)
-    needed = [folder / file for file in ['config.json', *weights]]
-    tokenizers = (['tokenizer.json'], ['vocab.json', 'merges.txt'])  # either form
-    has_tokenizer = any(all((folder / file).exists() for file in files) for files in tokenizers)
-    return bool(weights) and has_tokenizer and all(file.exists() for file in needed)
 
 
 def _read_config(path, dropout):
@@ -252,36 +229,6 @@ def _read_config(path, dropout):
         if found.get(name, value) != value:
             raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not supported')
     return config, GELU_OF_ACTIVATION[activation]
-
-
-def _read_weights(folder):
-    """Return {name: tensor} of the weights in a folder."""
-    files = _weight_files(folder)
-    if not files:
-        raise UserError(f'{folder} has no weights: neither model.safetensors nor pytorch_model.bin')
-    if files == ['pytorch_model.bin']:
-        return _torch_load(folder / 'pytorch_model.bin')
-    return {name: tensor for file in files for name, tensor in _read_safetensors(folder / file).items()}
-
-
-def _weight_files(folder):
-    """Return the names of the files that hold a folder's weights: model.safetensors, its shards, or an old .bin."""
-    if (folder / 'model.safetensors').exists():
-        return ['model.safetensors']
-    if (folder / 'model.safetensors.index.json').exists():
-        path = folder / 'model.safetensors.index.json'
-        try:
-            return sorted(set(json.loads(path.read_text(encoding='utf-8'))['weight_map'].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f'{path} cannot be read: {error}') from error
-    return ['pytorch_model.bin'] if (folder / 'pytorch_model.bin').exists() else []
-
-
-def _read_safetensors(path):
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f'{path} is damaged or not a safetensors file: {error}') from error
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
@@ -321,10 +268,13 @@ def _load_checkpoint(path):
             f'there is no checkpoint {path}; train.py writes one, --out_dir sets the folder, '
             'and --init_from=tiny-stories uses the shipped model'
         )
-    checkpoint = _torch_load(path)
+    checkpoint = load_torch_file(path)
     try:
         if not isinstance(checkpoint, dict):
             raise TypeError(f'it contains a {type(checkpoint).__name__}')
+        if 'model_args' not in checkpoint and 'n_layer' in (checkpoint.get('config') or {}):
+            note(f'{path} is read as a checkpoint of build-nanogpt, whose GELU is the tanh approximation')
+            checkpoint = {'gelu': 'tanh', **checkpoint, 'model_args': checkpoint['config']}
         state, config = dict(checkpoint['model']), GPTConfig(**checkpoint['model_args'])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
@@ -343,22 +293,6 @@ def _load_checkpoint(path):
         if tokenizer is None and dataset:
             tokenizer = tokenizer_from_folder(resolve_path(Path('data') / dataset))
     return model, tokenizer, checkpoint
-
-
-def _torch_load(path):
-    """Read a file of torch.save: tensors and plain types only."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about pickle protocols that torch.save does not write
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own message says how to execute the contents
-        raise UserError(
-            f'{path} is refused: it is damaged, or it contains more than tensors and plain data, which might be code; '
-            'code in a file is never executed'
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f'{path} cannot be read: it is truncated, damaged or not a weights file ({reason})') from error
 
 
 class _NoInit(TorchFunctionMode):

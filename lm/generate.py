@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lm.alternatives import TokenRecord, record_tokens
+from lm.roles import end_ids
 
 
 @dataclass
@@ -21,8 +22,9 @@ def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=
     """Draw num_samples responses in one batch, or score the fixed response_ids.
 
     Yields the list of Responses as they grow: empty at first, then after every token.
-    eot: an id that ends a response when it is drawn. recorded_steps: for how many steps to make a TokenRecord.
+    eot: the id, or ids, that end a response when drawn. recorded_steps: for how many steps to make a TokenRecord.
     """
+    ends = end_ids(eot)
     cuts = {} if response_ids is not None else {'top_k': settings.top_k, 'top_p': settings.top_p}
     idx = torch.tensor([prompt_ids] * num_samples, device=model.device)
     responses = [Response() for _ in range(num_samples)]
@@ -31,7 +33,7 @@ def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=
     for number, step in enumerate(model.steps(idx, n, temperature, fixed_response=response_ids, seed=seed, **cuts)):
         records = record_tokens(step.logits, step.ids, temperature, **cuts) if number < recorded_steps else None
         for row, response in enumerate(responses):
-            if eot is not None and response.ids and response.ids[-1] == eot:
+            if response.ids and response.ids[-1] in ends:
                 continue
             response.ids.append(step.ids[row].item())
             response.sampler_logprobs.append(step.sampler_logprob[row].item())
@@ -39,5 +41,5 @@ def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=
             if records is not None:
                 response.records.append(records[row])
         yield responses
-        if eot is not None and all(response.ids[-1] == eot for response in responses):
+        if all(response.ids[-1] in ends for response in responses):
             break

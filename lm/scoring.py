@@ -196,13 +196,16 @@ def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
     return [*range(min(n, block_size), n, stride), n] if n else []
 
 
-def cut_text(ids: list[int], ends: list[int], block_size: int, first: int) -> Iterator[Pair]:
+def cut_text(ids: Sequence[int], ends: Iterable[int], block_size: int, first: int) -> Iterator[Pair]:
     """Yield running text as pairs: each token is in one response, and the prompt is as much context as fits.
 
-    ids: the text. ends: where each response ends. first: the id before the text, <|endoftext|>. With
-    `segment_ends(n, block_size, block_size)` this is lm-evaluation-harness's loglikelihood_rolling, the fastest way; a
-    smaller stride gives each token more context (a sliding window).
+    ids: the text, a list or an array, of which only one pair at a time becomes a list. ends: where each response ends.
+    first: the id before the text, <|endoftext|>. With `segment_ends(n, block_size, block_size)` this is
+    lm-evaluation-harness's loglikelihood_rolling, the fastest way; a smaller stride gives each token more context (a
+    sliding window).
     """
-    text = [first, *ids]
-    for start, end in itertools.pairwise((0, *ends)):
-        yield text[min(max(0, end - block_size), start) : start + 1], text[start + 1 : end + 1]
+    for start, end in itertools.pairwise(itertools.chain((0,), ends)):
+        begin = min(max(0, end - block_size), start)  # of the prompt, in a text that has `first` before it
+        text = list(map(int, ids[max(0, begin - 1) : end]))
+        text = text if begin else [first, *text]
+        yield text[: start + 1 - begin], text[start + 1 - begin :]

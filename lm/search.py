@@ -11,7 +11,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lm.alternatives import likeliest
+from lm.roles import end_ids
 from model import Cache, LanguageModel, logits_to_logprobs
 
 BATCH = 64  # prefixes that the exact search reads at once
@@ -46,18 +47,18 @@ def beam_search(
     max_new_tokens: int,
     beam_width: int,
     length_penalty: float = 0.0,
-    eos: int | None = None,
+    eos: int | Collection[int] | None = None,
 ) -> tuple[Int64[Tensor, 'w T_plus_n'], Float64[Tensor, ' w']]:
     """Find likely continuations by keeping the beam_width likeliest prefixes at each step.
 
-    idx: one prompt. eos: an id that ends a continuation. length_penalty: beams are ranked by logprob / length **
-    length_penalty, as in transformers. 0 ranks by probability, 1 by the mean logprob per token; anything above 0
+    idx: one prompt. eos: the id, or ids, that end a continuation. length_penalty: beams are ranked by logprob / length
+    ** length_penalty, as in transformers. 0 ranks by probability, 1 by the mean logprob per token; anything above 0
     favours longer continuations, which are otherwise never likelier.
-    Returns the sequences and their logprobs, best first; a row that ended early is filled up with eos. There are fewer
-    than beam_width only if no more continuations exist. Raises ValueError for invalid arguments.
+    Returns the sequences and their logprobs, best first; a row that ended early is filled up with its end. There are
+    fewer than beam_width only if no more continuations exist. Raises ValueError for invalid arguments.
     """
     *_, (_, finished) = beam_steps(model, idx, max_new_tokens, beam_width, length_penalty, eos)
-    return as_tensors(idx, [(beam.ids, beam.logprob) for beam in finished], max_new_tokens, eos)
+    return as_tensors(idx, [(beam.ids, beam.logprob) for beam in finished], max_new_tokens)
 
 
 def beam_steps(
@@ -73,6 +74,8 @@ def beam_steps(
         raise ValueError(f'beam_width={beam_width}: it must be at least 1')
     if not abs(length_penalty) <= 10:
         raise ValueError(f'length_penalty={length_penalty}: it must be between -10 and 10')
+
+    ends = end_ids(eos)
 
     def score(beam):
         return beam.logprob / len(beam.ids) ** length_penalty
@@ -90,7 +93,7 @@ def beam_steps(
         ]
         totals = sorted(totals, key=lambda one: -one[0])[: 2 * beam_width]
         candidates = [Beam((*beams[parent].ids, id), total, parent) for total, parent, id in totals]
-        ended = [size == max_new_tokens or beam.ids[-1] == eos for beam in candidates]
+        ended = [size == max_new_tokens or beam.ids[-1] in ends for beam in candidates]
         # Only the first beam_width candidates may finish; the others are there to replace those that do.
         finished += [beam for beam, end in zip(candidates[:beam_width], ended) if end]
         finished = sorted(finished, key=score, reverse=True)[:beam_width]
@@ -142,7 +145,7 @@ def most_probable(
     idx: Int64[Tensor, 'B T'],
     max_new_tokens: int,
     k: int = 5,
-    eos: int | None = None,
+    eos: int | Collection[int] | None = None,
     budget: Budget | None = None,
 ) -> tuple[Int64[Tensor, 'k T_plus_n'], Float64[Tensor, ' k'], float]:
     """Find the k likeliest continuations of max_new_tokens tokens, and prove it.
@@ -153,7 +156,7 @@ def most_probable(
     The k are proved to be the likeliest if the bound is not above the last of their logprobs, which always holds
     without a budget. All this is up to rounding: continuations closer than that may change places (1e-5 in float32; in
     bfloat16 and int8 a text's logprob depends on its batch, by some hundredths). A row that ended early is filled up
-    with eos. Raises ValueError for invalid arguments.
+    with its end. Raises ValueError for invalid arguments.
     """
     started = time.perf_counter()
     for found in search_steps(model, idx, max_new_tokens, k, eos):
@@ -172,7 +175,7 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
     check_search_arguments(model, idx, max_new_tokens)
     if k < 1:
         raise ValueError(f'k={k}: it must be at least 1')
-    answers = Answers(k)
+    answers, ends = Answers(k), end_ids(eos)
     for width in (1, min(max(k, BEAMS_FIRST), BATCH)):  # greedy first: the search never ends with less
         *_, (_, finished) = beam_steps(model, idx, max_new_tokens, width, eos=eos)
         for beam in finished:
@@ -180,7 +183,7 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
     cache = cache_prompt(model, idx, max_new_tokens)
     at_once = BATCH if cache is None else min(BATCH, 1 + CACHE_BYTES // cache.nbytes)
     opened, waiting = 0, Waiting()
-    yield Found(*as_tensors(idx, answers.best(), max_new_tokens, eos), 0.0, False, opened, 1, 0.0)
+    yield Found(*as_tensors(idx, answers.best(), max_new_tokens), 0.0, False, opened, 1, 0.0)
     batch = [((), 0.0)]  # (prefix, logprob) to open; the first prefix is empty
     while batch:
         totals = next_logprobs(model, idx, [prefix for prefix, _ in batch], cache)  # (B, V)
@@ -191,14 +194,14 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
                 for total, id in likeliest(row, k + 1):  # one more than needed: it bounds those left out
                     answers.offer((*prefix, id), total)
                 continue
-            if eos is not None:
-                answers.offer((*prefix, eos), row[eos].item())
-                row[eos] = -math.inf
+            for end in sorted(ends):
+                answers.offer((*prefix, end), row[end].item())
+                row[end] = -math.inf
             hopeful = row > answers.floor
             answers.pass_over(row.masked_fill(hopeful, -math.inf).max().item())
             waiting.add(prefix, hopeful.nonzero()[:, 0], row[hopeful])
         yield Found(
-            *as_tensors(idx, answers.best(), max_new_tokens, eos),
+            *as_tensors(idx, answers.best(), max_new_tokens),
             bound=max(answers.passed_over, waiting.best),
             exact=waiting.best <= answers.floor,
             opened=opened,
@@ -324,10 +327,10 @@ def next_logprobs(model: LanguageModel, idx: Int64[Tensor, '1 T'], prefixes, cac
 
 
 def as_tensors(
-    idx: Int64[Tensor, '1 T'], continuations, max_new_tokens, eos
+    idx: Int64[Tensor, '1 T'], continuations, max_new_tokens
 ) -> tuple[Int64[Tensor, 'w T_plus_n'], Float64[Tensor, ' w']]:
-    """Return sequences and logprobs of [(ids, logprob)] after the prompt, filled up with eos."""
-    rows = [[*ids, *[eos] * (max_new_tokens - len(ids))] for ids, _ in continuations]
+    """Return sequences and logprobs of [(ids, logprob)] after the prompt, filled up with its end."""
+    rows = [[*ids, *ids[-1:] * (max_new_tokens - len(ids))] for ids, _ in continuations]
     continued = torch.tensor(rows, dtype=torch.int64, device=idx.device).view(len(rows), max_new_tokens)
     logprobs = torch.tensor([logprob for _, logprob in continuations], dtype=torch.float64)
     return torch.cat([idx.expand(len(rows), -1), continued], dim=1), logprobs

@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from common.errors import UserError
+from common.files import expand_path
+from common.notes import note
+from common.text_files import read_text
 from lm import fast
+from lm.boundary import describe_join, join_response
 from lm.checkpoint import load_model, require_tokenizer
 from lm.hardware import check_compiler, explain_compile_errors
 
@@ -40,7 +43,7 @@ class SamplingSettings(ModelSettings):
     temperature: float = 0.8  # 1 is the model's own distribution; lower is more predictable, 0 is greedy
     top_k: int | None = 200  # draw from the k likeliest tokens only; None for all
     top_p: float | None = None  # draw from the likeliest tokens that together have this probability; None for all
-    stop_at_eot: bool = False  # end a sample when <|endoftext|> is drawn
+    stop_at_eot: bool = False  # end a sample when <|endoftext|>, or the model's own end token, is drawn
     seed: int = 1337  # the same seed draws the same text
     show_probs: bool = False  # draw bar charts of the likeliest tokens at every step
     plot_steps: int = 20  # how many steps to draw
@@ -72,7 +75,9 @@ def choose_model(settings):
     As in nanoGPT, --out_dir=FOLDER alone means the model that was trained there.
     """
     init_from = settings.init_from or ('tiny-stories' if settings.out_dir is None else 'resume')
-    return replace(settings, init_from=init_from, out_dir=settings.out_dir or 'out')
+    paths = {'init_from': init_from, 'out_dir': settings.out_dir or 'out'}
+    paths = {name: str(expand_path(path)) if path.startswith('~') else path for name, path in paths.items()}
+    return replace(settings, **paths)
 
 
 def model_name(settings):
@@ -99,10 +104,20 @@ def read_prompt(start):
     """Return the prompt that --start means: the text itself, or the contents of the file after FILE:."""
     if not start.startswith('FILE:'):
         return start
-    path = Path(start.removeprefix('FILE:'))
+    path = expand_path(start.removeprefix('FILE:'))
     try:
-        return path.read_text(encoding='utf-8')
-    except OSError as error:
-        raise UserError(f'--start={start}: cannot read {path}: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise UserError(f'--start={start}: {path} is not UTF-8 text (byte {error.start})') from error
+        text = read_text(path)
+    except UserError as error:
+        raise UserError(f'--start={start}: {error}') from error
+    if text.endswith('\n'):
+        note(f'the line break at the end of {path} is not part of the prompt')
+        text = text[:-1]
+    return text
+
+
+def join_fixed_response(prompt, settings):
+    """Return --fixed_response as it follows the prompt, and say so if the separator was put between them."""
+    response = join_response(prompt, settings.fixed_response, settings.separator)
+    if response != settings.fixed_response:
+        note(describe_join(settings.separator))
+    return response

@@ -6,92 +6,22 @@ checkpoint can hold its tokenizer.
 """
 
 import functools
-import hashlib
-import io
 import json
 import os
-import pickle
 from pathlib import Path
-
-import numpy as np
 
 from common.errors import UserError
 from common.files import resolve_path
+from common.notes import note
 from common.strings import replace_surrogates
-from lm.boundary import split_pair
+from lm.added_tokens import add_tokens_of_folder, name_ids
 from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
+from lm.plain_pickle import read_meta_pkl
+from lm.roles import Roles, give_roles
+from lm.tokenizer_base import EOT, Tokenizer
 
-EOT = '<|endoftext|>'
+GPT2_SIZES = (50257, 50304)  # as released, and padded by nanoGPT
 GPT2_FINGERPRINT = '5179c95f002c1e19e034e2ac61a2fb511b01641798da4793cf55a8b6edd9a4ac'
-VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
-
-
-class Tokenizer:
-    """What all three kinds have in common."""
-
-    eot = None
-
-    def decode(self, ids):
-        """Return the text of token ids; bytes that are not UTF-8 (such as half a character) become U+FFFD."""
-        return self.decode_bytes(ids).decode('utf-8', errors='replace')
-
-    def decode_bytes(self, ids):
-        """Return the UTF-8 bytes of token ids. Raises UserError for unknown ids."""
-        return b''.join(self._bytes_of(id) for id in self._check(ids))
-
-    def pieces(self, ids):
-        """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for part of a character."""
-        return [_visible(self._bytes_of(id)) for id in self._check(ids)]
-
-    @property
-    def fingerprint(self):
-        """SHA-256 of all tokens in order: the same for tokenizers that give the same ids, in whatever file format."""
-        tokens = [self._bytes_of(id).hex() if self._has(id) else '' for id in range(self.vocab_size)]
-        return hashlib.sha256('\n'.join(tokens).encode()).hexdigest()
-
-    def _has(self, id):
-        return True
-
-    def encode_array(self, text, dtype):
-        """Return the token ids of a text as a NumPy array, as fast as possible."""
-        return np.array(self.encode(text), dtype)
-
-    def encode_pair(self, prompt, response, boundary='joint'):
-        """Return (prompt ids, response ids). Only this method decides where a response begins.
-
-        boundary: 'joint' is lm-evaluation-harness's rule wherever it loses nothing. White space at the end of the
-        prompt moves to the response, both are encoded as one text, and as many tokens as the prompt alone has are cut
-        off its beginning: the rest is the response. If the rest does not spell the response, because a token of the
-        whole text crosses the boundary ("gi" and "rl" are one token in "girl"), the prompt keeps its own tokens and
-        the response is encoded by itself. 'separate' encodes each by itself always.
-        Prompt ids and response ids spell the text. `split_pair` also tells whether a token was cut in two.
-        An empty prompt becomes <|endoftext|>; an empty response has no ids.
-        """
-        return self.split_pair(prompt, response, boundary)[:2]
-
-    def split_pair(self, prompt, response, boundary='joint'):
-        """Return an EncodedPair: the ids of `encode_pair`, and a note if their boundary or spelling is unusual."""
-        return split_pair(self, prompt, response, boundary)
-
-    def encode_prompt(self, prompt):
-        """Return the ids of a prompt to continue; an empty one becomes <|endoftext|>."""
-        return self.start_ids(self.encode(prompt))
-
-    def start_ids(self, ids):
-        """Return the ids of a prompt, or those that stand for an empty one."""
-        if ids:
-            return ids
-        if self.eot is None:
-            raise UserError(
-                f'the prompt is empty or only white space, and this tokenizer has no {EOT} to begin with instead'
-            )
-        return [self.eot]
-
-    def _check(self, ids):
-        unknown = sorted({int(id) for id in ids if not 0 <= id < self.vocab_size})
-        if unknown:
-            raise UserError(f'unknown token ids {unknown[:5]}; this tokenizer has {self.vocab_size}')
-        return [int(id) for id in ids]
 
 
 class GPT2Tokenizer(Tokenizer):
@@ -117,7 +47,7 @@ class GPT2Tokenizer(Tokenizer):
 
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
-        return self._encoding.encode(text, allowed_special={EOT}, disallowed_special=())
+        return self._limited(self._encoding.encode(text, allowed_special={EOT}, disallowed_special=()))
 
     def encode_array(self, text, dtype):
         """Return the token ids of a text as a NumPy array, without making a Python number for each."""
@@ -125,7 +55,8 @@ class GPT2Tokenizer(Tokenizer):
 
     def encode_batch(self, texts):
         """Return the token ids of many texts, encoded in parallel."""
-        return self._encoding.encode_batch(texts, allowed_special={EOT}, disallowed_special=())
+        batch = self._encoding.encode_batch(texts, allowed_special={EOT}, disallowed_special=())
+        return [self._limited(ids) for ids in batch]
 
     def _bytes_of(self, id):
         return self._encoding.decode_single_token_bytes(id)
@@ -133,11 +64,23 @@ class GPT2Tokenizer(Tokenizer):
     @property
     def contents(self):
         """What a checkpoint stores of it: the name is enough, since OpenAI's vocabulary is public."""
-        return {'kind': 'gpt2'}
+        return self._with_roles({'kind': 'gpt2'})
 
     def save(self, folder):
-        """Write a tokenizer.json that `transformers` can read; its merges follow from tiktoken's ranks."""
-        ranks = {self._bytes_of(id): id for id in range(self.eot)}
+        """Write a tokenizer.json that `transformers` can read."""
+        self._as_bpe().save(folder)
+
+    def id_of_text(self, text):
+        """Return the id of the token that is written like this, None if there is none."""
+        return 50256 if text == EOT else None
+
+    def with_names_up_to(self, last):
+        """Return a tokenizer in which every id up to `last` has a name."""
+        return self._as_bpe().with_names_up_to(last)
+
+    def _as_bpe(self):
+        """Return the same tokenizer as a BPETokenizer; its merges follow from tiktoken's ranks."""
+        ranks = {self._bytes_of(id): id for id in range(self.vocab_size - 1)}
         letters = letters_of_bytes()
         written = {token: ''.join(letters[byte] for byte in token) for token in ranks}
         vocab = {written[token]: id for token, id in ranks.items()}
@@ -148,7 +91,9 @@ class GPT2Tokenizer(Tokenizer):
                 merges.append((written[left], written[right]))
         bpe = byte_level_bpe(vocab, merges)
         bpe.add_special_tokens([EOT])
-        BPETokenizer(bpe).save(folder)
+        same = BPETokenizer(bpe)
+        same.roles = self.roles
+        return same
 
 
 class BPETokenizer(Tokenizer):
@@ -165,9 +110,15 @@ class BPETokenizer(Tokenizer):
 
     @classmethod
     def from_file(cls, path):
-        """Read a tokenizer.json. Raises UserError if the file is damaged or not a byte-level BPE."""
+        """Read a tokenizer.json, with what other files of its folder add to it.
+
+        Raises UserError if the file is damaged or not a byte-level BPE.
+        """
+        path = Path(path)
         try:
-            return cls.from_json(Path(path).read_text(encoding='utf-8'))
+            tokenizer = cls.from_json(path.read_text(encoding='utf-8'))._tokenizer
+            add_tokens_of_folder(tokenizer, path.parent)
+            return cls(tokenizer)
         except (OSError, UnicodeDecodeError, UserError) as error:
             raise UserError(f'cannot read {path} as a tokenizer.json: {error}') from error
 
@@ -200,16 +151,18 @@ class BPETokenizer(Tokenizer):
             raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {error}') from error
         if EOT in vocab:
             bpe.add_special_tokens([EOT])
+        add_tokens_of_folder(bpe, Path(vocab_path).parent)
         return cls(bpe)
 
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
-        return self._tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids
+        return self._limited(self._tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids)
 
     def encode_batch(self, texts):
         """Return the token ids of many texts, encoded in parallel."""
         texts = [replace_surrogates(text) for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        batch = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [self._limited(encoding.ids) for encoding in batch]
 
     def _bytes_of(self, id):
         if id in self._special:
@@ -222,14 +175,31 @@ class BPETokenizer(Tokenizer):
     def _has(self, id):
         return self._tokenizer.id_to_token(id) is not None
 
+    def id_of_text(self, text):
+        """Return the id of the token that is written like this, None if there is none."""
+        return self._tokenizer.token_to_id(text) if isinstance(text, str) else None
+
+    def is_added(self, id):
+        """Return whether a token was added after the tokenizer was trained."""
+        return id in self._special
+
+    def with_names_up_to(self, last):
+        """Return a tokenizer in which every id up to `last` has a name."""
+        name_ids(self._tokenizer, last)
+        return BPETokenizer(self._tokenizer)
+
     @property
     def contents(self):
         """What a checkpoint stores of it: the text of its tokenizer.json."""
-        return {'kind': 'bpe', 'json': self._tokenizer.to_str()}
+        return self._with_roles({'kind': 'bpe', 'json': self._tokenizer.to_str()})
 
     def save(self, folder):
         """Write tokenizer.json, and the tokenizer_config.json that `transformers` needs."""
-        special = {} if self.eot is None else {'bos_token': EOT, 'eos_token': EOT, 'unk_token': EOT}
+        bos, ends, pad = self.roles
+        ids = {'bos_token': bos, 'eos_token': ends[0] if ends else None, 'pad_token': pad}
+        special = {name: self._tokenizer.id_to_token(id) for name, id in ids.items() if id is not None}
+        if self._tokenizer.token_to_id(EOT) is not None:
+            special['unk_token'] = EOT
         write_tokenizer_files(self._tokenizer, folder, special)
 
 
@@ -247,11 +217,10 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def from_meta_pkl(cls, path):
         """Read the meta.pkl of a nanoGPT character dataset without executing anything in it."""
+        meta = read_meta_pkl(path)
         try:
-            with open(path, 'rb') as file:
-                itos = _PlainUnpickler(io.BytesIO(file.read())).load()['itos']
-            return cls([itos[id] for id in range(len(itos))])
-        except Exception as error:  # a damaged pickle can raise almost anything
+            return cls([meta['itos'][id] for id in range(len(meta['itos']))])
+        except (KeyError, TypeError, IndexError, UserError) as error:
             raise UserError(f"cannot read {path} as nanoGPT's meta.pkl: {' '.join(str(error).split())}") from error
 
     def encode(self, text):
@@ -260,7 +229,11 @@ class CharTokenizer(Tokenizer):
         if unknown:
             named = ', '.join(f'{char!r} (U+{ord(char):04X})' for char in unknown[:5])
             raise UserError(f'this tokenizer has {self.vocab_size} characters; unknown ones: {named}')
-        return [self._ids[char] for char in text]
+        return self._limited([self._ids[char] for char in text])
+
+    def id_of_text(self, text):
+        """Return the id of the token that is written like this, None if there is none."""
+        return self._ids.get(text) if isinstance(text, str) else None
 
     def encode_batch(self, texts):
         """Return the token ids of many texts."""
@@ -272,7 +245,7 @@ class CharTokenizer(Tokenizer):
     @property
     def contents(self):
         """What a checkpoint stores of it: its characters."""
-        return {'kind': 'char', 'chars': self._chars}
+        return self._with_roles({'kind': 'char', 'chars': self._chars})
 
     def save(self, folder):
         """Write a tokenizer.json whose words are characters, which `transformers` can read."""
@@ -304,17 +277,27 @@ def tokenizer_from_contents(contents):
     """Return the tokenizer that `contents` describe, from a checkpoint or a dataset's meta.json."""
     match contents:
         case {'kind': 'gpt2'}:
-            return GPT2Tokenizer()
+            tokenizer = GPT2Tokenizer()
         case {'kind': 'bpe', 'json': str(text)}:
-            return BPETokenizer.from_json(text)
+            tokenizer = BPETokenizer.from_json(text)
         case {'kind': 'char', 'chars': list(chars)}:
-            return CharTokenizer(chars)
-    raise UserError('its description of a tokenizer is of an unknown kind')
+            tokenizer = CharTokenizer(chars)
+        case _:
+            raise UserError('its description of a tokenizer is of an unknown kind')
+    match contents.get('roles'):
+        case {'bos': int() | None as bos, 'eos': list(ends), 'pad': int() | None as pad}:
+            tokenizer.roles = Roles(bos, tuple(ends), pad)
+    return tokenizer
 
 
 def tokenizer_from_folder(folder):
     """Return the tokenizer in a folder, in any of the known formats, or None if there is none."""
     folder = Path(folder)
+    tokenizer = _find_tokenizer(folder)
+    return tokenizer and give_roles(tokenizer, folder)
+
+
+def _find_tokenizer(folder):
     if (folder / 'tokenizer.json').exists():
         return _from_tokenizer_json(folder / 'tokenizer.json')
     if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
@@ -324,8 +307,22 @@ def tokenizer_from_folder(folder):
     if (folder / 'meta.json').exists():
         return _from_json_file(folder / 'meta.json', 'tokenizer')
     if (folder / 'meta.pkl').exists():
-        return CharTokenizer.from_meta_pkl(folder / 'meta.pkl')
+        return _from_meta_pkl(folder / 'meta.pkl')
     return None
+
+
+def _from_meta_pkl(path):
+    """Return the tokenizer of nanoGPT's meta.pkl: characters, or GPT-2's if it only gives their number."""
+    meta = read_meta_pkl(path)
+    if 'itos' in meta:
+        return CharTokenizer.from_meta_pkl(path)
+    if (size := meta.get('vocab_size')) in GPT2_SIZES:
+        note(f"{path} lists no characters; its vocab_size of {size} is that of GPT-2's BPE, which is used")
+        return GPT2Tokenizer()
+    raise UserError(
+        f"{path} has no 'itos', the list of its characters, and its vocab_size is {size!r}, not that of GPT-2's BPE "
+        '(50257); without it, its tokens cannot be read as text'
+    )
 
 
 def _from_tokenizer_json(path):
@@ -365,23 +362,3 @@ def tokenizer_from_name(name):
             f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'
         )
     return found
-
-
-class _PlainUnpickler(pickle._Unpickler):
-    """Reads dicts, lists, strings and numbers, which need no class, and refuses everything else.
-
-    It extends the slower unpickler, written in Python: the one in C allocates any amount of memory that a damaged file
-    asks for.
-    """
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f'it would load {module}.{name}, but only plain data is allowed')
-
-
-def _visible(token):
-    """Return the bytes of one token in visible characters."""
-    try:
-        text = token.decode('utf-8')
-    except UnicodeDecodeError:
-        return f'‹{token.hex(" ")}›'
-    return ''.join(VISIBLE.get(char) or (char if char.isprintable() else f'‹U+{ord(char):04X}›') for char in text)

@@ -12,6 +12,16 @@ def format_three_digits(logprob):
     return f'{10 ** (logprob / math.log(10) - exponent):.2f}e{exponent}'
 
 
+def describe_truncation(prompt_ids, block_size):
+    """Return a sentence if a prompt is longer than the model's context, else None."""
+    if len(prompt_ids) <= block_size:
+        return None
+    return (
+        f'the prompt has {len(prompt_ids)} tokens, more than the context of {block_size}: the model sees only the last '
+        f'{block_size}'
+    )
+
+
 def describe_sampler(settings, fixed):
     """Name the settings that make the sampler's probabilities differ from the model's."""
     cuts = [] if fixed else [(name, getattr(settings, name)) for name in ('top_k', 'top_p')]

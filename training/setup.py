@@ -10,6 +10,7 @@ from common.errors import UserError
 from common.files import PROJECT, expand_path
 from common.notes import note
 from lm import checkpoint as checkpoints
+from lm.locate import DownloadError
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
 from texts.token_files import dataset_folder, largest_token
@@ -88,7 +89,7 @@ def prepare_model(settings, device):
     file = next((name for name in files if (Path(settings.out_dir) / name).exists()), 'ckpt.pt')
     try:
         loaded = checkpoints.load_model(settings.init_from, settings.out_dir, str(device), file=file)
-    except checkpoints.DownloadError as error:
+    except DownloadError as error:
         if settings.dataset != STORIES:
             raise
         raise UserError(

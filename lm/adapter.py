@@ -1,0 +1,121 @@
+"""LoRA adapters on GPT-2 as the `peft` library saves them: read, and merged into the model that they adapt.
+
+A folder has adapter_config.json and adapter_model.safetensors. For a matrix W, of shape (out, in), the adapter has A
+(r, in) and B (out, r); merged, W is W + scale * B A, with scale = alpha / r, or alpha / sqrt(r) if `use_rslora`
+(Hu et al. 2021, https://arxiv.org/abs/2106.09685; Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+"""
+
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from lm.roles import read_json_object
+from lm.weight_files import load_torch_file, read_safetensors
+
+TRANSPOSED = ('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj')  # saved as (in, out), as in transformers
+PARTS = {
+    'lora_A.weight': 'A',
+    'lora_B.weight': 'B',
+    'lora_embedding_A': 'A',
+    'lora_embedding_B': 'B',
+}
+WAY_OUT = 'merge it where it was trained (merge_and_unload, then save_pretrained) and load that folder'
+
+
+def adapted_model(folder):
+    """Return the name or folder of the model that an adapter adapts; None if the folder holds no adapter."""
+    folder = Path(folder)
+    if not (folder / 'adapter_config.json').exists():
+        return None
+    base = read_json_object(folder / 'adapter_config.json').get('base_model_name_or_path')
+    if not isinstance(base, str) or not base:
+        raise UserError(f'{folder} is an adapter whose adapter_config.json names no base_model_name_or_path')
+    return base
+
+
+@torch.no_grad()
+def merge_adapter(model, folder):
+    """Add the adapter in a folder to the GPT that it adapts; return the model.
+
+    Raises UserError, with the way out, for kinds of adapter other than LoRA and for weights that do not fit.
+    """
+    config = read_json_object(folder / 'adapter_config.json')
+    for name, plain in (('peft_type', 'LORA'), ('use_dora', False), ('lora_bias', False)):
+        if config.get(name, plain) != plain:
+            raise UserError(f'{folder} is an adapter with {name}={config[name]!r}, which is not supported; {WAY_OUT}')
+    parameters = dict(model.named_parameters())
+    factors, whole = defaultdict(dict), {}
+    for key, tensor in _read_adapter(folder).items():
+        name = key.removeprefix('base_model.model.').replace('.base_layer', '').replace('.modules_to_save', '')
+        part = next((part for part in PARTS if name.endswith(f'.{part}')), None)
+        if part is None:
+            whole[name] = tensor
+        else:
+            factors[name.removesuffix(f'.{part}')][PARTS[part]] = tensor.float(), 'embedding' in part
+    head, embedding = whole.pop('lm_head.weight', None), whole.get('transformer.wte.weight')
+    if (head is not None and (embedding is None or not torch.equal(head, embedding))) or {
+        'lm_head',
+        'transformer.wte',
+    } & set(factors):
+        raise UserError(f'{folder}: it changes the output layer and the token embeddings differently; {WAY_OUT}')
+    for name, tensor in whole.items():
+        if name == 'transformer.wte.weight' and len(tensor) != model.config.vocab_size:
+            _resize_vocabulary(model, tensor)
+            continue
+        _check_shape(folder, name, parameters, tensor := _oriented(name, tensor.float()))
+        parameters[name].copy_(tensor)
+    for name, parts in factors.items():
+        if set(parts) != {'A', 'B'}:
+            raise UserError(f'{folder} is damaged: of the adapter of {name} it has only {", ".join(parts)}')
+        (A, is_embedding), (B, _) = parts['A'], parts['B']
+        if A.dim() != 2 or B.dim() != 2 or B.shape[1] != A.shape[0]:
+            raise UserError(f'{folder} is damaged: the adapter of {name} has shapes {A.shape} and {B.shape}')
+        change = _scale(config, name, A.shape[0]) * (B @ A)
+        change = change.t() if is_embedding else change
+        _check_shape(folder, f'{name}.weight', parameters, change)
+        parameters[f'{name}.weight'].add_(change)
+    return model
+
+
+def _read_adapter(folder):
+    """Return {name: tensor} of an adapter's weights."""
+    if (folder / 'adapter_model.safetensors').exists():
+        return read_safetensors(folder / 'adapter_model.safetensors')
+    if (folder / 'adapter_model.bin').exists():
+        return load_torch_file(folder / 'adapter_model.bin')
+    raise UserError(f'{folder} has an adapter_config.json, but no adapter_model.safetensors')
+
+
+def _scale(config, name, rank):
+    """Return the factor of an adapter's change to one matrix."""
+    alpha = config.get('lora_alpha', 8)
+    for pattern, other in (config.get('alpha_pattern') or {}).items():
+        if re.match(rf'(.*\.)?({pattern})$', name):  # as in peft
+            alpha = other
+            break
+    return alpha / (math.sqrt(rank) if config.get('use_rslora') else rank)
+
+
+def _oriented(name, tensor):
+    """Return a weight as torch's Linear has it, (out, in)."""
+    return tensor.t() if name.removesuffix('.weight').endswith(TRANSPOSED) and tensor.dim() == 2 else tensor
+
+
+def _check_shape(folder, name, parameters, tensor):
+    if name not in parameters:
+        raise UserError(f'{folder} adapts {name}, which a GPT-2 does not have; {WAY_OUT}')
+    if parameters[name].shape != tensor.shape:
+        shapes = f'{tuple(tensor.shape)}, but the model has {tuple(parameters[name].shape)}'
+        raise UserError(f'{folder}: its {name} is {shapes}; is it an adapter of another model?')
+
+
+def _resize_vocabulary(model, embedding):
+    """Give a model the token embeddings of an adapter whose tokenizer has more or fewer ids."""
+    model.config.vocab_size = model.n_ids = len(embedding)
+    model.transformer.wte.weight = torch.nn.Parameter(embedding.float().clone())
+    model.transformer.wte.num_embeddings = model.lm_head.out_features = len(embedding)
+    model.tie_weights()

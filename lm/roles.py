@@ -1,0 +1,78 @@
+"""The tokens with a role: which one begins a text, which ones end it, and which one fills up a batch.
+
+A model names them by id in generation_config.json or config.json (`eos_token_id`, one id or several), a tokenizer by
+text in special_tokens_map.json or tokenizer_config.json (`eos_token`). Ids of the model count first, as in
+transformers' `generate`.
+"""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import UserError
+from common.notes import note
+
+NAMES = ('bos', 'eos', 'pad')
+
+
+class Roles(NamedTuple):
+    """Token ids by role."""
+
+    bos: int | None = None  # stands before an empty prompt
+    ends: tuple[int, ...] = ()  # each of them ends a text; the first is written between texts
+    pad: int | None = None  # kept for other programs; padding here needs no id
+
+
+def end_ids(eos: int | Collection[int] | None) -> frozenset[int]:
+    """Return the ids that end a text, of one id, several or None."""
+    return frozenset(() if eos is None else (eos,) if isinstance(eos, int) else eos)
+
+
+def read_json_object(path):
+    """Return the contents of a JSON object in a file, {} if there is no such file."""
+    try:
+        return dict(json.loads(path.read_text(encoding='utf-8-sig')))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+
+
+def read_token_names(folder):
+    """Return {'eos_token': its text or its description} and the like, as the files of a tokenizer name them."""
+    config = read_json_object(folder / 'tokenizer_config.json')
+    return config | read_json_object(folder / 'special_tokens_map.json')
+
+
+def give_roles(tokenizer, folder):
+    """Return the tokenizer of a model folder with the roles of its tokens, as the folder's files describe them.
+
+    An id that the model has and the tokenizer lacks gets a name, <|50258|> for example, so that it can be generated.
+    """
+    folder = Path(folder)
+    config = read_json_object(folder / 'config.json')
+    generation = read_json_object(folder / 'generation_config.json')
+    names = read_token_names(folder)
+    n_ids = config.get('vocab_size') if isinstance(config.get('vocab_size'), int) else tokenizer.vocab_size
+    found = {}
+    for name in NAMES:
+        ids = next((c[key] for c in (generation, config) if c.get(key := f'{name}_token_id') is not None), None)
+        if ids is None:
+            text = names.get(f'{name}_token')
+            ids = tokenizer.id_of_text(text.get('content') if isinstance(text, dict) else text)
+        ids = [id for id in (ids if isinstance(ids, list) else [ids]) if isinstance(id, int)]
+        if unknown := [id for id in ids if not 0 <= id < n_ids]:
+            note(f'{folder}: its {name}_token_id {unknown[0]} is ignored, since its model has only {n_ids} ids')
+        found[name] = tuple(id for id in ids if 0 <= id < n_ids)
+    unnamed = [id for ids in found.values() for id in ids if id >= tokenizer.vocab_size]
+    if unnamed:
+        tokenizer = tokenizer.with_names_up_to(max(unnamed))
+        named = ', '.join(f'<|{id}|>' for id in sorted(set(unnamed)))
+        note(
+            f'{folder}: its model ends or begins texts with ids that its tokenizer lacks; they are called {named} here'
+        )
+    bos, ends, pad = (found[name] for name in NAMES)
+    default = tokenizer.roles
+    tokenizer.roles = Roles(bos[0] if bos else default.bos, ends or default.ends, pad[0] if pad else default.pad)
+    return tokenizer

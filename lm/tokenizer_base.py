@@ -1,0 +1,135 @@
+"""What all kinds of tokenizer have in common: decoding, pairs, the roles of tokens, tokens made visible."""
+
+import hashlib
+
+import numpy as np
+
+from common.errors import UserError
+from lm.boundary import split_pair
+from lm.roles import Roles
+
+EOT = '<|endoftext|>'
+VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
+
+
+class Tokenizer:
+    """What all three kinds have in common."""
+
+    eot = None
+    limit = None  # how many ids the model has, if it has fewer than the tokenizer
+    _roles = None
+
+    @property
+    def roles(self):
+        """The ids that begin a text, end it and pad it; unless a model says otherwise, it is <|endoftext|>."""
+        if self._roles is not None:
+            return self._roles
+        return Roles() if self.eot is None else Roles(self.eot, (self.eot,))
+
+    @roles.setter
+    def roles(self, roles):
+        if roles != self.roles:
+            self._roles = roles
+            self.eot = roles.ends[0] if roles.ends else self.eot
+
+    @property
+    def start(self):
+        """The id to begin a text with; None if there is none."""
+        return self.eot if self.roles.bos is None else self.roles.bos
+
+    def decode(self, ids):
+        """Return the text of token ids; bytes that are not UTF-8 (such as half a character) become U+FFFD."""
+        return self.decode_bytes(ids).decode('utf-8', errors='replace')
+
+    def decode_bytes(self, ids):
+        """Return the UTF-8 bytes of token ids. Raises UserError for unknown ids."""
+        return b''.join(self._bytes_of(id) for id in self._check(ids))
+
+    def pieces(self, ids):
+        """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for part of a character."""
+        return [make_visible(self._bytes_of(id)) for id in self._check(ids)]
+
+    @property
+    def fingerprint(self):
+        """SHA-256 of all tokens in order: the same for tokenizers that give the same ids, in whatever file format."""
+        tokens = [self._bytes_of(id).hex() if self._has(id) else '' for id in range(self.vocab_size)]
+        return hashlib.sha256('\n'.join(tokens).encode()).hexdigest()
+
+    def _has(self, id):
+        return True
+
+    def id_of_text(self, text):
+        """Return the id of the token that is written like this, None if there is none."""
+
+    def is_added(self, id):
+        """Return whether a token was added after the tokenizer was trained."""
+        return False
+
+    def with_names_up_to(self, last):
+        """Return a tokenizer in which every id up to `last` has a name."""
+        raise UserError(f'the model ends or begins texts with id {last}, but its tokenizer has only {self.vocab_size}')
+
+    def _limited(self, ids):
+        """Return the ids; raise UserError if the model does not have some of them."""
+        if self.limit is not None and any(id >= self.limit for id in ids):
+            unknown = sorted({id for id in ids if id >= self.limit})[:5]
+            names = ', '.join(self._bytes_of(id).decode('utf-8', 'replace') for id in unknown)
+            raise UserError(f'the text has tokens that the model lacks: {names} (its ids end at {self.limit - 1})')
+        return ids
+
+    def _with_roles(self, contents):
+        """Return the contents with the roles, if they are unusual."""
+        if self._roles is None:
+            return contents
+        bos, ends, pad = self._roles
+        return {**contents, 'roles': {'bos': bos, 'eos': list(ends), 'pad': pad}}
+
+    def encode_array(self, text, dtype):
+        """Return the token ids of a text as a NumPy array, as fast as possible."""
+        return np.array(self.encode(text), dtype)
+
+    def encode_pair(self, prompt, response, boundary='joint'):
+        """Return (prompt ids, response ids). Only this method decides where a response begins.
+
+        boundary: 'joint' is lm-evaluation-harness's rule wherever it loses nothing. White space at the end of the
+        prompt moves to the response, both are encoded as one text, and as many tokens as the prompt alone has are cut
+        off its beginning: the rest is the response. If the rest does not spell the response, because a token of the
+        whole text crosses the boundary ("gi" and "rl" are one token in "girl"), the prompt keeps its own tokens and
+        the response is encoded by itself. 'separate' encodes each by itself always.
+        Prompt ids and response ids spell the text. `split_pair` also tells whether a token was cut in two.
+        An empty prompt becomes the id that begins a text, mostly <|endoftext|>; an empty response has no ids.
+        """
+        return self.split_pair(prompt, response, boundary)[:2]
+
+    def split_pair(self, prompt, response, boundary='joint'):
+        """Return an EncodedPair: the ids of `encode_pair`, and a note if their boundary or spelling is unusual."""
+        return split_pair(self, prompt, response, boundary)
+
+    def encode_prompt(self, prompt):
+        """Return the ids of a prompt to continue; an empty one becomes the id that begins a text."""
+        return self.start_ids(self.encode(prompt))
+
+    def start_ids(self, ids):
+        """Return the ids of a prompt, or those that stand for an empty one."""
+        if ids:
+            return ids
+        if self.start is None:
+            raise UserError(
+                f'the prompt is empty or only white space, and this tokenizer has no {EOT} to begin with instead'
+            )
+        return [self.start]
+
+    def _check(self, ids):
+        unknown = sorted({int(id) for id in ids if not 0 <= id < self.vocab_size})
+        if unknown:
+            raise UserError(f'unknown token ids {unknown[:5]}; this tokenizer has {self.vocab_size}')
+        return [int(id) for id in ids]
+
+
+def make_visible(token):
+    """Return the bytes of one token in visible characters."""
+    try:
+        text = token.decode('utf-8')
+    except UnicodeDecodeError:
+        return f'‹{token.hex(" ")}›'
+    return ''.join(VISIBLE.get(char) or (char if char.isprintable() else f'‹U+{ord(char):04X}›') for char in text)
