@@ -17,12 +17,7 @@ from lm.roles import read_json_object
 from lm.weight_files import load_torch_file, read_safetensors
 
 TRANSPOSED = ('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj')  # saved as (in, out), as in transformers
-PARTS = {
-    'lora_A.weight': 'A',
-    'lora_B.weight': 'B',
-    'lora_embedding_A': 'A',
-    'lora_embedding_B': 'B',
-}
+PARTS = {'lora_A.weight': 'A', 'lora_B.weight': 'B', 'lora_embedding_A': 'A', 'lora_embedding_B': 'B'}
 WAY_OUT = 'merge it where it was trained (merge_and_unload, then save_pretrained) and load that folder'
 
 
@@ -50,6 +45,8 @@ def merge_adapter(model, folder):
     parameters = dict(model.named_parameters())
     factors, whole = defaultdict(dict), {}
     for key, tensor in _read_adapter(folder).items():
+        if '.original_module.' in key:  # what `modules_to_save` replaces
+            continue
         name = key.removeprefix('base_model.model.').replace('.base_layer', '').replace('.modules_to_save', '')
         part = next((part for part in PARTS if name.endswith(f'.{part}')), None)
         if part is None:
@@ -57,13 +54,11 @@ def merge_adapter(model, folder):
         else:
             factors[name.removesuffix(f'.{part}')][PARTS[part]] = tensor.float(), 'embedding' in part
     head, embedding = whole.pop('lm_head.weight', None), whole.get('transformer.wte.weight')
-    if (head is not None and (embedding is None or not torch.equal(head, embedding))) or {
-        'lm_head',
-        'transformer.wte',
-    } & set(factors):
+    untied = head is not None and (embedding is None or not torch.equal(head, embedding))
+    if untied or 'lm_head' in factors or 'transformer.wte' in factors:
         raise UserError(f'{folder}: it changes the output layer and the token embeddings differently; {WAY_OUT}')
     for name, tensor in whole.items():
-        if name == 'transformer.wte.weight' and len(tensor) != model.config.vocab_size:
+        if name == 'transformer.wte.weight' and tensor.shape[1:] == (model.config.n_embd,):
             _resize_vocabulary(model, tensor)
             continue
         _check_shape(folder, name, parameters, tensor := _oriented(name, tensor.float()))
@@ -114,7 +109,7 @@ def _check_shape(folder, name, parameters, tensor):
 
 
 def _resize_vocabulary(model, embedding):
-    """Give a model the token embeddings of an adapter whose tokenizer has more or fewer ids."""
+    """Give a model the token embeddings of an adapter which may be more or fewer."""
     model.config.vocab_size = model.n_ids = len(embedding)
     model.transformer.wte.weight = torch.nn.Parameter(embedding.float().clone())
     model.transformer.wte.num_embeddings = model.lm_head.out_features = len(embedding)

@@ -69,9 +69,7 @@ def give_roles(tokenizer, folder):
     if unnamed:
         tokenizer = tokenizer.with_names_up_to(max(unnamed))
         named = ', '.join(f'<|{id}|>' for id in sorted(set(unnamed)))
-        note(
-            f'{folder}: its model ends or begins texts with ids that its tokenizer lacks; they are called {named} here'
-        )
+        note(f'{folder}: its model begins or ends texts with ids that its tokenizer lacks, called {named} here')
     bos, ends, pad = (found[name] for name in NAMES)
     default = tokenizer.roles
     tokenizer.roles = Roles(bos[0] if bos else default.bos, ends or default.ends, pad[0] if pad else default.pad)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
@@ -196,7 +197,7 @@ def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
     return [*range(min(n, block_size), n, stride), n] if n else []
 
 
-def cut_text(ids: Sequence[int], ends: Iterable[int], block_size: int, first: int) -> Iterator[Pair]:
+def cut_text(ids: Sequence[int] | np.ndarray, ends: Iterable[int], block_size: int, first: int) -> Iterator[Pair]:
     """Yield running text as pairs: each token is in one response, and the prompt is as much context as fits.
 
     ids: the text, a list or an array, of which only one pair at a time becomes a list. ends: where each response ends.
