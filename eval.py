@@ -5,12 +5,12 @@
     python eval.py --text=book.txt                                  perplexity and bits per byte of running text
     python eval.py --start='I live in' --fixed_response='a shoe'    a single pair
 
-It takes every setting of sample.py; `python eval.py --help` lists them. Pairs are read, scored and written a window at
-a time, so a file may have any number of them; `torchrun --nproc_per_node=2 eval.py ...` shares the work.
+It takes every setting of sample.py; `python eval.py --help` lists them. Samples, searches and charts are made for each
+pair that is printed. Pairs are read, scored and written a window at a time, so a file may have any number of them;
+`torchrun --nproc_per_node=2 eval.py ...` shares the work.
 """
 
 import math
-import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -19,32 +19,37 @@ from itertools import islice
 from tqdm import tqdm
 
 import configurator
+import sample
 from common.errors import UserError
 from common.files import create_run_folder
+from common.notes import note
 from common.processes import Processes
 from evaluation.markdown import write_report
+from evaluation.pair_files import KeyChoice, Pair
 from evaluation.result_folder import ResultFolder, describe_run, format_command, result_path
 from evaluation.result_page import complete_records, recorded_tokens, save_page
 from evaluation.results import Results
 from evaluation.rows import Subject, have_same_tokens, score_units
-from evaluation.sources import Pair, PairSource, TextSource, group_windows, report_skipped_pair
+from evaluation.running_text import TextSource
+from evaluation.sentences import unusual_sentences
+from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
+from lm.boundary import describe_join
 from lm.generate import generate_responses
 from lm.hardware import peak_memory_mib
 from lm.settings import (
-    SamplingSettings,
     check_sampling_settings,
     load_chosen_model,
     model_name,
     optimise_for_inference,
     read_prompt,
 )
-from lm.wording import describe_sampler
+from lm.wording import describe_sampler, format_likelihood
 from pictures.bars import make_charts, save_bar_charts
 
 
 @dataclass
-class Settings(SamplingSettings):
+class Settings(sample.Settings):
     """Measure how likely a model finds responses. Probabilities are the model's unless they are called the sampler's.
 
     Besides pairs: running text (--text), in which every token is scored once, after as much of the text as fits into
@@ -54,6 +59,8 @@ class Settings(SamplingSettings):
     """
 
     eval_data: str = 'eval_data.json'  # JSON list or JSON lines of {"prompt", "response"} or [prompt, response]
+    prompt_key: str | None = None  # the key of the prompts, if it is none of prompt, instruction, question, input ...
+    response_key: str | None = None  # the key of the responses, if it is none of response, completion, output, answer
     skip_bad: bool = False  # leave out invalid pairs, with a note, instead of refusing the file
     boundary: str = 'joint'  # joint: encode prompt and response as one text; separate: encode each alone
     compare_to: str | None = None  # a second model to compare with, as in init_from: the one before fine-tuning
@@ -68,6 +75,10 @@ class Settings(SamplingSettings):
     max_new_tokens: int = 20  # tokens in each of these samples
     temperature: float = 1.0  # if it is not 1, the sampler's values at this temperature are added to the model's
     top_k: int | None = None  # for these samples only, like top_p; neither applies to the responses that are scored
+    beam_width: int | None = None  # search after each prompt that is printed, with this many beams
+    most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
+    budget: str = sample.Settings.budget  # limits for most_probable, for each prompt: seconds, memory, prefixes
+    html: bool = False  # write page.html, with every token, in a new folder; --save does so in its own
 
 
 def eval(settings=None):
@@ -78,6 +89,7 @@ def eval(settings=None):
     settings = settings or Settings()
     command = format_command(settings)
     settings = check_eval_settings(settings)
+    budget = sample.parse_budget(settings.budget)
     processes = Processes(settings.device)
     settings = replace(settings, device=processes.device)
     source = None if settings.text else open_pairs(settings)  # finds invalid pairs before a model is loaded
@@ -94,7 +106,7 @@ def eval(settings=None):
         if settings.save and processes.first:
             folder = stack.enter_context(ResultFolder(result_path(settings), header, settings.resume_eval))
         results, records, run = score_all(source, subjects, settings, processes, folder)
-        if settings.save:
+        if settings.save or settings.html:
             shown = [row['index'] for row in results.on_page]
             complete_records(records, shown, source, subjects, settings, processes)
         if not processes.first:
@@ -107,9 +119,14 @@ def eval(settings=None):
             save_page(folder.path / 'page.html', records, source, subjects, settings, results, summary)
             folder.finish(summary)
 
+    for sentence in unusual_sentences(summary):
+        note(sentence[0].lower() + sentence[1:].rstrip('.'))
     print_results(results.printed, summary)
-    if settings.num_samples > 0:
-        print_samples(source, subjects[0], settings)
+    print_continuations(source, subjects[0], settings, budget, results.printed)
+    if settings.html and folder is None:
+        path = create_run_folder(settings.plot_dir, f'eval-{model_name(settings)}') / 'page.html'
+        save_page(path, records, source, subjects, settings, results, summary)
+        print(f'every token on one page: {path} (open it in a browser)')
     if settings.show_probs and settings.plot_steps > 0:
         draw_charts(source, subjects[0], settings)
     if folder is not None:
@@ -130,16 +147,52 @@ def check_eval_settings(settings):
         raise UserError('--resume_eval needs --save=NAME, the folder of the interrupted evaluation')
     if settings.text and settings.fixed_response is not None:
         raise UserError('--text and --fixed_response cannot be combined')
-    if settings.start and settings.fixed_response is None:
-        print('note: without --fixed_response, --start has no effect here', file=sys.stderr)
+    searches = {'beam_width': settings.beam_width, 'most_probable': settings.most_probable}
+    for chosen in searches:  # sample.py checks one search at a time, and no other settings with it
+        other = {name: value if name == chosen else None for name, value in searches.items()}
+        others_off = {'fixed_response': None, 'show_probs': False, 'html': False, 'num_samples': 1}
+        drawn = settings.show_beams and chosen == 'beam_width' and settings.beam_width is not None
+        sample.check_sample_settings(replace(settings, **other, **others_off, show_beams=drawn))
+    report_unused_settings(settings)
     return settings
+
+
+def report_unused_settings(settings):
+    """Name on stderr the settings that have no effect in combination with the others."""
+    text, default = bool(settings.text), Settings()
+    generates = settings.num_samples or settings.beam_width is not None or settings.most_probable is not None
+    unused = {
+        'start': settings.fixed_response is None,
+        'eval_data': text or settings.fixed_response is not None,
+        'prompt_key': text or settings.fixed_response is not None,
+        'response_key': text or settings.fixed_response is not None,
+        'stride': not text,
+        'beam_width': text,
+        'most_probable': text,
+        'show_beams': text or settings.beam_width is None,
+        'length_penalty': settings.beam_width is None or not settings.stop_at_eot,
+        'budget': settings.most_probable is None,
+        'max_new_tokens': not generates,
+        'stop_at_eot': not generates,
+        'top_k': not settings.num_samples,
+        'top_p': not settings.num_samples,
+    }
+    for name, is_unused in unused.items():
+        if is_unused and getattr(settings, name) != getattr(default, name):
+            note(f'--{name} has no effect here' + {'start': ' without --fixed_response'}.get(name, ''))
 
 
 def open_pairs(settings):
     """Return the pairs of --eval_data, or the single pair of --start and --fixed_response."""
     if settings.fixed_response is None:
-        return PairSource(settings.eval_data, skip_bad=settings.skip_bad)
-    return PairSource(given=[Pair(0, None, read_prompt(settings.start), settings.fixed_response, [])])
+        keys = KeyChoice(settings.prompt_key, settings.response_key)
+        source = PairSource(settings.eval_data, skip_bad=settings.skip_bad, keys=keys)
+    else:
+        source = PairSource(given=[Pair(0, None, read_prompt(settings.start), settings.fixed_response, [])])
+    if joined := source.count_joined(settings.separator):
+        pairs = f' ({joined:,} of {source.count:,} pairs)' if source.count > 1 else ''
+        note(describe_join(settings.separator) + pairs)
+    return source
 
 
 def load_subjects(settings):
@@ -197,7 +250,7 @@ def note_memory(peaks, count):
         peaks.append([count, peak_memory_mib()])
 
 
-# Samples and charts -------------------------------------------------------------------------------------------------
+# Samples, searches and charts ---------------------------------------------------------------------------------------
 
 
 def printed_responses(source, subject, settings):
@@ -207,17 +260,34 @@ def printed_responses(source, subject, settings):
             yield source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator).pairs[0][0]
 
 
-def print_samples(source, subject, settings):
-    """Print what the model itself generates after each prompt, below the response that was scored."""
+def print_continuations(source, subject, settings, budget, rows):
+    """Print what the model itself would say after each prompt, beside the response that was scored, if asked to."""
+    searches = [] if settings.text else [settings.beam_width, settings.most_probable]
+    if not settings.num_samples and not any(searches):
+        return
+    if settings.most_probable is not None and len(rows) > 1 and searches:
+        note(f'--most_probable may take {settings.budget} for each of {len(rows):,} prompts; --show=N takes fewer')
     _, model, tokenizer = subject
-    eot = tokenizer.eot if settings.stop_at_eot else None
-    for prompt_ids, response_ids in printed_responses(source, subject, settings):
-        print(f'\n{tokenizer.decode(prompt_ids)}\n  fixed: {"".join(tokenizer.pieces(response_ids))}')
-        *_, responses = generate_responses(model, prompt_ids, settings, settings.num_samples, None, eot)
-        for response in responses:
-            total = math.fsum(response.sampler_logprobs)
-            logprob = f'logprob {total:.4f} under the sampler: {describe_sampler(settings, False)}'
-            print(f'  drawn: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
+    eot = tokenizer.roles.ends if settings.stop_at_eot else None
+    for (prompt_ids, response_ids), row in zip(printed_responses(source, subject, settings), rows):
+        prompt = tokenizer.decode(prompt_ids)
+        likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
+        print(f'\n{prompt}\n  fixed: {"".join(tokenizer.pieces(response_ids))}{likelihood}')
+        if settings.num_samples:
+            print_samples(model, tokenizer, settings, prompt_ids, eot)
+        if settings.beam_width is not None and searches:
+            sample.print_beams(model, tokenizer, settings, prompt, eot)
+        if settings.most_probable is not None and searches:
+            sample.print_most_probable(model, tokenizer, settings, prompt, eot, budget)
+
+
+def print_samples(model, tokenizer, settings, prompt_ids, eot):
+    """Print what the model generates after a prompt."""
+    *_, responses = generate_responses(model, prompt_ids, settings, settings.num_samples, None, eot)
+    for response in responses:
+        total = math.fsum(response.sampler_logprobs)
+        logprob = f'logprob {total:.4f} under the sampler: {describe_sampler(settings, False)}'
+        print(f'  drawn: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
 
 
 def draw_charts(source, subject, settings):

@@ -11,8 +11,9 @@ from evaluation.sentences import (
     describe_shown,
     method_sentences,
     report_heading,
+    unusual_sentences,
 )
-from evaluation.tables import ROLES, measure_lines, row_columns, shown_measures
+from evaluation.tables import ROLES, measure_lines, row_columns, row_remarks, shown_measures
 from pictures.before_after import draw_before_after
 from pictures.reliability import draw_reliability
 from pictures.token_sheet import draw_token_sheet
@@ -28,6 +29,7 @@ def write_report(folder, results, summary):
         f'# {report_heading(summary)}',
         ' '.join(answer_sentences(summary)),
         ' '.join(method_sentences(summary)),
+        *map(escape_markdown, unusual_sentences(summary)),
         '## All together',
         markdown_table(measure_lines(summary)),
         glossary(summary),
@@ -152,7 +154,9 @@ def rows_part(rows, summary):
         ranks = ' '.join(f'{rank:,}' for rank in row['token_ranks'][:TOKENS])
         more = f' … and {row["tokens"] - TOKENS:,} more' if row['tokens'] > TOKENS else ''
         cells = [column.cell(row) for column in columns]
-        lines.append([escape_markdown(row['prompt']), inline_code(row['pieces'][:TOKENS]) + more, *cells, ranks + more])
+        remarks = ''.join(f' ({remark})' for remark in row_remarks(row))
+        response = inline_code(row['pieces'][:TOKENS]) + more + remarks
+        lines.append([escape_markdown(row['prompt']), response, *cells, ranks + more])
     return [
         '## Each response',
         'Tokens are separated by │; `·` is a space, `⏎` a newline. Rank 1 is the token that greedy decoding picks. '

@@ -7,10 +7,9 @@ import shlex
 import sys
 from dataclasses import asdict, fields
 from importlib.metadata import version
-from pathlib import Path
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import atomic_write, expand_path
 from evaluation.sources import window_start
 from lm.checkpoint import weights_sha256
 from lm.wording import describe_sampler
@@ -18,7 +17,7 @@ from lm.wording import describe_sampler
 # The settings that change the numbers in pairs.jsonl; hashes stand for the data and the models.
 SETTINGS_OF_THE_NUMBERS = (
     *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature'),
-    *('dtype', 'quantize'),
+    *('dtype', 'quantize', 'prompt_key', 'response_key'),
 )
 
 FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md', 'page.html')  # any of them: not a new folder
@@ -73,7 +72,7 @@ def run_identity(header):
     """Return what two parts of pairs.jsonl must have in common to belong to one evaluation."""
     of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256')
     return {
-        **{name: header['settings'][name] for name in SETTINGS_OF_THE_NUMBERS},
+        **{name: header['settings'].get(name) for name in SETTINGS_OF_THE_NUMBERS},
         'data': header['data']['sha256'],
         **{role: [header.get(role, {}).get(name) for name in of_model] for role in ('model', 'compare_to')},
         'device': header['device'],
@@ -87,8 +86,9 @@ def run_identity(header):
 
 def result_path(settings):
     """Return the folder that --save means: a name is a folder in plot_dir, a path is itself."""
-    is_name = Path(settings.save).name == settings.save != '..'
-    return Path(settings.plot_dir) / settings.save if is_name else Path(settings.save)
+    path = expand_path(settings.save)
+    is_name = path.name == str(path) == settings.save != '..'
+    return expand_path(settings.plot_dir) / path if is_name else path
 
 
 class ResultFolder:

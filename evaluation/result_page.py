@@ -11,7 +11,13 @@ from tqdm import tqdm
 
 from evaluation.results import KEPT, TEXT_SEGMENTS
 from evaluation.rows import score_units
-from evaluation.sentences import answer_sentences, describe_shown, method_sentences, report_heading
+from evaluation.sentences import (
+    answer_sentences,
+    describe_shown,
+    method_sentences,
+    report_heading,
+    unusual_sentences,
+)
 from evaluation.sources import group_windows, window_start
 from pictures.page import Page, PageText, make_side, write_page
 
@@ -21,10 +27,11 @@ PAGE_TOKENS = 500  # of each response
 def recorded_tokens(settings):
     """Return a function of a row's index: for how many of its tokens the page may need records.
 
-    Without --save there is no page. Otherwise it shows the first rows or, if two models are compared, the rows that
-    changed most, which are not known before all are scored.
+    Without --save and --html there is no page. Otherwise it shows the first rows or, if two models are compared, the
+    rows that changed most, which are not known before all are scored.
     """
-    count = 0 if settings.save is None else TEXT_SEGMENTS if settings.text else KEPT
+    count = TEXT_SEGMENTS if settings.text else KEPT
+    count = count if settings.save or settings.html else 0
     return lambda index: PAGE_TOKENS if index < count else 0
 
 
@@ -57,6 +64,7 @@ def save_page(path, records, source, subjects, settings, results, summary):
         about=[
             *answer_sentences(summary),
             ' '.join(method_sentences(summary)),
+            *unusual_sentences(summary),
             f'Shown: {describe_shown(results.on_page, summary)}.',
             summary['command'],
         ],

@@ -32,13 +32,16 @@ class Results:
         self._columns = defaultdict(lambda: defaultdict(lambda: array('d')))  # role -> column -> a number per row
         self._questions = defaultdict(lambda: defaultdict(lambda: array('d')))  # the same for multiple-choice questions
         self._calibration = defaultdict(Calibration)
+        self._unusual = defaultdict(dict)  # role -> kind -> how many pairs, the first of them, its note or the most
 
     def extend(self, rows):
         """Add rows."""
         for row in rows:
             self._add_side('model', row)
+            self._add_unusual('model', row, row['index'])
             if 'before' in row:
                 self._add_side('compare_to', row['before'])
+                self._add_unusual('compare_to', row['before'], row['index'])
                 self._columns['model']['log_ratio'].append(row['log_ratio'])
                 change = (abs(row['log_ratio']), -row['index'], row)
                 (heapq.heappush if len(self._changed) < KEPT else heapq.heappushpop)(self._changed, change)
@@ -52,6 +55,16 @@ class Results:
         for name, value in choice_values(side).items():
             self._questions[role][name].append(value)
         self._calibration[role].add(np.exp(side['token_top_logprobs']), [rank == 1 for rank in side['token_ranks']])
+
+    def _add_unusual(self, role, side, index):
+        kinds = self._unusual[role]
+        if 'boundary' in side:
+            first = {'pairs': 0, 'first': index, 'note': side['boundary_note']}
+            kinds.setdefault(side['boundary'], first)['pairs'] += 1
+        if 'prompt_tokens_cut' in side:
+            cut = kinds.setdefault('prompt_cut', {'pairs': 0, 'first': index, 'most': 0})
+            cut['pairs'] += 1
+            cut['most'] = max(cut['most'], side['prompt_tokens_cut'])
 
     @property
     def printed(self):
@@ -74,7 +87,8 @@ class Results:
         """Return all measures in plain types, None for one that has no value, each with its interval.
 
         measures, multiple_choice: role (and `difference`) -> name -> value, low, high. calibration: role -> error,
-        table. comparison: what the log-ratios say, if there are two models.
+        table. unusual: role -> pairs that were split inside a token, spelled differently, or cut. comparison: what the
+        log-ratios say, if there are two models.
         """
         of_model = self._columns['model']
         summary = {
@@ -96,6 +110,8 @@ class Results:
             }
             for role, calibration in self._calibration.items()
         }
+        if unusual := {role: kinds for role, kinds in self._unusual.items() if kinds}:
+            summary['unusual'] = unusual
         if 'log_ratio' in of_model:
             mean_log_ratio = summary['measures']['model'].pop('mean_log_ratio')
             summary['comparison'] = self._comparison(np.array(of_model['log_ratio']), mean_log_ratio, seed)

@@ -53,7 +53,9 @@ def encode_units(units, source, subjects, settings):
             items.append((index, source.encode(unit, tokenizers, settings.boundary, settings.separator)))
         except UserError as error:
             if not settings.skip_bad:
-                refuse_pair(error)
+                if source.count > 1:
+                    refuse_pair(error)
+                raise
             left_out.append({'left_out': str(error)})
     return items, left_out
 
@@ -62,14 +64,15 @@ def score_items(items, number, subject, temperature, recorded_tokens):
     """Return (side, TokenRecords of the response) of each item, for the subject of this number."""
     choices_of = [item.pairs[number] for _, item in items]  # of each item: the response, then its distractors
     pairs, record = [], {}
-    for (index, _), choices in zip(items, choices_of):
+    for (index, _), choices in zip(items, choices_of, strict=True):
         record[len(pairs)] = recorded_tokens(index)
         pairs += choices
     scores = iter(score_window(subject.model, pairs, temperature, record))
     found = []
-    for choices in choices_of:
+    for (_, item), choices in zip(items, choices_of, strict=True):
         scores_of_choices = list(islice(scores, len(choices)))
         side = describe_side(choices, scores_of_choices, subject.tokenizer, temperature)
+        side |= describe_unusual(item, number, subject.model.block_size)
         found.append((side, scores_of_choices[0].records))
     return found
 
@@ -113,6 +116,18 @@ def describe_side(choices, scores, tokenizer, temperature):
     if len(choices) > 1:
         side |= describe_choices(choices, scores, tokenizer)
     return side
+
+
+def describe_unusual(item, number, block_size):
+    """Return what is unusual about a pair for the model of this number: where it was split, how much was cut off."""
+    found = {}
+    if item.unusual[number] is not None:
+        found |= {'boundary': item.unusual[number].boundary, 'boundary_note': item.unusual[number].note}
+    prompt_ids, response_ids = item.pairs[number][0]
+    not_seen = min(len(prompt_ids), len(prompt_ids) + len(response_ids) - 1 - block_size)  # by the last token
+    if 'prompt' in item.row and response_ids and not_seen > 0:
+        found['prompt_tokens_cut'] = not_seen
+    return found
 
 
 def none_if_impossible(logprob):

@@ -151,6 +151,26 @@ def method_sentences(summary):
     return sentences
 
 
+def unusual_sentences(summary):
+    """Return which pairs were not encoded or seen as they are in the file; the rows and the tables mark them."""
+    sentences = []
+    for role, kinds in summary.get('unusual', {}).items():
+        of_model = f' of {summary[role]["init_from"]}' if 'compare_to' in summary else ''
+        for kind, found in kinds.items():
+            one = found['pairs'] == 1
+            pairs = f'Pair {found["first"]}' if one else f'{found["pairs"]:,} pairs, such as pair {found["first"]}'
+            if kind == 'prompt_cut':
+                sentences.append(
+                    f'{pairs}: the prompt does not fit into the context of {summary[role]["block_size"]:,} '
+                    f'tokens{of_model}, and {"" if one else "up to "}{found["most"]:,} tokens at its beginning are cut '
+                    'off.'
+                )
+            elif role == 'model' or found != summary['unusual'].get('model', {}).get(kind):
+                tokenizer = f', with the tokenizer{of_model}' if role == 'compare_to' else ''
+                sentences.append(f'{pairs}{tokenizer}: {found["note"]}.')
+    return sentences
+
+
 def left_out_sentence(summary):
     """Return how many pairs could not be scored."""
     left_out = summary['data']['left_out']

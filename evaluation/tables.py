@@ -72,6 +72,21 @@ def row_columns(summary, narrow=False):
     return [*columns, Column('log-ratio', format_log_ratio)]
 
 
+def row_remarks(row):
+    """Return what is unusual about a row, in a few words each."""
+    remarks = side_remarks(row)
+    return remarks + [f'{remark} before' for remark in side_remarks(row.get('before', {})) if remark not in remarks]
+
+
+def side_remarks(side):
+    """Return what is unusual about a row for one model."""
+    words = {'split': 'encoded separately', 'respelled': 'the tokenizer changed the text'}
+    remarks = [words[side['boundary']]] if 'boundary' in side else []
+    if 'prompt_tokens_cut' in side:
+        remarks.append(f'prompt cut by {side["prompt_tokens_cut"]:,} tokens')
+    return remarks
+
+
 def before_and_after(heading, name):
     """Return two Columns of the same value, for the two models."""
     value, number_format = SIDE_VALUES[name]

@@ -7,7 +7,7 @@ from rich.text import Text
 from common.strings import show_control_characters
 from evaluation.results import arrow
 from evaluation.sentences import measures_heading, result_sentences, rows_heading
-from evaluation.tables import measure_lines, row_columns
+from evaluation.tables import measure_lines, row_columns, row_remarks
 
 
 def print_results(rows, summary):
@@ -39,6 +39,7 @@ def rows_table(rows, summary, narrow):
         text = Text(show_control_characters(row['prompt']))
         text.append(' │ ', style='dim')
         text.append('│'.join(row['pieces']), style='bold')
+        text.append(''.join(f' ({remark})' for remark in row_remarks(row)), style='dim')
         cells = [Text(column.cell(row)) for column in columns]
         if 'log_ratio' in row:
             cells[-1].stylize({'↑': 'green', '↓': 'red', '=': 'dim'}[arrow(row['log_ratio'])])

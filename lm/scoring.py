@@ -197,7 +197,9 @@ def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
     return [*range(min(n, block_size), n, stride), n] if n else []
 
 
-def cut_text(ids: Sequence[int] | np.ndarray, ends: Iterable[int], block_size: int, first: int) -> Iterator[Pair]:
+def cut_text(
+    ids: Sequence[int] | np.ndarray, ends: Iterable[int] | np.ndarray, block_size: int, first: int
+) -> Iterator[Pair]:
     """Yield running text as pairs: each token is in one response, and the prompt is as much context as fits.
 
     ids: the text, a list or an array, of which only one pair at a time becomes a list. ends: where each response ends.

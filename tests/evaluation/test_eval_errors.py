@@ -1,5 +1,6 @@
 """Mistakes in settings and files: eval.py says in one line what is wrong."""
 
+import re
 import subprocess
 import sys
 
@@ -39,21 +40,31 @@ def test_a_bad_pair_in_the_middle_is_found_before_anything_is_scored(here, capsy
         file.write('{"prompt": "Once"}\n')
     arguments = ('--init_from=one', '--device=cpu', '--eval_data=pairs.jsonl')
     process = run_script('eval.py', *arguments, cwd=here)
-    assert_friendly_error(process, 'pairs.jsonl: pair 90 has no "response"', '--skip_bad=True')
+    assert_friendly_error(process, 'pairs.jsonl: pair 90 has none of the keys response', '--skip_bad=True')
     evaluate(init_from='one', eval_data='pairs.jsonl', skip_bad=True)
     out, err = capsys.readouterr()
-    assert err.strip() == 'pairs.jsonl: pair 90 has no "response"; left out'
+    assert re.match(r'pairs\.jsonl: pair 90 has none of the keys response.*; left out\n', err)
     assert 'over 90 responses' in out
 
 
 def test_what_was_left_out_is_printed_and_written_down(here, without_pictures):
-    (here / 'few.jsonl').write_text('["The", " fox"]\n["The"]\n\xff\n["The", " bear"]\n', encoding='latin-1')
+    (here / 'few.jsonl').write_text('["The", " fox"]\n["The"]\n{"no\n["The", " bear"]\n')
     _, summary = evaluate(init_from='one', eval_data='few.jsonl', skip_bad=True, save='./few')
     assert (summary['rows'], summary['data']['left_out']) == (2, 2)
     assert '2 of 4 pairs were invalid and are left out' in (here / 'few' / 'report.md').read_text()
     (here / 'none.jsonl').write_text('["The"]\n')
     with pytest.raises(UserError, match='nothing is left'):
         evaluate(init_from='one', eval_data='none.jsonl', skip_bad=True)
+
+
+def test_skip_bad_is_not_offered_if_all_pairs_are_bad(here):
+    (here / 'none.jsonl').write_text('{"title": "a"}\n' * 3)
+    with pytest.raises(UserError, match=r'its keys are title.*so are the other 2 items') as error:
+        evaluate(init_from='one', eval_data='none.jsonl')
+    assert 'skip_bad' not in str(error.value)
+    with pytest.raises(UserError) as error:
+        evaluate(init_from='chars', fixed_response='')
+    assert 'skip_bad' not in str(error.value)
 
 
 @pytest.mark.slow

@@ -1,16 +1,17 @@
-"""Files of pairs in every form, the errors for invalid ones, and how a text is cut into segments."""
+"""Files of pairs in every form, and the errors for invalid ones."""
 
 import json
-from itertools import chain
 
-import numpy as np
 import pytest
 from helpers.scripts import PROJECT
 
-import prepare_bin
 from common.errors import UserError
-from evaluation.sources import Pair, PairSource, TextSource, join_response, read_pairs
-from lm.tokenizer import CharTokenizer, tokenizer_from_folder, train_bpe
+from common.notes import forget_notes
+from eval import Settings
+from evaluation.pair_files import KeyChoice, Pair, read_pairs
+from evaluation.result_folder import result_path
+from evaluation.sources import PairSource, join_response
+from lm.tokenizer import CharTokenizer, tokenizer_from_folder
 
 FOX = {'prompt': 'The fox', 'response': ' ran', 'id': 'a', 'distractors': [' flew', ' sang']}
 BEAR = {'prompt': 'The bear', 'response': ' slept'}
@@ -56,8 +57,9 @@ def test_two_element_lists_are_prompt_and_response(tmp_path, name, many):
 BAD = [
     ('"Once"', 'neither'),
     ('["Once", " upon", " a"]', 'list of 3'),
-    ('{"response": " ran"}', 'no "prompt"'),
-    ('{"prompt": "The fox"}', 'no "response"'),
+    ('{"response": " ran"}', 'none of the keys prompt'),
+    ('{"prompt": "The fox"}', 'none of the keys response'),
+    ('["Once", 5]', 'other than two texts'),
     ('{"prompt": "The fox", "response": 5}', '"response" that is not text'),
     ('{"prompt": null, "response": " ran"}', '"prompt" that is not text'),
     ('{"prompt": "The fox", "response": " ran", "distractors": " flew"}', '"distractors"'),
@@ -92,12 +94,11 @@ def test_a_line_that_is_not_json_is_a_bad_pair(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'words'),
     [
-        (b'', 'not JSON'),
-        (b' \n', 'not JSON'),
+        (b'', 'has no pairs'),
+        (b' \n', 'has no pairs'),
         (b'[]', 'has no pairs'),
         (b'[{"prompt": "a"', 'not JSON'),
         (b'[["sch\xf6n", ""]]', 'not UTF-8'),
-        (b'{"prompt": "a",\n "response": "b"}', 'pair 0 is not JSON'),
     ],
 )
 def test_a_file_without_pairs_is_refused(tmp_path, content, words):
@@ -108,7 +109,7 @@ def test_a_file_without_pairs_is_refused(tmp_path, content, words):
 
 
 def test_a_missing_file():
-    with pytest.raises(UserError, match=r'nowhere\.json cannot be read: No such file'):
+    with pytest.raises(UserError, match=r'cannot read nowhere\.json: No such file'):
         PairSource('nowhere.json')
 
 
@@ -156,6 +157,7 @@ def test_choices_are_joined_and_encoded_like_the_response():
     assert item.row == {'id': 'a', 'prompt': 'The fox', 'response': 'ran'}
     texts = [' ran', ' flew', ' sang']
     assert item.pairs == [[tokenizer.encode_pair('The fox', text) for text in texts]] * 2
+    assert item.unusual == [None, None]
     apart = source.encode(next(source.units())[1], [tokenizer], 'separate', '')
     assert apart.pairs[0][0] == (tokenizer.encode('The fox'), tokenizer.encode('ran'))
 
@@ -181,82 +183,45 @@ def test_characters_that_a_tokenizer_lacks_are_named_with_their_pair(tmp_path):
         PairSource(path).encode(units[1], [tokenizer], 'joint', ' ')
 
 
-# Running text -------------------------------------------------------------------------------------------------------
+# Files as people have them ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    written = 'Once upon a time, in 東京 🦊, there was\na naïve little fox who counted: 1, 2, 3.\n' * 9
-    (tmp_path / 'text.txt').write_text(written, encoding='utf-8')
-    return written
+@pytest.mark.parametrize(
+    ('prompt', 'response'),
+    [('instruction', 'response'), ('question', 'answer'), ('input', 'output'), ('prompt', 'completion')],
+)
+@pytest.mark.parametrize('wrap', [lambda rows: rows, lambda rows: {'data': rows}, lambda rows: {'results': rows}])
+def test_common_keys_are_read_by_name_and_a_note_says_which(tmp_path, capsys, prompt, response, wrap):
+    forget_notes()
+    rows = [{prompt: 'The fox', response: ' ran'}, {prompt: 'The bear', response: ' slept', 'id': 5}]
+    assert pairs_of(tmp_path, json.dumps(wrap(rows))) == [
+        Pair(0, None, 'The fox', ' ran', []),
+        Pair(1, '5', 'The bear', ' slept', []),
+    ]
+    assert f'prompts are read from "{prompt}", responses from "{response}"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('stride', [1, 3, 8, 16])
-def test_every_token_and_byte_is_in_one_segment_for_both_tokenizers(text, stride):
-    bpe, chars = tokenizer_from_folder(PROJECT / 'models' / 'tiny'), CharTokenizer(sorted(set(text)))
-    chars.eot = 0  # a character tokenizer has none; any id will do
-    source = TextSource('text.txt', [bpe, chars, bpe], [16, 24, 20], stride)
-    segments = [unit for _, unit in source.units()]
-    assert len(segments) == source.count
-    for which, tokenizer in enumerate((bpe, chars, bpe)):
-        assert list(chain(*(unit[which][1] for unit in segments))) == tokenizer.encode(text)
-    ends = [0, 0, 0]
-    for unit in segments:
-        sizes = [len(tokenizer.decode_bytes(pair[1])) for tokenizer, pair in zip((bpe, chars, bpe), unit)]
-        ends = [end + size for end, size in zip(ends, sizes)]
-        assert ends[0] == ends[2]
-        assert 0 <= ends[1] - ends[0] < 4  # a character belongs to the segment that it starts in
-    assert [index for index, _ in source.units(first=5)] == list(range(5, source.count))
+def test_other_keys_are_named_and_the_error_names_those_that_are_there(tmp_path):
+    path = tmp_path / 'pairs.json'
+    path.write_text('[{"frage": "The fox", "antwort": " ran"}]')
+    with pytest.raises(UserError, match='--prompt_key, its keys are frage, antwort'):
+        PairSource(path)
+    source = PairSource(path, keys=KeyChoice('frage', 'antwort'))
+    assert [pair for _, pair in source.units()] == [Pair(0, None, 'The fox', ' ran', [])]
+    with pytest.raises(UserError, match='no key --prompt_key=question; its keys are frage, antwort'):
+        PairSource(path, keys=KeyChoice('question', 'antwort'))
 
 
-def test_a_dataset_is_taken_as_it_is_and_decoded_for_another_tokenizer(text):
-    with open('docs.txt', 'w') as file:
-        file.write('\n\n\n'.join([text] * 5))
-    settings = {'input': 'docs.txt', 'dataset': 'docs', 'tokenizer': 'tiny', 'val_fraction': 0.5}
-    prepare_bin.main(prepare_bin.Settings(**settings))
-    tiny, other = tokenizer_from_folder(PROJECT / 'models' / 'tiny'), train_bpe([text], 300)
-    ids = np.fromfile('data/docs/val.bin', np.uint16).tolist()
-    assert ids.count(tiny.eot) > 1
-    source = TextSource('docs', [tiny, other], [16, 16])
-    for which, tokenizer in enumerate((tiny, other)):
-        found = list(chain(*(unit[which][1] for _, unit in source.units())))
-        assert tokenizer.decode(found) == tiny.decode(ids)
-        assert found.count(tokenizer.eot) == ids.count(tiny.eot)
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_pairs_from_windows_are_the_same_pairs(tmp_path, encoding):
+    text = f'{json.dumps(FOX)}\r\n{json.dumps(BEAR)}\r\n'
+    (tmp_path / 'windows.jsonl').write_bytes(text.encode(encoding))
+    assert list(read_pairs(tmp_path / 'windows.jsonl', refuse)) == pairs_of(tmp_path, text, 'pairs.jsonl')
 
 
-def test_each_split_of_a_dataset_has_a_name(text):
-    with open('docs.txt', 'w') as file:
-        file.write('\n\n\n'.join(f'{number} {text}' for number in range(9)))
-    settings = {'input': 'docs.txt', 'dataset': 'docs', 'tokenizer': 'tiny', 'val_fraction': 0.3}
-    prepare_bin.main(prepare_bin.Settings(**settings, test_fraction=0.3))
-    tiny = tokenizer_from_folder(PROJECT / 'models' / 'tiny')
-    for name, split in {'docs': 'val', 'docs/val': 'val', 'docs/train': 'train', 'docs/test': 'test'}.items():
-        source = TextSource(name, [tiny], [16])
-        found = list(chain(*(pair[1] for _, (pair,) in source.units())))
-        assert found == np.fromfile(f'data/docs/{split}.bin', np.uint16).tolist()
-    prepare_bin.main(prepare_bin.Settings(**settings))
-    prepare_bin.main(prepare_bin.Settings(**settings | {'dataset': 'docs/train'}))  # a dataset of that name comes first
-    assert TextSource('docs/train', [tiny], [16]).sha256 == TextSource('docs/train/val', [tiny], [16]).sha256
-    with pytest.raises(UserError, match=r'test\.bin; make it with: .* --test_fraction=0\.1'):
-        TextSource('docs/test', [tiny], [16])
-
-
-def test_what_is_neither_a_file_nor_a_dataset():
-    with pytest.raises(UserError, match='neither a text file nor a dataset'):
-        TextSource('nothing', [tokenizer_from_folder(PROJECT / 'models' / 'tiny')], [16])
-
-
-@pytest.mark.parametrize(('stride', 'words'), [(0, 'stride=0'), (17, '1 to 16')])
-def test_an_invalid_stride(text, stride, words):
-    with pytest.raises(UserError, match=words):
-        TextSource('text.txt', [tokenizer_from_folder(PROJECT / 'models' / 'tiny')], [16, 32], stride)
-
-
-def test_an_empty_text_and_a_tokenizer_without_a_beginning(tmp_path, text):
-    tiny = tokenizer_from_folder(PROJECT / 'models' / 'tiny')
-    (tmp_path / 'empty.txt').write_text('')
-    with pytest.raises(UserError, match=r'empty\.txt is empty'):
-        TextSource('empty.txt', [tiny], [16])
-    with pytest.raises(UserError, match='endoftext'):
-        TextSource('text.txt', [CharTokenizer(sorted(set(text)))], [16])
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'pairs.json').write_text(json.dumps([FOX]))
+    assert PairSource('~/pairs.json').count == 1
+    assert result_path(Settings(save='~/kept')) == tmp_path / 'kept'
+    assert result_path(Settings(save='kept', plot_dir='~')) == tmp_path / 'kept'

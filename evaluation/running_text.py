@@ -1,0 +1,187 @@
+"""A running text cut into segments: every token is scored once, after as much of the text as fits into the context.
+
+The text is read and encoded piece by piece, and its token ids are kept in a temporary file, so memory does not grow
+with the text.
+"""
+
+import codecs
+import json
+import re
+import tempfile
+from itertools import islice
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import file_sha256, resolve_path
+from common.notes import note
+from common.text_files import read_text_chunks
+from evaluation.sources import Item
+from lm.scoring import cut_text, segment_ends
+from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
+from texts.token_files import dataset_folder, open_tokens
+
+PIECE = 2**18  # characters to encode at a time
+TOKENS = 2**18  # tokens to decode or to measure at a time
+SAFE_END = re.compile(r'(?s:.*)\S(?=[ \n])')  # the last place where a text can be cut
+
+
+class TextSource:
+    """A running text, cut into segments at the same places for each tokenizer.
+
+    A text file is one text. A split of a dataset, `mine` (its val part) or `mine/test`, keeps the <|endoftext|> between
+    documents.
+    """
+
+    def __init__(self, text, tokenizers, block_sizes, stride=None):
+        """text: as --text. block_sizes: of each tokenizer's model. stride: tokens per segment, None for half a context.
+
+        Raises UserError if the text cannot be read, is empty, or does not suit a tokenizer or the stride.
+        """
+        for tokenizer in tokenizers:
+            if tokenizer.start is None:
+                raise UserError('--text needs a tokenizer with <|endoftext|>, which comes before the first token')
+        path, chunks, ids, text_tokenizer = open_text(text)
+        self.name, self.sha256, self.bad = str(text), file_sha256(path), 0
+        ids_of = {} if ids is None else {text_tokenizer.fingerprint: ids}
+        for tokenizer in tokenizers:
+            if tokenizer.fingerprint not in ids_of:
+                ids_of[tokenizer.fingerprint] = encode_chunks(chunks(), tokenizer, text)
+        self._ids = [ids_of[tokenizer.fingerprint] for tokenizer in tokenizers]  # (n,) of the whole text, of each
+        n = len(self._ids[0])
+        if not n:
+            raise UserError(f'--text={text} is empty')
+        block_size = min(block_sizes)
+        self.stride = max(1, block_size // 2) if stride is None else stride
+        if not 1 <= self.stride <= block_size:
+            raise UserError(f'--stride={stride}: it must be 1 to {block_size} tokens, the context of the model')
+        ends = np.array(segment_ends(n, block_size, self.stride))
+        self.count = len(ends)
+        # The first tokenizer decides where segments end; another's token belongs to the segment in which it starts.
+        self._ends = [
+            ends if ids is self._ids[0] else move_ends(ends, self._ids[0], tokenizers[0], ids, tokenizer)
+            for ids, tokenizer in zip(self._ids, tokenizers)
+        ]
+        self._eots = [tokenizer.start for tokenizer in tokenizers]
+        self._block_sizes = block_sizes
+
+    def units(self, first=0):
+        """Yield (index, segment) from `first` on; a segment is (prompt ids, response ids) for each tokenizer."""
+        cut = [cut_text(*cuts) for cuts in zip(self._ids, self._ends, self._block_sizes, self._eots)]
+        return islice(enumerate(zip(*cut)), first, None)
+
+    def encode(self, unit, tokenizers, boundary, separator):
+        """Return an Item. The text was encoded as a whole, so there is no boundary and no separator."""
+        (_, response), *_ = unit
+        return Item({'response': tokenizers[0].decode(response)}, [[pair] for pair in unit], [None] * len(unit))
+
+
+def open_text(text):
+    """Return (path, chunks, ids, tokenizer) of --text; ids and tokenizer are None unless it is a dataset.
+
+    chunks: a function that returns an iterator over the text.
+    """
+    path, dataset, split = resolve_path(text), text, 'val'
+    if text.endswith(('/train', '/val', '/test')) and not dataset_folder(text).is_dir():
+        dataset, _, split = text.rpartition('/')
+    if path.is_file():
+        return path, lambda: read_text_chunks(path), None, None
+    if dataset_folder(dataset).is_dir():
+        path = dataset_folder(dataset) / f'{split}.bin'
+        ids = open_tokens(dataset, split)
+        tokenizer = tokenizer_from_folder(path.parent) or GPT2Tokenizer()
+        return path, lambda: decode_chunks(ids, tokenizer), ids, tokenizer
+    raise UserError(f'--text={text} is neither a text file nor a dataset in data/')
+
+
+def decode_chunks(ids, tokenizer):
+    """Yield the text of token ids in chunks."""
+    decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
+    for start in range(0, len(ids), TOKENS):
+        yield decoder.decode(tokenizer.decode_bytes(ids[start : start + TOKENS].tolist()))
+    yield decoder.decode(b'', final=True)
+
+
+# Encoding in pieces -------------------------------------------------------------------------------------------------
+
+
+def encode_chunks(chunks, tokenizer, name):
+    """Return the ids of a text that arrives in chunks, (n,), in a temporary file: the same ids as of the whole text."""
+    if can_cut_before_space(tokenizer):
+        pieces = cut_before_space(chunks)
+    else:
+        note(f'{name}: this tokenizer has no places where a text can be cut safely; it is encoded as a whole')
+        pieces = [''.join(chunks)]
+    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    with tempfile.TemporaryFile() as file:
+        for piece in pieces:
+            file.write(tokenizer.encode_array(piece, dtype).tobytes())
+        file.flush()
+        # An empty file cannot be mapped. The map keeps the file's contents after it is closed.
+        return np.memmap(file, dtype, mode='r') if file.tell() else np.zeros(0, dtype)
+
+
+def cut_before_space(chunks, size=None):
+    """Yield a text in pieces of about `size` characters, cut where a space or a newline follows something else."""
+    size = size or PIECE
+    text = ''
+    for chunk in chunks:
+        start = len(text) - 1 if len(text) >= size else 0  # no cut was found before
+        text += chunk
+        if len(text) >= size and (found := SAFE_END.match(text, max(0, start))):
+            yield text[: found.end()]
+            text = text[found.end() :]
+    yield text
+
+
+def can_cut_before_space(tokenizer):
+    """Return whether a text can be cut before any space or newline that follows something else, without other tokens.
+
+    GPT-2's pattern begins a new word at each of these places, and no token crosses a word. Others may not: a pattern
+    that keeps a full stop with its line break, a normaliser, a space that is put before each text, or a special token
+    that swallows the space after it.
+    """
+    match tokenizer.contents:
+        case {'kind': 'gpt2' | 'char'}:
+            return True
+        case {'kind': 'bpe', 'json': text}:
+            described = json.loads(text)
+            added = described['added_tokens']
+            pre_tokenizer = described.get('pre_tokenizer') or {}
+            return (
+                described.get('normalizer') is None
+                and pre_tokenizer.get('type') == 'ByteLevel'
+                and pre_tokenizer.get('use_regex', True)
+                and not pre_tokenizer.get('add_prefix_space')
+                and not described['model'].get('dropout')
+                and not any(token['rstrip'] or re.search(r'\s', token['content']) for token in added)
+            )
+    return False
+
+
+# Places in the text, in bytes ----------------------------------------------------------------------------------------
+
+
+def move_ends(ends, ids, tokenizer, other_ids, other_tokenizer):
+    """Return where the segments end in the tokens of another tokenizer: before the first that starts at an end."""
+    places = np.zeros(len(ends), np.int64)  # of the ends, in bytes
+    for first, starts in byte_starts(ids, tokenizer):
+        low, high = np.searchsorted(ends, [first, first + len(starts) - 1], side='right')
+        places[low:high] = starts[ends[low:high] - first]
+    moved = sum(np.searchsorted(starts[:-1], places) for _, starts in byte_starts(other_ids, other_tokenizer))
+    moved[-1] = len(other_ids)
+    return moved
+
+
+def byte_starts(ids, tokenizer):
+    """Yield, for TOKENS ids at a time, the index of the first, and where each starts and the last ends, in bytes."""
+    sizes, place = {}, 0
+    for first in range(0, len(ids), TOKENS):
+        unique, which = np.unique(ids[first : first + TOKENS], return_inverse=True)
+        for id in unique.tolist():
+            if id not in sizes:
+                sizes[id] = len(tokenizer.decode_bytes([id]))
+        sizes_here = np.array([sizes[id] for id in unique.tolist()])[which]
+        starts = place + np.insert(np.cumsum(sizes_here), 0, 0)
+        yield first, starts
+        place = starts[-1]

@@ -1,0 +1,167 @@
+"""eval.py takes every setting of sample.py: it does for each pair what makes sense, and a note names the others."""
+
+import ast
+import dataclasses
+import math
+import re
+
+import pytest
+from helpers.evaluation import evaluate, page_of, rows_in, summary_in
+from helpers.scripts import PROJECT
+
+import eval as eval_script
+import sample
+from common.errors import UserError
+from common.notes import forget_notes
+from lm import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def fresh_notes():
+    """Let every note be printed once more."""
+    forget_notes()
+
+
+@pytest.fixture
+def two_pairs(here):
+    """A file of two pairs that fit into the context."""
+    (here / 'two.json').write_text('[["The fox", " ran"], ["Once upon", " a time"]]')
+    return {'init_from': 'one', 'eval_data': 'two.json', 'max_new_tokens': 2}
+
+
+def test_eval_has_every_setting_of_sample_with_the_same_type():
+    ours = {field.name: field.type for field in dataclasses.fields(eval_script.Settings)}
+    theirs = {field.name: field.type for field in dataclasses.fields(sample.Settings)}
+    assert theirs.items() <= ours.items()
+
+
+def test_eval_uses_every_setting_that_sample_alone_declares_or_notes_that_it_does_not():
+    """A setting that sample.py gains must be thought of here too: used, or named in a note."""
+    tree = ast.parse((PROJECT / 'eval.py').read_text(encoding='utf-8'))
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert vars(sample.Settings)['__annotations__'].keys() <= used | named
+
+
+def test_beams_and_most_probable_continuations_are_printed_beside_each_response(two_pairs, capsys):
+    two_pairs['max_new_tokens'] = 1
+    rows, _ = evaluate(**two_pairs, beam_width=3, most_probable=2, num_samples=1, show_beams=True, plot_steps=2)
+    out = capsys.readouterr().out
+    model, tokenizer, _ = checkpoint.load_model('one', device='cpu')
+    parts = out.split('\n  fixed: ')[1:]
+    assert len(parts) == 2
+    for part, row in zip(parts, rows, strict=True):
+        assert f'logprob {row["logprob"]:.4f}' in part.splitlines()[0]
+        assert part.count('  drawn: ') == 1
+        assert 'the best of 3 beams' in part
+        assert 'the 2 most probable continuations' in part
+        assert re.search(r'exact: [\d,]+ prefix', part)
+        (picture,) = re.findall(r'the search as a tree: (\S+)', part)
+        assert picture.endswith('beams.png')
+        sample.print_most_probable(
+            model,
+            tokenizer,
+            eval_script.Settings(max_new_tokens=1, most_probable=2),
+            row['prompt'],
+            None,
+            sample.parse_budget('None'),
+        )
+        alone = re.findall(r'^     logprob (\S+),', capsys.readouterr().out, re.MULTILINE)
+        assert alone == re.findall(r'^     logprob (\S+),', part, re.MULTILINE)[-2:]
+
+
+def test_html_writes_the_page_of_every_token_in_a_new_folder(two_pairs, here, capsys):
+    rows, _ = evaluate(**two_pairs, html=True)
+    (page,) = (here / 'results').glob('eval-one-*/page.html')
+    assert str(page.relative_to(here)) in capsys.readouterr().out
+    texts = page_of(page.parent)['texts']
+    assert [text['sides'][0]['logprob'] for text in texts] == pytest.approx([row['logprob'] for row in rows], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'start': 'The fox'},
+        {'show_beams': True},
+        {'length_penalty': 1.0},
+        {'budget': '5s'},
+        {'stop_at_eot': True},
+        {'top_p': 0.5},
+        {'stride': 7},
+        {'text': 'two.json', 'beam_width': 2},
+        {'text': 'two.json', 'most_probable': 2},
+    ],
+    ids=lambda settings: list(settings)[-1],
+)
+def test_a_setting_without_effect_is_a_note_and_not_an_error(two_pairs, capsys, settings):
+    evaluate(**two_pairs | settings)
+    assert f'note: --{list(settings)[-1]} has no effect here' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        ({'beam_width': 0}, '--beam_width=0'),
+        ({'most_probable': -1}, '--most_probable=-1'),
+        ({'budget': 'an hour'}, '--budget=an hour'),
+        ({'length_penalty': 99.0}, '--length_penalty=99'),
+        ({'beam_width': 50, 'show_beams': True}, 'draws at most'),
+    ],
+)
+def test_invalid_values_are_refused_as_in_sample(two_pairs, settings, words):
+    with pytest.raises(UserError, match=words):
+        evaluate(**two_pairs | settings)
+
+
+# What is unusual about a pair ----------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_ends_inside_a_word_is_scored_whole_and_said_everywhere(here, capsys, without_pictures):
+    (here / 'inside.json').write_text('[["The fox", " ran"], ["The little fores", "t in the house"]]')
+    rows, summary = evaluate(init_from='one', eval_data='inside.json', separator='', save='./kept')
+    assert [row.get('boundary') for row in rows] == [None, 'split']
+    tokenizer = checkpoint.load_model('one', device='cpu')[1]
+    prompt_ids, response_ids = tokenizer.encode_pair('The little fores', 't in the house')
+    assert tokenizer.decode([*prompt_ids, *response_ids]) == 'The little forest in the house'
+    assert rows[1]['pieces'] == tokenizer.pieces(response_ids)
+    assert rows_in(here / 'kept')[1]['boundary_note'].startswith('prompt and response meet inside a token')
+    assert summary['unusual']['model']['split']['pairs'] == 1
+    out, err = capsys.readouterr()
+    assert 'note: pair 1: prompt and response meet inside a token; they were encoded separately' in err
+    assert 'separately)' in out
+    page = (here / 'kept' / 'report.md').read_text()
+    assert 'Pair 1: prompt and response meet inside a token' in page
+    assert '(encoded separately)' in page.split('## Each response')[1]
+
+
+def test_a_prompt_that_is_cut_is_reported_with_its_tokens(here, capsys, without_pictures):
+    (here / 'long.json').write_text('[["The fox", " ran"], ["' + 'fox ' * 646 + '", "ran"]]')
+    rows, _ = evaluate(init_from='one', eval_data='long.json', save='./kept')
+    tokenizer = checkpoint.load_model('one', device='cpu')[1]
+    n = sum(map(len, tokenizer.encode_pair('fox ' * 646, 'ran')))
+    assert [row.get('prompt_tokens_cut') for row in rows] == [None, n - 1 - 48]
+    said = f'the prompt does not fit into the context of 48 tokens, and {n - 49:,} tokens at its beginning are cut off'
+    assert f'note: pair 1: {said}' in capsys.readouterr().err
+    assert f'Pair 1: {said}' in (here / 'kept' / 'report.md').read_text()
+    assert summary_in(here / 'kept')['unusual']['model']['prompt_cut']['most'] == n - 49
+
+
+def test_a_space_between_prompt_and_response_is_said_and_can_be_turned_off(here, capsys):
+    single = {'init_from': 'one', 'start': 'I live in', 'fixed_response': 'a shoe'}
+    (with_space,), _ = evaluate(**single)
+    assert 'note: a space was put between prompt and response' in capsys.readouterr().err
+    (without,), _ = evaluate(**single, separator='')
+    assert 'a space was put' not in capsys.readouterr().err
+    assert ''.join(with_space['pieces']) == '·a·shoe'
+    assert ''.join(without['pieces']) == 'a·shoe'
+    (spaced,), _ = evaluate(**single | {'fixed_response': ' a shoe'}, separator='')
+    assert math.isclose(spaced['logprob'], with_space['logprob'], abs_tol=1e-6)
+
+
+def test_the_prompt_from_a_file_of_windows_is_the_same_prompt(here, capsys):
+    (here / 'prompt.txt').write_bytes('\ufeffI live in\r\n'.encode())
+    rows = [
+        evaluate(init_from='one', start=start, fixed_response=' a shoe')[0][0]
+        for start in ('I live in', 'FILE:prompt.txt')
+    ]
+    assert rows[0] == rows[1]
