@@ -49,8 +49,8 @@ TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'ml
 def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
     """Return (model, tokenizer, checkpoint) of the model that init_from names, in eval mode but still trainable.
 
-    init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder or a folder
-    with a ckpt.pt; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2' or 'distilgpt2'.
+    init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder, a folder
+    with a ckpt.pt or a LoRA adapter, a .pt file; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2'.
     device: 'cpu', 'cuda', ...; None for the best available. dtype: 'float32' (None), 'bfloat16' or 'float16'.
     The tokenizer is None if there is none and the vocabulary is not GPT-2's; the checkpoint is None for a model folder.
     Raises UserError if something is missing, damaged or not a GPT-2.
@@ -137,8 +137,8 @@ def load_pretrained(name_or_folder, dropout=0.0):
 def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
     """Write a model as a folder that both `transformers` and `load_model` can read.
 
-    Padding ids are left out, so that a program that does not mask them computes the same probabilities. A model without
-    biases is saved with biases of zero, which is the same model.
+    Padding ids, which the tokenizer lacks, are left out, so that a program that does not mask them computes the same
+    probabilities. A model without biases is saved with biases of zero, which is the same model.
     """
     folder = expand_path(folder)
     with _report_write_errors(folder / 'model.safetensors') as path:

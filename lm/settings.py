@@ -19,7 +19,7 @@ from lm.hardware import check_compiler, explain_compile_errors
 class ModelChoice:
     """Which model to load."""
 
-    init_from: str | None = None  # tiny-stories (None), tiny, gpt2 (any size), a name on the hub, a folder, resume
+    init_from: str | None = None  # tiny-stories (None), tiny, gpt2 (any size), a hub name, a folder, a .pt file, resume
     out_dir: str | None = None  # where resume finds ckpt.pt (None: out); given alone, it means resume
 
 

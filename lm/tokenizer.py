@@ -356,7 +356,7 @@ def tokenizer_from_name(name):
     path = shipped if shipped.is_dir() else resolve_path(name)
     if not path.exists():
         raise UserError(f'there is no tokenizer {name!r}; name gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
-    found = tokenizer_from_folder(path) if path.is_dir() else _from_tokenizer_json(path)
+    found = tokenizer_from_folder(path) if path.is_dir() else give_roles(_from_tokenizer_json(path), path.parent)
     if found is None:
         raise UserError(
             f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'
