@@ -53,6 +53,7 @@ NOT_RUN = {
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
+    r'python -m evaluation\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
 }
 
 # What is added to a command without an expected output, to make it short.
