@@ -19,7 +19,6 @@ from itertools import islice
 from tqdm import tqdm
 
 import configurator
-import sample
 from common.errors import UserError
 from common.files import create_run_folder
 from common.notes import note
@@ -31,6 +30,7 @@ from evaluation.result_page import complete_records, recorded_tokens, save_page
 from evaluation.results import Results
 from evaluation.rows import Subject, have_same_tokens, score_units
 from evaluation.running_text import TextSource
+from evaluation.searches import print_beams, print_most_probable
 from evaluation.sentences import unusual_sentences
 from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
@@ -38,10 +38,13 @@ from lm.boundary import describe_join
 from lm.generate import generate_responses
 from lm.hardware import peak_memory_mib
 from lm.settings import (
+    SamplingSettings,
     check_sampling_settings,
+    check_search_settings,
     load_chosen_model,
     model_name,
     optimise_for_inference,
+    parse_budget,
     read_prompt,
 )
 from lm.wording import describe_sampler, format_likelihood
@@ -49,7 +52,7 @@ from pictures.bars import make_charts, save_bar_charts
 
 
 @dataclass
-class Settings(sample.Settings):
+class Settings(SamplingSettings):
     """Measure how likely a model finds responses. Probabilities are the model's unless they are called the sampler's.
 
     Besides pairs: running text (--text), in which every token is scored once, after as much of the text as fits into
@@ -77,7 +80,7 @@ class Settings(sample.Settings):
     top_k: int | None = None  # for these samples only, like top_p; neither applies to the responses that are scored
     beam_width: int | None = None  # search after each prompt that is printed, with this many beams
     most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
-    budget: str = sample.Settings.budget  # limits for most_probable, for each prompt: seconds, memory, prefixes
+    budget: str = SamplingSettings.budget  # limits for most_probable, for each prompt: seconds, memory, prefixes
     html: bool = False  # write page.html, with every token, in a new folder; --save does so in its own
 
 
@@ -89,7 +92,7 @@ def eval(settings=None):
     settings = settings or Settings()
     command = format_command(settings)
     settings = check_eval_settings(settings)
-    budget = sample.parse_budget(settings.budget)
+    budget = parse_budget(settings.budget)
     processes = Processes(settings.device)
     settings = replace(settings, device=processes.device)
     source = None if settings.text else open_pairs(settings)  # finds invalid pairs before a model is loaded
@@ -147,17 +150,12 @@ def check_eval_settings(settings):
         raise UserError('--resume_eval needs --save=NAME, the folder of the interrupted evaluation')
     if settings.text and settings.fixed_response is not None:
         raise UserError('--text and --fixed_response cannot be combined')
-    searches = {'beam_width': settings.beam_width, 'most_probable': settings.most_probable}
-    for chosen in searches:  # sample.py checks one search at a time, and no other settings with it
-        other = {name: value if name == chosen else None for name, value in searches.items()}
-        others_off = {'fixed_response': None, 'show_probs': False, 'html': False, 'num_samples': 1}
-        drawn = settings.show_beams and chosen == 'beam_width' and settings.beam_width is not None
-        sample.check_sample_settings(replace(settings, **other, **others_off, show_beams=drawn))
-    report_unused_settings(settings)
+    check_search_settings(settings)
+    note_unused_settings(settings)
     return settings
 
 
-def report_unused_settings(settings):
+def note_unused_settings(settings):
     """Name on stderr the settings that have no effect in combination with the others."""
     text, default = bool(settings.text), Settings()
     generates = settings.num_samples or settings.beam_width is not None or settings.most_probable is not None
@@ -270,15 +268,14 @@ def print_continuations(source, subject, settings, budget, rows):
     _, model, tokenizer = subject
     eot = tokenizer.roles.ends if settings.stop_at_eot else None
     for (prompt_ids, response_ids), row in zip(printed_responses(source, subject, settings), rows):
-        prompt = tokenizer.decode(prompt_ids)
         likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
-        print(f'\n{prompt}\n  fixed: {"".join(tokenizer.pieces(response_ids))}{likelihood}')
+        print(f'\n{tokenizer.decode(prompt_ids)}\n  fixed: {"".join(tokenizer.pieces(response_ids))}{likelihood}')
         if settings.num_samples:
             print_samples(model, tokenizer, settings, prompt_ids, eot)
         if settings.beam_width is not None and searches:
-            sample.print_beams(model, tokenizer, settings, prompt, eot)
+            print_beams(model, tokenizer, settings, prompt_ids, eot)
         if settings.most_probable is not None and searches:
-            sample.print_most_probable(model, tokenizer, settings, prompt, eot, budget)
+            print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget)
 
 
 def print_samples(model, tokenizer, settings, prompt_ids, eot):

@@ -90,11 +90,11 @@ def open_text(text):
         path = dataset_folder(dataset) / f'{split}.bin'
         ids = open_tokens(dataset, split)
         tokenizer = tokenizer_from_folder(path.parent) or GPT2Tokenizer()
-        return path, lambda: decode_chunks(ids, tokenizer), ids, tokenizer
+        return path, lambda: decode_tokens(ids, tokenizer), ids, tokenizer
     raise UserError(f'--text={text} is neither a text file nor a dataset in data/')
 
 
-def decode_chunks(ids, tokenizer):
+def decode_tokens(ids, tokenizer):
     """Yield the text of token ids in chunks."""
     decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
     for start in range(0, len(ids), TOKENS):

@@ -82,7 +82,7 @@ def main(settings):
     settings = choose_model(settings)
     model, tokenizer = lm.load(settings.init_from, settings.out_dir, settings.device, settings.dtype)
     numbers = score_questions(questions, Subject(model_name(settings), model, tokenizer), settings)
-    print_table(numbers, model_name(settings), settings)
+    print_tasks(numbers, model_name(settings), settings)
     if settings.save:
         with atomic_write(settings.save) as path:
             path.write_text(json.dumps({'settings': asdict(settings), 'tasks': numbers}, indent=2) + '\n')
@@ -216,7 +216,7 @@ def score_questions(questions, subject, settings):
     return numbers
 
 
-def print_table(numbers, name, settings):
+def print_tasks(numbers, name, settings):
     """Print a line for each task, and the mean of the tasks."""
     what = {'letters': 'its letter', 'texts': 'its text'}[settings.answers]
     table = Table(title=f'{name}: how often the right choice is the likeliest, by the logprob of {what}')

@@ -1,6 +1,7 @@
 """Settings that scripts share: which model to load, and how to sample from it. Each is declared and checked once."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +14,9 @@ from lm import fast
 from lm.boundary import describe_join, join_response
 from lm.checkpoint import load_model, require_tokenizer
 from lm.hardware import check_compiler, explain_compile_errors
+from lm.search import Budget
+
+MAX_DRAWN_BEAMS, MAX_DRAWN_STEPS = 40, 60  # more would be unreadable in one picture
 
 
 @dataclass
@@ -50,6 +54,12 @@ class SamplingSettings(ModelSettings):
     plot_dir: str = 'results'  # charts go into a new folder in here
     quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
     compile: bool = False  # torch.compile the model: a slower start, then faster
+    html: bool = False  # write one page with every step, to explore in a browser, instead of show_probs' charts
+    beam_width: int | None = None  # search with this many beams instead of sampling; ranks by model probability
+    length_penalty: float = 0.0  # with stop_at_eot, rank finished beams by logprob / length ** length_penalty
+    show_beams: bool = False  # draw the first plot_steps steps of the beam search as a tree
+    most_probable: int | None = None  # find the k most probable continuations of max_new_tokens (say 6), and prove it
+    budget: str = '60s,1GB'  # limits for most_probable: seconds, memory (500MB), prefixes (20000), or None
 
 
 def check_sampling_settings(settings):
@@ -67,6 +77,37 @@ def check_sampling_settings(settings):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
     return choose_model(settings)
+
+
+def check_search_settings(settings):
+    """Raise UserError for invalid values of the settings for searches."""
+    for name in ('beam_width', 'most_probable'):
+        for positive in (name, 'max_new_tokens') if getattr(settings, name) is not None else ():
+            if getattr(settings, positive) < 1:
+                raise UserError(f'--{positive}={getattr(settings, positive)}: it must be at least 1')
+    if not abs(settings.length_penalty) <= 10:
+        raise UserError(f'--length_penalty={settings.length_penalty}: it must be between -10 and 10')
+    draws = settings.show_beams and settings.beam_width is not None
+    if draws and settings.beam_width > MAX_DRAWN_BEAMS:
+        raise UserError(f'--beam_width={settings.beam_width}: --show_beams draws at most {MAX_DRAWN_BEAMS} beams')
+    if draws and not 1 <= settings.plot_steps <= MAX_DRAWN_STEPS:
+        raise UserError(f'--plot_steps={settings.plot_steps}: --show_beams draws 1 to {MAX_DRAWN_STEPS} steps')
+
+
+def parse_budget(text):
+    """Return the Budget that --budget describes. Raises UserError if it is not one."""
+    units = {'': ('prefixes', 1), 's': ('seconds', 1), 'MB': ('mebibytes', 1), 'GB': ('mebibytes', 1024)}
+    limits = {}
+    for part in [] if text.lower() == 'none' else text.split(','):
+        match = re.fullmatch(r'(\d+(?:\.\d+)?)(|s|MB|GB)', part.strip())
+        if not match:
+            allowed = 'seconds (60s), memory (500MB, 2GB), prefixes (20000), several with commas, or None'
+            raise UserError(f'--budget={text}: {part.strip()!r} is not a limit; give {allowed}')
+        name, factor = units[match[2]]
+        if name in limits:
+            raise UserError(f'--budget={text} limits {name} twice')
+        limits[name] = float(match[1]) * factor
+    return Budget(**limits)
 
 
 def choose_model(settings):

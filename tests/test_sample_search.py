@@ -9,7 +9,7 @@ import torch
 from helpers.world import FOLDER, assert_refuses, assert_runs_into_error, call, call_well
 from matplotlib.image import imread
 
-import sample
+from evaluation.searches import make_search_tree
 from lm import checkpoint, fast
 from lm.search import beam_search, beam_steps, most_probable, search_steps
 
@@ -88,7 +88,7 @@ def test_the_tree_has_the_branches_that_the_search_followed(here):
     idx = torch.tensor([tokenizer.encode_prompt('The fox')])
     steps = list(beam_steps(model, idx, 6, 4, eos=5))
     _, finished = steps[-1]
-    levels = sample.make_search_tree(steps, finished, tokenizer)
+    levels = make_search_tree(steps, finished, tokenizer)
     assert len(levels) == len(steps)
     ends = {}  # (level, place) -> probability of the text up to there, by following the tree
     for number, level in enumerate(levels):

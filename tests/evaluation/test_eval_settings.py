@@ -13,7 +13,9 @@ import eval as eval_script
 import sample
 from common.errors import UserError
 from common.notes import forget_notes
+from evaluation.searches import print_most_probable
 from lm import checkpoint
+from lm.settings import parse_budget
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +37,15 @@ def test_eval_has_every_setting_of_sample_with_the_same_type():
     assert theirs.items() <= ours.items()
 
 
-def test_eval_uses_every_setting_that_sample_alone_declares_or_notes_that_it_does_not():
+def test_eval_uses_every_setting_of_sample_or_notes_that_it_does_not():
     """A setting that sample.py gains must be thought of here too: used, or named in a note."""
-    tree = ast.parse((PROJECT / 'eval.py').read_text(encoding='utf-8'))
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    assert vars(sample.Settings)['__annotations__'].keys() <= used | named
+    shared = [PROJECT / 'lm' / f'{name}.py' for name in ('settings', 'generate', 'wording')]
+    known = set()
+    for path in [PROJECT / 'eval.py', *(PROJECT / 'evaluation').glob('*.py'), *shared]:
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            known |= {node.attr} if isinstance(node, ast.Attribute) else set()
+            known |= {node.value} if isinstance(node, ast.Constant) and isinstance(node.value, str) else set()
+    assert {field.name for field in dataclasses.fields(sample.Settings)} <= known
 
 
 def test_beams_and_most_probable_continuations_are_printed_beside_each_response(two_pairs, capsys):
@@ -58,13 +63,13 @@ def test_beams_and_most_probable_continuations_are_printed_beside_each_response(
         assert re.search(r'exact: [\d,]+ prefix', part)
         (picture,) = re.findall(r'the search as a tree: (\S+)', part)
         assert picture.endswith('beams.png')
-        sample.print_most_probable(
+        print_most_probable(
             model,
             tokenizer,
             eval_script.Settings(max_new_tokens=1, most_probable=2),
-            row['prompt'],
+            tokenizer.encode_prompt(row['prompt']),
             None,
-            sample.parse_budget('None'),
+            parse_budget('None'),
         )
         alone = re.findall(r'^     logprob (\S+),', capsys.readouterr().out, re.MULTILINE)
         assert alone == re.findall(r'^     logprob (\S+),', part, re.MULTILINE)[-2:]

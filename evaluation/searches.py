@@ -1,0 +1,108 @@
+"""Beam search and the search for the most probable continuations, printed and drawn: for sample.py and eval.py."""
+
+import math
+import time
+
+import torch
+from tqdm import tqdm
+
+from common.files import create_run_folder
+from lm import search
+from lm.settings import model_name
+from lm.wording import (
+    describe_model_probability,
+    format_likelihood,
+    format_probability,
+    precision_note,
+)
+from pictures.beams import Branch, draw_beams
+
+
+def print_beams(model, tokenizer, settings, prompt_ids, eot):
+    """Run a beam search, print its result, and draw it if asked to."""
+    idx = torch.tensor([prompt_ids], device=model.device)
+    n, width = settings.max_new_tokens, settings.beam_width
+    steps = search.beam_steps(model, idx, n, width, settings.length_penalty, eot)
+    steps = list(tqdm(steps, total=n, unit='step', leave=False, disable=None))
+    _, finished = steps[-1]
+    print(f'{tokenizer.decode(prompt_ids)}\nthe best of {width} beams; {describe_model_probability(settings)}')
+    for number, beam in enumerate(finished, 1):
+        print_continuation(number, beam.ids, beam.logprob, tokenizer)
+    if settings.show_beams:
+        prompt = tokenizer.decode(prompt_ids)
+        path = create_run_folder(settings.plot_dir, f'{model_name(settings)}-beams-{prompt}') / 'beams.png'
+        levels = make_search_tree(steps[: settings.plot_steps], finished, tokenizer)
+        title = f'{prompt} ▁  {width} beams, {model_name(settings)}, '
+        draw_beams(path, levels, title + describe_model_probability(settings))
+        more = f' (the first {settings.plot_steps} steps; --plot_steps draws more)' if len(steps) > len(levels) else ''
+        print(f'the search as a tree: {path}{more}')
+
+
+def make_search_tree(steps, finished, tokenizer):
+    """Return what `draw_beams` takes: for each step, a list of Branches."""
+    levels, previous = [], [search.Beam((), 0.0, 0)]
+    for length, (beams, ended) in enumerate(steps, 1):
+        branches = [
+            Branch(
+                piece=tokenizer.pieces(beam.ids[-1:])[0],
+                parent=beam.parent,
+                prob=math.exp(beam.logprob - previous[beam.parent].logprob),
+                total=beam.logprob,
+                best=finished[0].ids[:length] == beam.ids,
+                kept=any(other.ids[:length] == beam.ids for other in finished),
+            )
+            for beam in [*beams, *(beam for beam in ended if len(beam.ids) == length)]
+        ]
+        levels.append(branches)
+        previous = beams
+    return levels
+
+
+def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
+    """Search for the most probable continuations; print them, and the bound for all others."""
+    idx = torch.tensor([prompt_ids], device=model.device)
+    started, found, why = time.perf_counter(), None, ''
+    with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
+        try:
+            for found in search.search_steps(model, idx, settings.max_new_tokens, settings.most_probable, eot):
+                progress.set_postfix_str(f'bound {math.exp(found.bound):.3g}, {found.waiting:,} waiting')
+                progress.update(found.opened - progress.n)
+                if not found.exact and budget.is_spent(found, time.perf_counter() - started):
+                    why = f'the budget ({settings.budget}) is spent; fewer --max_new_tokens need less'
+                    break
+        except KeyboardInterrupt:
+            if found is None:
+                raise
+            why = 'interrupted'
+    seconds = time.perf_counter() - started
+    n_found = len(found.logprobs)
+    title = f'the {n_found} most probable continuations' if found.exact else 'the most probable so far (not proved)'
+    print(f'{tokenizer.decode(prompt_ids)}\n{title}; {describe_model_probability(settings)}')
+    for number, (sequence, logprob) in enumerate(zip(found.sequences.tolist(), found.logprobs.tolist()), 1):
+        ids = sequence[len(prompt_ids) :]
+        end = next((place for place, id in enumerate(ids) if id in (eot or ())), len(ids))
+        ids = ids[: end + 1]
+        print_continuation(number, ids, logprob, tokenizer)
+    print_proof(found, seconds, why, precision_note(settings.dtype, settings.quantize))
+
+
+def print_proof(found, seconds, why, precision):
+    """Print what an exact search proved: that all other continuations are below a bound.
+
+    found: a search.Found. why: the reason why the search stopped before the proof. precision: '' for float32.
+    """
+    rounding = f' (up to rounding{precision})' if precision else ''
+    opened = f'{found.opened:,} {"prefix" if found.opened == 1 else "prefixes"} opened in {seconds:.1f} s'
+    if found.bound == -math.inf:
+        bound = 'there are no others'
+    else:
+        bound = f'nothing unseen can exceed p = {format_probability(found.bound)} (logprob {found.bound:.4f})'
+    if found.exact:
+        print(f'exact{rounding}: {opened}; {bound}')
+    else:
+        print(f'not proved: {opened}, {found.waiting:,} waiting; {why}\n{bound}{rounding}')
+
+
+def print_continuation(number, ids, logprob, tokenizer):
+    """Print one continuation that a search found, and how likely it is."""
+    print(f'{number:3}  {"".join(tokenizer.pieces(ids))}\n     {format_likelihood(logprob, len(ids))}')
