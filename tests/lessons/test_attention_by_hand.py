@@ -240,7 +240,8 @@ def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     assert imread(tmp_path / 'results/lessons/attention_by_hand.png').ndim == 3
 
 
-@pytest.mark.parametrize('text', ['a', pytest.param('o0a0mythe1so1u1' * 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('text', ['a', 'o0a0mythe1so1u1' * 2])
 def test_any_text_can_be_drawn(text, tmp_path):
     lesson.draw_attention(tmp_path / 'picture.png', text, dict.fromkeys('abcd', MEMORY) | {'b': SHARE})
     assert imread(tmp_path / 'picture.png').ndim == 3
