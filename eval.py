@@ -26,11 +26,11 @@ from evaluation.markdown import write_report
 from evaluation.result_folder import ResultFolder, describe_run, format_command, result_path
 from evaluation.result_page import complete_records, recorded_tokens, save_page
 from evaluation.results import Results
-from evaluation.rows import Subject, have_same_tokens, score_units
+from evaluation.scored_rows import Subject, have_same_tokens, score_units
 from evaluation.sources import Pair, PairSource, TextSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
-from lm.generate import generate_responses
 from lm.hardware import peak_memory_mib
+from lm.responses import generate_responses
 from lm.settings import (
     SamplingSettings,
     check_sampling_settings,

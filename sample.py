@@ -23,7 +23,7 @@ import configurator
 from common.errors import UserError
 from common.files import create_run_folder
 from lm import search
-from lm.generate import generate_responses
+from lm.responses import generate_responses
 from lm.settings import (
     SamplingSettings,
     check_sampling_settings,

@@ -10,7 +10,7 @@ from itertools import accumulate
 from tqdm import tqdm
 
 from evaluation.results import KEPT, TEXT_SEGMENTS
-from evaluation.rows import score_units
+from evaluation.scored_rows import score_units
 from evaluation.sentences import answer_sentences, describe_shown, method_sentences, report_heading
 from evaluation.sources import group_windows, window_start
 from pictures.page import Page, PageText, make_side, write_page

@@ -24,7 +24,7 @@ import torch
 import configurator
 from common.errors import UserError
 from common.files import PROJECT, file_sha256
-from lab import experiment_pages, report_numbers
+from lab import experiment_pages, measure_report
 from lab.experiment_runs import (
     HELDOUT,
     NOVELS,
@@ -258,7 +258,7 @@ def make_report(corpora):
     path = PROJECT / 'data/childrens_stories/childrens_stories.txt'
     stories = list(split_documents(read_text(path), '\n\n\n'))
     texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in NOVELS + STORIES}
-    numbers, points = report_numbers.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
+    numbers, points = measure_report.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
     write_results('report/report.json', numbers)
     picture = RESULTS / 'report/temperature.png'
     run_script('visualize.py', 'temperature', '--start=The old king had a', *UNCUT, f'--save={picture}', quiet=True)

@@ -25,8 +25,8 @@ from pictures.canvas import (
     place_text,
     save_pictures,
 )
+from pictures.inputs import TextSettings, check_index, load_subject, to_numpy
 from pictures.style import text_colour
-from pictures.subject import TextSettings, check_index, load_subject, to_numpy
 from pictures.terminal import format_largest, new_table, print_parts
 
 FUTURE = '#ececec'  # the colour of what no token can see

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.fake_model import FakeModel
 
-from lm.generate import generate_responses
+from lm.responses import generate_responses
 from lm.scoring import cut_text, score, score_pairs, score_window, segment_ends
 from lm.search import beam_search, most_probable, search_steps
 from lm.settings import SamplingSettings
