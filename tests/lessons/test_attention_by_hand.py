@@ -230,6 +230,7 @@ def test_the_loss_is_the_mean_of_minus_log_probability():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @here_and_as_command
 def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     arguments = ['--sequences=40', '--length=5', '--steps=10', '--text=01']

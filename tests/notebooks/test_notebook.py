@@ -102,6 +102,7 @@ def test_from_top_to_bottom(project, someone):
     assert 'out-notebook' not in changed and 'data/notebook' not in changed
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_stops_the_notebook(project, someone):
     with pytest.raises(CellExecutionError) as failed:
         execute(project, {'model': 'gpt3'}, slice(2))

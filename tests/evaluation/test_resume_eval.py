@@ -27,6 +27,7 @@ def test_the_weights_hash_follows_the_weights(here):
     assert len(checkpoint.weights_sha256(one.to(torch.bfloat16))) == 64
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_may_be_repeated_and_another_may_not(here, without_pictures):
     settings = {'init_from': 'one', 'eval_data': 'pairs.jsonl', 'save': './kept'}
     evaluate(**settings)
