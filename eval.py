@@ -28,15 +28,15 @@ from evaluation.pair_files import KeyChoice, Pair
 from evaluation.result_folder import ResultFolder, describe_run, format_command, result_path
 from evaluation.result_page import complete_records, recorded_tokens, save_page
 from evaluation.results import Results
-from evaluation.rows import Subject, have_same_tokens, score_units
 from evaluation.running_text import TextSource
+from evaluation.scored_rows import Subject, have_same_tokens, score_units
 from evaluation.searches import print_beams, print_most_probable
 from evaluation.sentences import unusual_sentences
 from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
 from lm.boundary import describe_join
-from lm.generate import generate_responses
 from lm.hardware import peak_memory_mib
+from lm.responses import generate_responses
 from lm.settings import (
     SamplingSettings,
     check_sampling_settings,

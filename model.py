@@ -4,10 +4,10 @@ The architecture is that of Radford et al. 2019, "Language Models are Unsupervis
 decoder-only Transformer (Vaswani et al. 2017) with layer normalisation before each sub-layer. Parameter names and
 `GPTConfig` are nanoGPT's, so checkpoints can be exchanged in both directions.
 
-Read it from top to bottom, in the order the data flows: configuration; cache; attention, MLP and block; how logits
-become log-probabilities and tokens; `LanguageModel`, all that the rest of the project knows of a model; and `GPT`.
-Shapes in comments: B rows in a batch, T new tokens, S tokens in all, C = n_embd channels, nh heads of hs = C / nh
-channels, V token ids.
+Read it from top to bottom, in the order the data flows: configuration; attention, MLP and block; cache; how logits
+become log-probabilities and tokens; `LanguageModel`, all that sampling, scoring and search need; and `GPT`.
+Shapes in comments: B rows in a batch, T new tokens, S tokens in all (those in the cache, then the new ones), C = n_embd
+channels, nh heads of hs = C / nh channels, L layers, V token ids.
 """
 
 import copy
@@ -35,83 +35,20 @@ class GPTConfig:
     bias: bool = True  # biases in Linear and LayerNorm, as in GPT-2
 
 
-class Cache:
-    """The keys and values of all tokens read so far: every layer, every row of a batch.
-
-    Rows may hold different numbers of tokens. Each row then has its own positions, and a mask hides what lies beyond
-    its end. To read prompts of different lengths in one batch, pad them on the right and `rewind` to their lengths.
-    """
-
-    def __init__(self, kv):
-        """kv: zeros, (L, 2, B, nh, length, hs): room for `length` tokens a row in each of L layers."""
-        self.kv = kv
-        self.lengths = torch.zeros(kv.size(2), dtype=torch.int64)  # (B,) tokens that each row holds, on the CPU
-        self.end, self.ragged = 0, False  # the longest row's length; whether some row is shorter
-        self.mask = None  # what the tokens being read may look at: (T, S) or (B, 1, T, S); None: no mask is needed
-        self.places = None  # (B, 1, T, 1) where their keys and values go; None: right after the others, in every row
-
-    @property
-    def nbytes(self):
-        """Its size in bytes."""
-        return self.kv.nbytes
-
-    def reserve(self, T):
-        """Make room for T more tokens in each row; return their positions, (T,), or (B, T) if the rows differ."""
-        self.start, self.end, starts, device = self.end, self.end + T, self.lengths, self.kv.device
-        self.lengths = starts + T
-        self.mask = self.places = None
-        if self.end > self.kv.size(4):  # at least double the room, so that it rarely grows
-            self.kv = F.pad(self.kv, (0, 0, 0, max(self.end - self.kv.size(4), self.kv.size(4))))
-        if self.ragged:
-            positions = (starts[:, None] + torch.arange(T)).to(device)  # (B, T)
-            self.places = positions[:, None, :, None]
-            self.mask = torch.arange(self.end, device=device) <= self.places  # (B, 1, T, S)
-            return positions
-        if 1 < T < self.end:  # is_causal would align its triangle with the first key, not the last
-            self.mask = torch.ones(T, self.end, dtype=torch.bool, device=device).tril(self.start)
-        return torch.arange(self.start, self.end, device=device)
-
-    def append(self, layer, kv):
-        """Store one layer's keys and values of the T tokens, (2, B, nh, T, hs); return those of all, a view."""
-        if self.places is None:
-            self.kv[layer, :, :, :, self.start : self.end] = kv
-        else:
-            self.kv[layer].scatter_(3, self.places.expand_as(kv), kv)
-        return self.kv[layer, :, :, :, : self.end]  # (2, B, nh, S, hs)
-
-    def take(self, rows):
-        """Return a new cache made of these rows, (n,) indices; a row may be taken several times."""
-        taken = copy.copy(self)
-        taken.kv = self.kv.index_select(2, rows.to(self.kv.device))
-        taken._set_lengths(self.lengths[rows.cpu()])
-        return taken
-
-    def expand(self, n):
-        """Return a new cache with n copies of the only row."""
-        return self.take(torch.zeros(n, dtype=torch.int64))
-
-    def rewind(self, length):
-        """Forget all but the first `length` tokens; an int for every row, or a (B,) tensor."""
-        self._set_lengths(torch.minimum(self.lengths, torch.as_tensor(length).cpu()))
-
-    def _set_lengths(self, lengths):
-        self.lengths, self.end = lengths, int(lengths.max())
-        self.ragged = bool((lengths < self.end).any())
-
-
 def attend(qkv, n_head, cache=None, layer=None, dropout=0.0):
-    """Let every token gather from itself and the tokens before it, including those in the cache.
+    """Causal self-attention: each token attends to itself and the tokens before it, including those in the cache.
 
-    qkv: (B, T, 3C), the new tokens' queries, keys and values side by side. layer: whose keys and values these are.
+    qkv: (B, T, 3C), the new tokens' queries, keys and values side by side. layer: the index of this layer in the cache.
     Returns (B, T, C).
     """
     B, T, C = qkv.size(0), qkv.size(1), qkv.size(2) // 3
     qkv = qkv.view(B, T, 3, n_head, C // n_head).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-    k, v = qkv[1:] if cache is None else cache.append(layer, qkv[1:])  # (B, nh, S, hs) each
+    q, kv = qkv[0], qkv[1:]  # (B, nh, T, hs), (2, B, nh, T, hs)
+    k, v = kv if cache is None else cache.append(layer, kv)  # (B, nh, S, hs) each
     mask = None if cache is None else cache.mask
     causal = True if mask is None and k.size(2) == T else False  # noqa: SIM210 (torch.compile needs a plain bool)
-    y = F.scaled_dot_product_attention(qkv[0], k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
-    return y.transpose(1, 2).reshape(B, T, C)  # (B, nh, T, hs), then the heads side by side
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)  # (B, nh, T, hs)
+    return y.transpose(1, 2).reshape(B, T, C)  # the outputs of all heads side by side
 
 
 class CausalSelfAttention(nn.Module):
@@ -160,17 +97,81 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Cache:
+    """The keys and values of all tokens processed so far, for every layer and every row of a batch.
+
+    Rows may hold different numbers of tokens. Each row then has its own positions, and a mask hides what lies beyond
+    its end. To process prompts of different lengths in one batch, pad them on the right and `rewind` to their lengths.
+    """
+
+    def __init__(self, kv):
+        """kv: (L, 2, B, nh, length, hs), room for `length` tokens a row. Zeros, since a mask does not hide nan."""
+        self.kv = kv
+        self.lengths = torch.zeros(kv.size(2), dtype=torch.int64)  # (B,) tokens that each row holds, on the CPU
+        self.ragged = False  # whether the rows differ in length
+        self.start = self.end = 0  # the longest row's length before and after the tokens being processed
+        self.mask = None  # what those tokens may attend to: (T, S) or (B, 1, T, S); None: no mask is needed
+        self.places = None  # (B, 1, T, 1) where their keys and values go; None: from start to end in every row
+
+    @property
+    def nbytes(self):
+        """Its size in bytes."""
+        return self.kv.nbytes
+
+    def reserve(self, T):
+        """Make room for T more tokens in each row; return their positions, (T,), or (B, T) if the rows differ."""
+        starts, self.lengths = self.lengths, self.lengths + T  # (B,)
+        self.start, self.end, self.mask, self.places = self.end, self.end + T, None, None
+        if self.end > self.kv.size(4):  # at least double the room, so that it rarely grows
+            self.kv = F.pad(self.kv, (0, 0, 0, max(self.end - self.kv.size(4), self.kv.size(4))))
+        if self.ragged:
+            positions = (starts[:, None] + torch.arange(T)).to(self.kv.device)  # (B, T)
+            self.places = positions[:, None, :, None]
+            self.mask = torch.arange(self.end, device=self.kv.device) <= self.places  # (B, 1, T, S)
+            return positions
+        if 1 < T < self.end:  # is_causal would align its triangle with the first key, not the last
+            self.mask = torch.ones(T, self.end, dtype=torch.bool, device=self.kv.device).tril(self.start)
+        return torch.arange(self.start, self.end, device=self.kv.device)
+
+    def append(self, layer, kv):
+        """Store one layer's keys and values of the T new tokens, (2, B, nh, T, hs); return a view of all S."""
+        if self.places is None:
+            self.kv[layer, :, :, :, self.start : self.end] = kv
+        else:
+            self.kv[layer].scatter_(3, self.places.expand_as(kv), kv)  # along the tokens
+        return self.kv[layer, :, :, :, : self.end]  # (2, B, nh, S, hs)
+
+    def take(self, rows):
+        """Return a new cache made of these rows, (n,) indices; a row may be taken several times."""
+        taken = copy.copy(self)
+        taken.kv = self.kv.index_select(2, rows.to(self.kv.device))
+        taken._set_lengths(self.lengths[rows.cpu()])
+        return taken
+
+    def expand(self, n):
+        """Return a new cache with n copies of the only row."""
+        return self.take(torch.zeros(n, dtype=torch.int64))
+
+    def rewind(self, length):
+        """Forget all but the first `length` tokens; an int for every row, or a (B,) tensor."""
+        self._set_lengths(torch.minimum(self.lengths, torch.as_tensor(length).cpu()))
+
+    def _set_lengths(self, lengths):
+        self.lengths, self.end = lengths, int(lengths.max())
+        self.ragged = bool((lengths < self.end).any())
+
+
 # From logits to probabilities and tokens ------------------------------------------------------------------------------
 
 
 def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
-    """Turn logits into log-probabilities. This is the only place where that happens.
+    """Turn logits into log-probabilities. Everything that samples, scores or searches gets them from here.
 
     logits: (..., V). temperature: divides the logits; 0 gives all probability to the likeliest token, and among equals
     to the lowest id. top_k: keep the k likeliest tokens, and any as likely as the k-th. top_p: of what is left, keep
     the likeliest tokens that together reach this probability, and any as likely as the last of them (nucleus sampling,
     Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
-    With the defaults the result is the model's probabilities, otherwise the sampler's.
+    With the defaults these are the model's log-probabilities, otherwise the sampler's.
     Returns (..., V) natural logarithms, float32. Raises ValueError for invalid settings.
     """
     if not 0 <= temperature < math.inf:
@@ -181,8 +182,7 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
         raise ValueError(f'top_p={top_p}: it must be above 0 and at most 1, or None for all tokens')
     logits = logits.float()
     if temperature == 0:
-        greedy = torch.full_like(logits, -math.inf)
-        return greedy.scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
+        return torch.full_like(logits, -math.inf).scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
     if top_k is not None:
         kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
@@ -192,25 +192,26 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
     logprobs = F.log_softmax(logits, dim=-1)
     if top_p is None or top_p == 1:
         return logprobs
-    left = (logprobs > -math.inf).sum(-1).max()  # after top-k there are few to sort
-    likeliest = logprobs.topk(left).values  # in descending order
+    n_possible = (logprobs > -math.inf).sum(-1).max()  # after top-k there are few to sort
+    likeliest = logprobs.topk(n_possible).values  # (..., n_possible), in descending order
     before = likeliest.exp().cumsum(-1) - likeliest.exp()  # the total probability of all likelier tokens
-    last = likeliest.gather(-1, (before < top_p).sum(-1, keepdim=True).clamp(min=1) - 1)
-    return F.log_softmax(logprobs.masked_fill(logprobs < last, -math.inf), dim=-1)
+    n_kept = (before < top_p).sum(-1, keepdim=True).clamp(min=1)  # (..., 1); a tiny top_p keeps the likeliest token
+    least = likeliest.gather(-1, n_kept - 1)  # (..., 1), the logprob of the last token kept
+    return F.log_softmax(logprobs.masked_fill(logprobs < least, -math.inf), dim=-1)
 
 
-def draw(logprobs, uniforms):
-    """Draw one id per row by inverting the cumulative distribution, in id order.
+def sample(logprobs, uniforms):
+    """Sample one id per row by inverting the cumulative distribution, in id order.
 
-    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1). Returns (B,) int64. With one uniform number per row and
-    a fixed order, a draw is the same on every device.
+    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1), which do not come from the device: every device samples
+    the same ids, unless rounding in the logits tips the balance. Returns (B,) int64.
     """
     ids = []
     for row, uniform in zip(logprobs, uniforms, strict=True):
         possible = (row > -math.inf).nonzero()[:, 0]  # in id order; few after top-k and top-p
         cdf = row[possible].double().exp().cumsum(0)
-        place = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # divided, since rounding leaves the total off 1
-        ids.append(possible[place])
+        index = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # after rounding, cdf[-1] need not be exactly 1
+        ids.append(possible[index])
     return torch.stack(ids)
 
 
@@ -219,14 +220,14 @@ class Step(NamedTuple):
 
     ids: torch.Tensor  # (B,) the chosen token ids
     sampler_logprob: torch.Tensor  # (B,) under the sampler: after temperature, top-k and top-p
-    model_logprob: torch.Tensor  # (B,) under the model: softmax of the raw logits
+    model_logprob: torch.Tensor  # (B,) under the model: log-softmax of the raw logits
     logits: torch.Tensor  # (B, V) what each id was chosen from; -inf for ids that no text uses
 
 
 class LanguageModel(nn.Module):
-    """A model that can be asked. Everything that draws, scores or searches uses only what is declared here.
+    """The interface of a language model: sampling, scoring and search use only what is declared here.
 
-    A model provides `device`, `block_size`, `n_ids`, `new_cache`, `hidden` and `logits`; the rest is given.
+    A subclass provides `device`, `block_size`, `n_ids`, `new_cache`, `hidden` and `logits`, and inherits the rest.
     """
 
     n_ids: int  # how many ids are real; any above are padding and have probability 0
@@ -238,7 +239,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def hidden(self, idx, cache=None):
-        """Read (B, T) ids, after those in the cache; return the last layer's output, (B, T, C)."""
+        """Process (B, T) ids after those in the cache; return hidden states, (B, T, C), after the final LayerNorm."""
         raise NotImplementedError
 
     def logits(self, x):
@@ -246,19 +247,19 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def prefill(self, idx, length):
-        """Read a prompt, (B, T) ids; return its last logits, (B, V), and a cache with room for `length` tokens."""
+        """Process a prompt, (B, T) ids; return the logits after it, (B, V), and a cache with room for `length` ids."""
         cache = self.new_cache(idx.size(0), length)
         return self.logits(self.hidden(idx, cache)[:, -1]), cache
 
     def decode(self, ids, cache):
-        """Read one more token per row, (B,) ids; return the logits that follow, (B, V)."""
+        """Process one more token per row, (B,) ids; return the logits after it, (B, V)."""
         return self.logits(self.hidden(ids[:, None], cache)[:, -1])
 
     def next_logits(self, text, cache, length):
-        """Return the logits after a growing text, (B, T), and the cache to pass in with the next token; at first None.
+        """Return the logits that follow a growing text, (B, V), and the cache for the next call.
 
-        length: how long the text will get. Beyond block_size the window slides, every position changes and no cache
-        can be reused: the last block_size tokens are read again for each new one.
+        text: (B, T) ids, one more per row at each call. cache: None in the first call. length: how long the text will
+        get. Beyond block_size all positions change with each token, so the last block_size tokens are processed again.
         """
         if cache is not None and text.size(1) <= self.block_size:
             return self.decode(text[:, -1], cache), cache
@@ -268,11 +269,11 @@ class LanguageModel(nn.Module):
     def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None):
         """Generate token by token, yielding a `Step` for each: the caller sees every choice and may stop early.
 
-        idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to use instead of drawing, the same
-        for every row; temperature applies to them, top_k and top_p do not. seed: row r draws with its own generator,
-        seeded with (seed, r), so its text does not depend on the other rows; None takes a new seed from torch.
-        Where the text is longer than block_size, the model sees its last block_size tokens.
-        Raises ValueError for an empty prompt, unknown ids, a missing length or invalid settings.
+        idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to score instead of sampling, the
+        same for every row. It replaces max_new_tokens; temperature applies to it, top_k and top_p do not. seed: row r
+        has its own generator, seeded with (seed, r), so its text does not depend on the other rows; None takes a new
+        seed from torch. Where the text is longer than block_size, the model sees its last block_size tokens.
+        Raises ValueError, at the first step, for an empty prompt, unknown ids, invalid settings or a missing length.
         """
         B, T = idx.shape
         n = len(fixed_response) if fixed_response is not None else max_new_tokens
@@ -282,29 +283,29 @@ class LanguageModel(nn.Module):
         if T == 0:
             raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
         top_k, top_p = (top_k, top_p) if fixed_response is None else (None, None)
-        logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # report an invalid setting before the work
+        logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # raise for invalid settings before any work
         seed = torch.randint(2**31, ()).item() if seed is None else seed
-        generators = [random.Random(f'{seed} {row}') for row in range(B)]  # text is hashed: similar seeds, unlike draws
+        # Random hashes a string, so that neighbouring seeds and rows give unrelated numbers.
+        generators, rows = [random.Random(f'{seed} {row}') for row in range(B)], torch.arange(B)
         text, cache = F.pad(idx, (0, n)), None  # (B, T + n)
         for end in range(T, T + n):
             logits, cache = self.next_logits(text[:, :end], cache, T + n)
-            sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
+            sampler_logprobs = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()  # (B, V)
+            model_logprobs = logits_to_logprobs(logits).cpu()  # (B, V)
             if fixed_response is not None:
                 ids = torch.full((B,), fixed_response[end - T])
             else:
-                ids = draw(sampler, [generator.random() for generator in generators])
+                ids = sample(sampler_logprobs, [generator.random() for generator in generators])
             text[:, end] = ids.to(text.device)
-            distributions = sampler, logits_to_logprobs(logits).cpu()
-            logprobs = (logprobs.gather(-1, ids[:, None])[:, 0].double() for logprobs in distributions)
-            yield Step(ids, *logprobs, logits)
+            yield Step(ids, sampler_logprobs[rows, ids].double(), model_logprobs[rows, ids].double(), logits)
 
     def generate(
         self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
     ):
         """Generate a whole response and return how likely it was; the arguments are those of `steps`.
 
-        Returns the ids, (B, T + n), and the sampler probability of each row's response: a float for one row, a (B,)
-        float64 CPU tensor for more. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
+        Returns the ids, (B, T + n), and each row's sampler probability: a float for one row, else a (B,) float64 CPU
+        tensor. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
         """
         ids, logprob = [idx], torch.zeros(idx.size(0), dtype=torch.float64)
         for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed, top_p):
@@ -314,17 +315,17 @@ class LanguageModel(nn.Module):
         return torch.cat(ids, dim=1), prob.item() if len(prob) == 1 else prob
 
     def check_ids(self, ids, where):
-        """Raise ValueError, naming `where` they stand, if some ids are unknown to the model."""
+        """Raise ValueError if the model does not have some of these ids. where: what holds them, for the message."""
         unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})
         if unknown:
-            raise ValueError(f'{where}: unknown ids {unknown[:5]}; the model has {self.n_ids}')
+            raise ValueError(f'{where}: unknown ids {unknown[:5]}; the model has ids 0 to {self.n_ids - 1}')
 
 
 class GPT(LanguageModel):
-    """A GPT language model.
+    """A GPT language model; the methods that it inherits are described in `LanguageModel`.
 
     gelu: 'tanh' for GPT-2's approximation of GELU, 'none' for the exact function, which nanoGPT's models use.
-    n_ids: how many of the vocab_size ids are real; None for all. The methods of `LanguageModel` are described there.
+    n_ids: how many of the vocab_size ids are real; None for all.
     """
 
     def __init__(self, config, gelu='tanh', n_ids=None):
@@ -381,9 +382,10 @@ class GPT(LanguageModel):
         return Cache(self.transformer.wte.weight.new_zeros(L, 2, batch_size, nh, length, hs))
 
     def hidden(self, idx, cache=None):
-        T, before = idx.size(1), 0 if cache is None else cache.end
-        if before + T > self.block_size:
-            raise ValueError(f'{before + T} tokens are more than block_size={self.block_size}')
+        T = idx.size(1)
+        length = T if cache is None else cache.end + T
+        if length > self.block_size:
+            raise ValueError(f'{length} tokens do not fit into block_size={self.block_size}')
         positions = torch.arange(T, device=idx.device) if cache is None else cache.reserve(T)  # (T,) or (B, T)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
         for layer, block in enumerate(self.transformer.h):
@@ -402,7 +404,7 @@ class GPT(LanguageModel):
     def forward(self, idx, targets=None):
         """Predict the next token, as in nanoGPT.
 
-        idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each, -1 where none counts.
+        idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each; -1 is left out of the loss.
         Returns (logits (B, 1, V) at the last position, None) without targets, otherwise (logits (B, T, V), mean
         cross-entropy in nats).
         """
@@ -429,10 +431,10 @@ class GPT(LanguageModel):
 
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
         """Return AdamW with weight decay for matrices and embeddings, but not for biases and LayerNorm gains."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
-            {'params': [p for p in parameters if p.dim() >= 2], 'weight_decay': weight_decay},
-            {'params': [p for p in parameters if p.dim() < 2], 'weight_decay': 0.0},
+            {'params': [p for p in trained if p.dim() >= 2], 'weight_decay': weight_decay},
+            {'params': [p for p in trained if p.dim() < 2], 'weight_decay': 0.0},
         ]
         fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)

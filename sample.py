@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.files import create_run_folder
 from common.notes import note
 from evaluation.searches import print_beams, print_most_probable
-from lm.generate import generate_responses
+from lm.responses import generate_responses
 from lm.settings import (
     SamplingSettings,
     check_sampling_settings,

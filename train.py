@@ -2,11 +2,11 @@
 
     python train.py config/finetune_stories.py                          fine-tune GPT-2 on children's stories
     python train.py config/finetune_stories.py --init_from=resume       resume a run that was interrupted
-    torchrun --nproc_per_node=2 train.py config/finetune_stories.py     train on two GPUs, or in two processes
+    torchrun --nproc_per_node=2 train.py config/finetune_stories.py     train on two GPUs, or in two CPU processes
 
-The settings are nanoGPT's, and nanoGPT's config files work. If neither a config file nor a dataset is named and there
-is no data/openwebtext, config/finetune_stories.py is used. Which batches a step trains on and what dropout drops depend
-only on the seed and the step's number, so the weights and the optimizer are all it takes to resume exactly.
+It has all settings of nanoGPT and more, and nanoGPT's config files work. If neither a config file nor a dataset is
+named and there is no data/openwebtext, config/finetune_stories.py is used. The settings and the number of an iteration
+determine its batches and what dropout drops, so a run can be resumed exactly without saving the state of a generator.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class Settings:
     eval_iters: int = 200  # batches of each split to evaluate on, at most; always the same ones
     eval_only: bool = False  # evaluate once and stop
     always_save_checkpoint: bool = True  # write ckpt.pt after every evaluation; False only after a new best
-    save_interval: int | None = None  # iterations between saves of last.pt, for resuming; None for each evaluation
+    save_interval: int | None = None  # iterations between saves of last.pt, for resuming; None: at each evaluation
     save_minutes: float = 10.0  # save last.pt at least this often, in minutes
     wandb_log: bool = False  # also log to Weights & Biases (pip install wandb)
     wandb_project: str = 'owt'  # Weights & Biases project
@@ -81,9 +81,9 @@ class Settings:
     n_head: int = 12  # attention heads in a layer
     n_embd: int = 768  # embedding width
     dropout: float = 0.0  # 0 for pretraining, 0.1 or more for fine-tuning on little text
-    bias: bool = False  # biases in Linear and LayerNorm; GPT-2 has them, without them is slightly better and faster
+    bias: bool = False  # biases in Linear and LayerNorm, as in GPT-2; False is slightly better and faster
     # fine-tuning
-    freeze: int | None = None  # leave the embeddings and this many of the lowest blocks untrained
+    freeze: int | None = None  # do not train the embeddings and this many of the lowest blocks; None trains all
     lora_rank: int = 0  # train low-rank additions (LoRA) of this rank instead of the weights; 0 trains the weights
     lora_alpha: float = 16.0  # the LoRA additions are multiplied by lora_alpha / lora_rank
     # AdamW
@@ -110,7 +110,7 @@ class Settings:
 
 
 def main(settings):
-    """Make or load a model, then train it until max_iters, patience or a signal ends the run."""
+    """Make or load a model, then train it until max_iters, patience or a signal ends the run; or only evaluate it."""
     settings = expand_paths(settings)
     check_training_settings(settings)
     try:
@@ -149,7 +149,7 @@ def train(run):
                 save_due = save_due or settings.save_interval is None
                 clock.restart(run.iter_num)  # time spent on evaluation does not count
             out_of_patience = settings.patience is not None and run.evaluations_since_best >= settings.patience
-            # What one process notices, all processes act on, at the same iteration.
+            # If one process receives a signal or runs out of time, all must act on it at the same iteration.
             stop_signal, minutes = processes.max(signals.received, (time.perf_counter() - saved_at) / 60)
             done = run.iter_num >= run.max_iters or out_of_patience or stop_signal
             if save_due or done or minutes >= settings.save_minutes:
@@ -207,7 +207,7 @@ class Run:
         self.device = pick_device(self.processes.device)
         if settings.compile:
             check_compiler(self.device)
-        # By default, evaluate in float32 and train in the fastest dtype.
+        # The default is float32 for eval_only; otherwise the fastest dtype, for evaluations during training, too.
         if settings.eval_only:
             self.dtype = pick_dtype(settings.dtype)
         else:
@@ -217,7 +217,8 @@ class Run:
         torch.manual_seed(settings.seed)
         self.model, self.tokenizer, self.checkpoint = prepare_model(settings, self.device)
         check_tokens(self.data, self.model, settings)
-        self.loss = self.raw_loss = LeanLoss(self.model)  # self.loss gets a wrapper if there are several processes
+        # As in nanoGPT, raw_ is what DistributedDataParallel wraps, if there are several processes.
+        self.loss_fn = self.raw_loss_fn = LeanLoss(self.model)
         self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0
         self.evaluated = False  # whether iteration iter_num has been evaluated already
         self.saved = False  # whether this run has written a ckpt.pt
@@ -253,10 +254,10 @@ class Run:
             if not resumed:
                 remove_earlier_run(settings.out_dir)
         if settings.compile:
-            self.raw_loss.compile()
+            self.raw_loss_fn.compile()
         if self.processes.count > 1:
             device_ids = [self.device] if self.device.type == 'cuda' else None
-            self.loss = DistributedDataParallel(self.raw_loss, device_ids=device_ids)
+            self.loss_fn = DistributedDataParallel(self.raw_loss_fn, device_ids=device_ids)
         print(
             f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
             f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trainable, on '
@@ -277,18 +278,21 @@ class Run:
                 yield iter_num * accumulate + micro_step
 
     def load_batch(self, number):
-        """Return the number of a batch with its inputs and targets, (B, T) each."""
+        """Return a batch on the CPU: its number, its inputs and its targets, (B, T) each."""
         settings, block_size = self.settings, self.model.block_size
         x, y = training_batch(self.data['train'], block_size, settings.batch_size, number, settings.seed)
         if self.device.type == 'cuda':
             x, y = x.pin_memory(), y.pin_memory()  # so that copying them to the GPU overlaps with its work
         return number, x, y
 
-    def compute_loss(self, loss, x, y):
-        """Return the mean loss of a batch in nats per token; loss: self.loss to train, self.raw_loss to evaluate."""
+    def compute_loss(self, loss_fn, x, y):
+        """Return the mean loss of a batch in nats per token. x, y: inputs and targets, (B, T) each.
+
+        loss_fn: self.loss_fn to train, self.raw_loss_fn to evaluate.
+        """
         x, y = (ids.to(self.device, non_blocking=True) for ids in (x, y))
         with autocast(self.device, self.dtype):
-            return loss(x, y)
+            return loss_fn(x, y)
 
     def step(self, batches):
         """Update the weights once, from the next batches; return their mean loss and the learning rate."""
@@ -298,19 +302,21 @@ class Run:
             group['lr'] = learning_rate
         total, micro_steps = 0.0, accumulate // self.processes.count
         for micro_step, (number, x, y) in enumerate(itertools.islice(batches, micro_steps), 1):
-            # Seeded for each batch, dropout has no generator state that a checkpoint would have to store.
-            torch.manual_seed(int(np.random.SeedSequence((settings.seed, number)).generate_state(1, np.uint64)[0]))
-            last = micro_step == micro_steps  # only then do the processes exchange gradients
-            with contextlib.nullcontext() if last or self.loss is self.raw_loss else self.loss.no_sync():
-                loss = self.compute_loss(self.loss, x, y)
-                # DistributedDataParallel averages the gradients over the processes, each with its share of batches.
+            # Seed dropout anew for each batch, so that a checkpoint need not store the state of a generator.
+            seeds = np.random.SeedSequence((settings.seed, number))  # hashes the two numbers
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+            exchange = micro_step == micro_steps or self.loss_fn is self.raw_loss_fn  # gradients, once per step
+            with contextlib.nullcontext() if exchange else self.loss_fn.no_sync():
+                loss = self.compute_loss(self.loss_fn, x, y)
+                # This process's mean: DistributedDataParallel then averages the gradients over the processes.
                 self.scaler.scale(loss / micro_steps).backward()
             total += loss.detach()  # .item() would wait for the GPU at every micro-step
         (loss,) = self.processes.sum(float(total) / accumulate)
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip or math.inf)
-        # In float16 an infinite gradient is no failure: the scaler skips the step and tries a smaller scale.
+        # In float16 an infinite gradient is not an error until the scale is below 1: the scaler skips the step and
+        # lowers the scale.
         may_overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
         if not math.isfinite(loss) or not (norm.isfinite() or may_overflow):
             raise divergence_error(self.iter_num + 1, f'loss {loss}, gradient norm {float(norm)}')
@@ -330,10 +336,13 @@ class Run:
         for split, tokens in self.data.items():
             batches = evaluation_batches(tokens, self.model.block_size, settings.batch_size, settings.eval_iters)
             share = itertools.islice(batches, processes.rank, None, processes.count) if len(tokens) else ()
-            measured = [(self.compute_loss(self.raw_loss, x, y).item(), len(x)) for x, y in share]
-            total, n = processes.sum(sum(loss * n for loss, n in measured), sum(n for _, n in measured))
-            if n:
-                losses[split] = total / n
+            total, sequences = 0.0, 0
+            for x, y in share:
+                total += self.compute_loss(self.raw_loss_fn, x, y).item() * len(x)
+                sequences += len(x)  # of block_size tokens each; the last batch may be smaller
+            total, sequences = processes.sum(total, sequences)
+            if sequences:
+                losses[split] = total / sequences
         self.model.train()
         return losses
 

@@ -10,7 +10,7 @@ from itertools import accumulate
 from tqdm import tqdm
 
 from evaluation.results import KEPT, TEXT_SEGMENTS
-from evaluation.rows import score_units
+from evaluation.scored_rows import score_units
 from evaluation.sentences import (
     answer_sentences,
     describe_shown,

@@ -33,7 +33,7 @@ from common.files import atomic_write, expand_path
 from common.notes import note
 from evaluation.pair_files import Pair
 from evaluation.results import Results
-from evaluation.rows import Subject, score_units
+from evaluation.scored_rows import Subject, score_units
 from evaluation.sources import PairSource, group_windows
 from evaluation.tables import format_interval
 from lm.settings import ModelSettings, choose_model, model_name

@@ -25,7 +25,7 @@ import configurator
 from common.errors import UserError
 from common.files import PROJECT, file_sha256
 from common.text_files import read_text_chunks
-from lab import experiment_pages, report_numbers
+from lab import experiment_pages, measure_report
 from lab.experiment_runs import (
     HELDOUT,
     NOVELS,
@@ -37,7 +37,7 @@ from lab.experiment_runs import (
     read_outcome,
     run_script,
     run_training,
-    write_numbers,
+    write_results,
 )
 from lab.result_pictures import draw_keywords, draw_learning_curve, draw_length, draw_sweep, draw_training
 from lm import checkpoint
@@ -116,7 +116,7 @@ def search_settings(corpora):
         vocab_size = settings['dataset'].removeprefix('novels-')
         prepare_datasets(corpora, vocab_size, suffix=f'-{vocab_size}')
         runs[name] = {'varied': varied, **run_training(f'search-{name}', CONFIGS['tiny'], **settings)}
-    write_numbers('models/search.json', runs)
+    write_results('models/search.json', runs)
 
 
 def make_tiny(corpora):
@@ -144,7 +144,7 @@ def make_model(corpora, name):
     best = min(run['curve'], key=lambda row: row['val'])
     size = sum(file.stat().st_size for file in folder.iterdir())
     data = describe_data(corpora)
-    write_numbers(
+    write_results(
         f'models/{name}.json', {**run, 'best': best, 'folder_bytes': size, 'data': data, 'alternatives': alternatives}
     )
 
@@ -175,14 +175,14 @@ def measure_fine_tuning(corpora):
     folder = RESULTS / 'fine_tuning/pairs'
     shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
     run_script('eval.py', *BEFORE_AND_AFTER, f'--save={folder}')
-    write_numbers('fine_tuning/kinds.json', compare_kinds())
+    write_results('fine_tuning/kinds.json', compare_kinds())
     texts = {name: score_text(corpora / HELDOUT if name == 'heldout' else name) for name in experiment_pages.TEXTS}
-    write_numbers('fine_tuning/texts.json', texts)
-    write_numbers('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
+    write_results('fine_tuning/texts.json', texts)
+    write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
     shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': score_splits('tiny-stories')}
     by_rate = vary_fine_tuning((rate, 1.0) for rate in RATES)
     by_length = vary_fine_tuning((shipped['learning_rate'], epochs) for epochs in EPOCHS)
-    write_numbers('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
+    write_results('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
     draw_sweep(RESULTS / 'fine_tuning/sweep.png', by_rate.values(), [*by_length.values(), shipped])
     draw_learning_curve(RESULTS / 'fine_tuning/learning_curve.png', shipped)
 
@@ -259,8 +259,8 @@ def make_report(corpora):
     path = PROJECT / 'data/childrens_stories/childrens_stories.txt'
     stories = list(split_documents(read_text_chunks(path), '\n\n\n'))
     texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in NOVELS + STORIES}
-    numbers, points = report_numbers.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
-    write_numbers('report/report.json', numbers)
+    numbers, points = measure_report.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
+    write_results('report/report.json', numbers)
     picture = RESULTS / 'report/temperature.png'
     run_script('visualize.py', 'temperature', '--start=The old king had a', *UNCUT, f'--save={picture}', quiet=True)
     draw_length(RESULTS / 'report/length.png', points)

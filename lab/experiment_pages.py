@@ -6,7 +6,7 @@ Each generated table is between two comments, which readers of the page do not s
     ...
     <!-- end -->
 
-Only what is between them is replaced. Numbers in the prose have sources (sourced_numbers.py).
+Only what is between them is replaced. Numbers in the prose have sources (check_page_numbers.py).
 """
 
 import re
@@ -19,7 +19,7 @@ from common.files import atomic_write
 from evaluation.markdown import markdown_table
 from evaluation.sentences import comparison_sentences
 from evaluation.tables import format_interval
-from lab import sourced_numbers
+from lab import check_page_numbers
 from lab.experiment_runs import RESULTS, run_script
 
 TEXTS = {
@@ -54,7 +54,7 @@ def fill_blocks(page, blocks):
 
 def refresh_numbers(page):
     """Replace the numbers of a page that have sources by what their sources say."""
-    save_if_changed(page, sourced_numbers.refresh_numbers(page))
+    save_if_changed(page, check_page_numbers.refresh_numbers(page))
 
 
 def rerun_sessions(page):

@@ -105,7 +105,7 @@ def read_json(name):
     return json.loads((RESULTS / name).read_text(encoding='utf-8'))
 
 
-def write_numbers(name, values):
+def write_results(name, values):
     """Write numbers into a file of results/."""
     with atomic_write(RESULTS / name) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import configurator
 from common.errors import UserError
 from lm.tokenizer import CharTokenizer
-from model import GPT, GPTConfig, draw, logits_to_logprobs
+from model import GPT, GPTConfig, logits_to_logprobs, sample
 from pictures.style import BAR, BLUE, MARK, ORANGE, allow_missing_glyphs, hide_spines, save_figure
 from texts.readers import input_paths, read_files
 from training.batches import training_batch
@@ -108,7 +108,7 @@ def sample_ids(model, start, length, block_size, seed):
     rng, ids = random.Random(seed), [start]
     for _ in range(length):
         logits = model(torch.tensor([ids[-block_size:]]))[:, -1]  # (1, V)
-        ids.append(draw(logits_to_logprobs(logits), [rng.random()]).item())
+        ids.append(sample(logits_to_logprobs(logits), [rng.random()]).item())
     return ids[1:]
 
 

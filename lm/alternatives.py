@@ -1,6 +1,6 @@
-"""One token of a response on record: how likely it was, and what else the model could have said.
+"""A record of one token of a response: how likely it was, and what else the model could have said.
 
-A `TokenRecord` is made once, here. Bar charts, the page, the terminal and the server all take it as it is.
+`record_tokens` makes the records; bar charts and the HTML page show them.
 
 Shapes: N positions, V token ids.
 """
@@ -38,8 +38,8 @@ class TokenRecord:
     alternatives: list[Alternative]  # the likeliest tokens under the model, in descending order
 
     @property
-    def alternatives_and_itself(self):
-        """The alternatives; last this token, unless it is one of them."""
+    def alternatives_and_token(self):
+        """The alternatives, followed by this token unless it is one of them."""
         if any(other.id == self.id for other in self.alternatives):
             return self.alternatives
         return [*self.alternatives, Alternative(self.id, self.model_logprob, self.sampler_logprob)]
@@ -83,12 +83,12 @@ def record_tokens(
 def rank_tokens(
     logits: Float[Tensor, '*N V'], ids: Int[Tensor, '*N'], scratch: Float[Tensor, '*N V'] | None = None
 ) -> Int[Tensor, '*N']:
-    """Return the rank of each id among all tokens, from 1; among equals the lower id comes first, as in argmax.
+    """Return the rank of each id among all tokens, from 1; of equally likely ids the lower comes first, as in argmax.
 
-    scratch: memory that may be overwritten, which saves setting aside more.
+    scratch: a float32 tensor that may be overwritten, to save allocating one.
     """
     values = logits.gather(-1, ids[..., None])  # (..., 1)
-    # Comparisons are written as floats: torch adds up booleans far more slowly.
+    # Comparisons go into a float tensor, since torch sums booleans far more slowly.
     scratch = torch.empty_like(logits, dtype=torch.float32) if scratch is None else scratch
     ranks = 1 + torch.gt(logits, values, out=scratch).sum(-1).long()
     equals = torch.eq(logits, values, out=scratch).sum(-1)

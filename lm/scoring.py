@@ -1,4 +1,4 @@
-"""Prompt/response pairs to scores, in batches: how likely is each token of a fixed response?
+"""Score prompt/response pairs in batches: how likely is each token of a fixed response?
 
 A pair is (prompt ids, response ids), and the prompt is not empty. Everything that can be cut into pairs is scored here:
 responses, the choices of a multiple-choice question, running text. Every token sees exactly the context it has in
@@ -24,14 +24,14 @@ from model import Cache, LanguageModel, logits_to_logprobs
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of the prompt, ids of the response
 
 WINDOW = 512  # pairs sorted by length and batched together; a larger window pads less, but holds more in memory
-BATCH_TOKENS = {'cpu': 512}  # tokens in one forward pass; more would not fit into a CPU's cache
-OTHER_BATCH_TOKENS = 16384  # it takes many to keep a GPU busy
-OUTPUT_ROWS = 64  # positions in the output layer at a time: with 50,257 ids, 13 MB of logits, which fit into the cache
-SHARE_FROM = 48  # compute a prompt once for several responses if that saves this many tokens
+CPU_BATCH_TOKENS = 512  # tokens in one forward pass; more would not fit into a CPU's cache
+GPU_BATCH_TOKENS = 16384  # it takes many to keep a GPU busy
+OUTPUT_POSITIONS = 64  # in the output layer at a time: with 50,257 ids, 13 MB of logits, which fit into a CPU's cache
+MIN_TOKENS_SAVED = 48  # compute a prompt once for several responses if that saves this many tokens
 
 
 class Score(NamedTuple):
-    """How likely each of the R tokens of a response is; on the CPU, logprobs natural."""
+    """How likely each of the R tokens of a response is. Logprobs are natural logarithms; all tensors on the CPU."""
 
     model_logprobs: Float64[Tensor, ' R']
     sampler_logprobs: Float64[Tensor, ' R']  # at the temperature asked for; no token is cut off
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     """One row of a batch: each of the last len(targets) inputs predicts one target."""
 
     pair: int  # which pair this belongs to
-    place: int  # where its first target stands in the response
+    offset: int  # the index of its first target in the response
     inputs: list[int]
     targets: list[int]
 
@@ -54,7 +54,7 @@ def score(
 ) -> list[Float64[Tensor, ' R']]:
     """Return the logprob of each token of each response, given its prompt: a (len(response),) tensor for each pair.
 
-    The values are those that `model.steps` gives with fixed_response, also where the text is longer than block_size.
+    They are what `model.steps` gives with fixed_response, up to rounding, even where the text exceeds block_size.
     At temperature 1 they are the model's, otherwise the sampler's. Raises ValueError for an empty prompt or unknown
     ids.
     """
@@ -75,24 +75,24 @@ def score_pairs(model: LanguageModel, pairs: Iterable[Pair], temperature=1.0) ->
 
 @torch.no_grad()
 def score_window(
-    model: LanguageModel, pairs: list[Pair], temperature=1.0, record: dict[int, int] | None = None
+    model: LanguageModel, pairs: list[Pair], temperature=1.0, n_records: dict[int, int] | None = None
 ) -> list[Score]:
     """Return the Scores of a list of pairs.
 
-    record: {index of a pair: for how many of its first tokens to make a TokenRecord, in the same pass}.
+    n_records: {index of a pair: of how many of its first tokens to make a TokenRecord, in the same pass}.
     Rows of similar length are batched, and a prompt that several pairs share is computed once. Where a pair is longer
     than block_size, the model sees the last block_size tokens, as in `model.steps`.
     """
     scores = [empty_score(len(response)) for _, response in pairs]
-    batch_tokens = BATCH_TOKENS.get(model.device.type, OTHER_BATCH_TOKENS)
+    batch_tokens = CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS
     shared, single = share_prompts(pairs, model.block_size)
     for prefix, rows in shared:
         cache = model.new_cache(1, len(prefix) + max(len(row.inputs) for row in rows))
         model.hidden(torch.tensor([prefix], device=model.device), cache)
         for batch in batches(rows, batch_tokens):
-            score_batch(model, batch, temperature, record or {}, scores, cache.expand(len(batch)))
+            score_batch(model, batch, temperature, n_records or {}, scores, cache.expand(len(batch)))
     for batch in batches(single, batch_tokens):
-        score_batch(model, batch, temperature, record or {}, scores)
+        score_batch(model, batch, temperature, n_records or {}, scores)
     return scores
 
 
@@ -112,7 +112,7 @@ def share_prompts(pairs, block_size):
         prompt = list(prompt)
         prefix = prompt[:-1]  # the last token is read with each response: its output predicts the first target
         fitting = [(number, ids) for number, ids in responses if ids and len(prompt) + len(ids) - 1 <= block_size]
-        if (len(fitting) - 1) * len(prefix) >= SHARE_FROM:
+        if (len(fitting) - 1) * len(prefix) >= MIN_TOKENS_SAVED:
             shared.append((prefix, [Row(number, 0, [prompt[-1], *ids[:-1]], ids) for number, ids in fitting]))
             responses = [(number, ids) for number, ids in responses if len(prompt) + len(ids) - 1 > block_size]
         for number, ids in responses:
@@ -121,10 +121,13 @@ def share_prompts(pairs, block_size):
 
 
 def split_pair(number, prompt, response, block_size):
-    """Yield the rows of a pair: one for all targets whose context begins with the text, then one for each other."""
+    """Yield the rows of a pair: one for all targets that see the text from its beginning, then one for each other one.
+
+    Targets beyond block_size need a row each, since the window slides and every position changes.
+    """
     text = prompt + response
     start = len(prompt)
-    while start < len(text):
+    while start < len(text):  # the targets are text[start:end]; the inputs end one token earlier
         end = max(start + 1, min(len(text), block_size + 1))
         yield Row(number, start - len(prompt), text[max(0, end - 1 - block_size) : end - 1], text[start:end])
         start = end
@@ -146,32 +149,33 @@ def score_batch(
     model: LanguageModel,
     rows: list[Row],
     temperature,
-    record: dict[int, int],
+    n_records: dict[int, int],
     scores: list[Score],
     cache: Cache | None = None,
 ):
-    """Run one forward pass and enter what it says about each row's targets into `scores`.
+    """Run one forward pass and write what it says about each row's targets into `scores`.
 
-    cache: the prefix that the rows continue.
+    n_records: as in `score_window`. cache: the prefix that the rows continue.
     """
-    # Padding is on the right, where no earlier token can look.
+    # Pad on the right: no token attends to what comes after it.
     idx = pad_sequence([torch.tensor(row.inputs) for row in rows], batch_first=True).to(model.device)  # (B, T)
     x = model.hidden(idx, cache)  # (B, T, C)
-    # Only positions before a target go through the output layer, by far the widest.
-    ends, sizes = [len(row.inputs) for row in rows], [len(row.targets) for row in rows]
-    x = torch.cat([x[place, end - size : end] for place, (end, size) in enumerate(zip(ends, sizes))])  # (N, C)
-    targets = torch.tensor([id for row in rows for id in row.targets], device=model.device)  # (N,)
-    recorded = torch.tensor(
-        [row.place + n < record.get(row.pair, 0) for row in rows for n in range(len(row.targets))], device=model.device
-    )  # (N,)
-    parts = zip(x.split(OUTPUT_ROWS), targets.split(OUTPUT_ROWS), recorded.split(OUTPUT_ROWS))
+    # Only the positions that predict a target go through the output layer, by far the widest.
+    sizes = [len(row.targets) for row in rows]
+    x = torch.cat([x[i, len(row.inputs) - size : len(row.inputs)] for i, (row, size) in enumerate(zip(rows, sizes))])
+    targets = torch.tensor([id for row in rows for id in row.targets], device=model.device)  # (N,), like x: (N, C)
+    recorded = [row.offset + n < n_records.get(row.pair, 0) for row in rows for n in range(len(row.targets))]
+    recorded = torch.tensor(recorded, device=model.device)  # (N,), whether to make a TokenRecord
+    parts = zip(x.split(OUTPUT_POSITIONS), targets.split(OUTPUT_POSITIONS), recorded.split(OUTPUT_POSITIONS))
     *columns, records = zip(*(score_positions(model, *part, temperature) for part in parts))
+    # Each column holds one field of Score for all N positions, cut into parts: join them, and give each row its values.
     for name, column in zip(Score._fields, columns):
         for row, values in zip(rows, torch.cat(column).cpu().split(sizes), strict=True):
-            getattr(scores[row.pair], name)[row.place : row.place + len(values)] = values
+            getattr(scores[row.pair], name)[row.offset : row.offset + len(values)] = values
     records = itertools.chain.from_iterable(records)
-    for row, of_row in zip(rows, recorded.split(sizes)):
-        scores[row.pair].records.extend(itertools.islice(records, int(of_row.sum())))  # a pair's rows come in order
+    for row, recorded_in_row in zip(rows, recorded.split(sizes)):
+        n = int(recorded_in_row.sum())
+        scores[row.pair].records.extend(itertools.islice(records, n))  # a pair's rows come in order
 
 
 def score_positions(
@@ -181,15 +185,17 @@ def score_positions(
     recorded: Bool[Tensor, ' N'],
     temperature=1.0,
 ) -> tuple[Float[Tensor, ' N'], Float[Tensor, ' N'], Int[Tensor, ' N'], Float[Tensor, ' N'], list[TokenRecord]]:
-    """Return the fields of a Score for hidden states and the ids that follow them."""
+    """Return the fields of a Score, in order, for N hidden states and the ids that follow them."""
     logits = model.logits(x)  # (N, V)
     logprobs = logits_to_logprobs(logits)
-    of_model, of_top = logprobs.gather(-1, targets[:, None])[:, 0], logprobs.amax(-1)
-    of_sampler = of_model
+    model_logprobs = logprobs.gather(-1, targets[:, None])[:, 0]  # (N,)
+    top_logprobs = logprobs.amax(-1)  # (N,)
+    sampler_logprobs = model_logprobs
     if temperature != 1:
-        of_sampler = logits_to_logprobs(logits, temperature).gather(-1, targets[:, None])[:, 0]
+        sampler_logprobs = logits_to_logprobs(logits, temperature).gather(-1, targets[:, None])[:, 0]
+    ranks = rank_tokens(logits, targets, scratch=logprobs)  # (N,); overwrites logprobs
     records = record_tokens(logits[recorded], targets[recorded], temperature) if recorded.any() else []
-    return of_model, of_sampler, rank_tokens(logits, targets, scratch=logprobs), of_top, records
+    return model_logprobs, sampler_logprobs, ranks, top_logprobs, records
 
 
 def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
@@ -200,7 +206,7 @@ def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
 def cut_text(
     ids: Sequence[int] | np.ndarray, ends: Iterable[int] | np.ndarray, block_size: int, first: int
 ) -> Iterator[Pair]:
-    """Yield running text as pairs: each token is in one response, and the prompt is as much context as fits.
+    """Yield running text as pairs: each token is in one response; its prompt is as much context as fits before it.
 
     ids: the text, a list or an array, of which only one pair at a time becomes a list. ends: where each response ends.
     first: the id before the text, <|endoftext|>. With `segment_ends(n, block_size, block_size)` this is

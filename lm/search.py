@@ -1,7 +1,7 @@
-"""Looking ahead: find likely whole continuations, where sampling sees only one token at a time.
+"""Looking ahead: find continuations that are likely as a whole, whereas sampling looks at one token at a time.
 
     beam_search      keeps the few likeliest prefixes at each step; fast, but may miss the best continuation
-    most_probable    finds the k likeliest continuations and proves it; may take long
+    most_probable    finds the k likeliest continuations and proves that they are; may take a long time
 
 Every probability here is the model's: temperature 1, no token cut off. Logprobs are natural, float64, on the CPU.
 Shapes: T tokens of the prompt, n of a continuation, w beams, k answers, B prefixes read at once, V token ids.
@@ -27,7 +27,7 @@ from model import Cache, LanguageModel, logits_to_logprobs
 
 BATCH = 64  # prefixes that the exact search reads at once
 CACHE_BYTES = 2**28  # fewer if their caches would take more memory than this
-BEAMS_FIRST = 8  # the exact search starts from a beam search at least this wide: good answers early prune more
+MIN_BEAM_WIDTH = 8  # of the beam search that the exact search starts with: good answers found early prune more
 
 
 # Beam search --------------------------------------------------------------------------------------------------------
@@ -51,11 +51,11 @@ def beam_search(
 ) -> tuple[Int64[Tensor, 'w T_plus_n'], Float64[Tensor, ' w']]:
     """Find likely continuations by keeping the beam_width likeliest prefixes at each step.
 
-    idx: one prompt. eos: the id, or ids, that end a continuation. length_penalty: beams are ranked by logprob / length
-    ** length_penalty, as in transformers. 0 ranks by probability, 1 by the mean logprob per token; anything above 0
-    favours longer continuations, which are otherwise never likelier.
-    Returns the sequences and their logprobs, best first; a row that ended early is filled up with its end. There are
-    fewer than beam_width only if no more continuations exist. Raises ValueError for invalid arguments.
+    idx: (1, T), one prompt. eos: the id, or ids, that end a continuation. length_penalty: finished beams are ranked by
+    logprob / length ** length_penalty, as in transformers. 0 ranks by probability, 1 by the mean logprob per token;
+    anything above 0 favours longer continuations, which each further token otherwise makes less likely.
+    Returns the sequences and their logprobs, best first; a row that ended early is padded with its end. There are fewer
+    than beam_width only if no more continuations exist. Raises ValueError for invalid arguments.
     """
     *_, (_, finished) = beam_steps(model, idx, max_new_tokens, beam_width, length_penalty, eos)
     return as_tensors(idx, [(beam.ids, beam.logprob) for beam in finished], max_new_tokens)
@@ -91,7 +91,7 @@ def beam_steps(
             for parent, (beam, row) in enumerate(zip(beams, logits_to_logprobs(logits).cpu()))
             for logprob, id in likeliest(row, 2 * beam_width)
         ]
-        totals = sorted(totals, key=lambda one: -one[0])[: 2 * beam_width]
+        totals = sorted(totals, key=lambda candidate: -candidate[0])[: 2 * beam_width]
         candidates = [Beam((*beams[parent].ids, id), total, parent) for total, parent, id in totals]
         ended = [size == max_new_tokens or beam.ids[-1] in ends for beam in candidates]
         # Only the first beam_width candidates may finish; the others are there to replace those that do.
@@ -148,14 +148,14 @@ def most_probable(
     eos: int | Collection[int] | None = None,
     budget: Budget | None = None,
 ) -> tuple[Int64[Tensor, 'k T_plus_n'], Float64[Tensor, ' k'], float]:
-    """Find the k likeliest continuations of max_new_tokens tokens, and prove it.
+    """Find the k likeliest continuations of max_new_tokens tokens, and prove that they are.
 
-    idx: one prompt. eos: an id that ends a continuation; with it, all lengths up to max_new_tokens compete.
+    idx: (1, T), one prompt. eos: an id that ends a continuation; with it, all lengths up to max_new_tokens compete.
     budget: None searches to the end.
     Returns the sequences and their logprobs, likeliest first, and a bound: no other continuation has a higher logprob.
     The k are proved to be the likeliest if the bound is not above the last of their logprobs, which always holds
     without a budget. All this is up to rounding: continuations closer than that may change places (1e-5 in float32; in
-    bfloat16 and int8 a text's logprob depends on its batch, by some hundredths). A row that ended early is filled up
+    bfloat16 and int8 a text's logprob depends on its batch, by some hundredths). A row that ended early is padded
     with its end. Raises ValueError for invalid arguments.
     """
     started = time.perf_counter()
@@ -176,30 +176,37 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
     if k < 1:
         raise ValueError(f'k={k}: it must be at least 1')
     answers, ends = Answers(k), end_ids(eos)
-    for width in (1, min(max(k, BEAMS_FIRST), BATCH)):  # greedy first: the search never ends with less
+    for width in (1, min(max(k, MIN_BEAM_WIDTH), BATCH)):  # greedy, too: the result must not be less likely
         *_, (_, finished) = beam_steps(model, idx, max_new_tokens, width, eos=eos)
         for beam in finished:
             answers.offer(beam.ids, beam.logprob)
     cache = cache_prompt(model, idx, max_new_tokens)
     at_once = BATCH if cache is None else min(BATCH, 1 + CACHE_BYTES // cache.nbytes)
     opened, waiting = 0, Waiting()
-    yield Found(*as_tensors(idx, answers.best(), max_new_tokens), 0.0, False, opened, 1, 0.0)
+    yield Found(
+        *as_tensors(idx, answers.best(), max_new_tokens),
+        bound=0.0,
+        exact=False,
+        opened=0,
+        waiting=1,
+        mebibytes=0.0,
+    )
     batch = [((), 0.0)]  # (prefix, logprob) to open; the first prefix is empty
     while batch:
-        totals = next_logprobs(model, idx, [prefix for prefix, _ in batch], cache)  # (B, V)
+        logprobs = next_logprobs(model, idx, [prefix for prefix, _ in batch], cache)  # (B, V)
         opened += len(batch)
-        for (prefix, logprob), row in zip(batch, totals):
-            row += logprob
+        for (prefix, prefix_logprob), row in zip(batch, logprobs):
+            totals = prefix_logprob + row  # (V,), the logprob of the prefix extended by each id
             if len(prefix) == max_new_tokens - 1:
-                for total, id in likeliest(row, k + 1):  # one more than needed: it bounds those left out
+                for total, id in likeliest(totals, k + 1):  # one more than needed: it bounds those left out
                     answers.offer((*prefix, id), total)
                 continue
             for end in sorted(ends):
-                answers.offer((*prefix, end), row[end].item())
-                row[end] = -math.inf
-            hopeful = row > answers.floor
-            answers.pass_over(row.masked_fill(hopeful, -math.inf).max().item())
-            waiting.add(prefix, hopeful.nonzero()[:, 0], row[hopeful])
+                answers.offer((*prefix, end), totals[end].item())
+                totals[end] = -math.inf
+            hopeful = totals > answers.floor
+            answers.pass_over(totals.masked_fill(hopeful, -math.inf).max().item())
+            waiting.add(prefix, hopeful.nonzero()[:, 0], totals[hopeful])
         yield Found(
             *as_tensors(idx, answers.best(), max_new_tokens),
             bound=max(answers.passed_over, waiting.best),
@@ -223,7 +230,7 @@ class Answers:
 
     def offer(self, ids, logprob):
         """Add a continuation if it is new and likely enough."""
-        if ids in self._known:  # already here, from another batch with other rounding
+        if ids in self._known:  # already here, from a batch with different rounding
             return
         if len(self._heap) < self._k:
             heapq.heappush(self._heap, (logprob, ids))
@@ -244,7 +251,7 @@ class Answers:
 
     def best(self):
         """Return [(ids, logprob)], likeliest first."""
-        return [(ids, logprob) for logprob, ids in sorted(self._heap, key=lambda one: -one[0])]
+        return [(ids, logprob) for logprob, ids in sorted(self._heap, key=lambda answer: -answer[0])]
 
 
 class Waiting:
@@ -319,7 +326,7 @@ def next_logprobs(model: LanguageModel, idx: Int64[Tensor, '1 T'], prefixes, cac
     if cache is not None:
         texts = [text[len(prompt) - 1 :] for text in texts]
         cache = cache.expand(len(prefixes))
-    # Padding is on the right, where no earlier token can look.
+    # Pad on the right: no token attends to what comes after it.
     padded = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(idx.device)  # (B, <= T + n)
     last = torch.tensor([len(text) - 1 for text in texts], device=idx.device)
     x = model.hidden(padded, cache)[torch.arange(len(texts), device=idx.device), last]  # (B, C)
@@ -329,7 +336,7 @@ def next_logprobs(model: LanguageModel, idx: Int64[Tensor, '1 T'], prefixes, cac
 def as_tensors(
     idx: Int64[Tensor, '1 T'], continuations, max_new_tokens
 ) -> tuple[Int64[Tensor, 'w T_plus_n'], Float64[Tensor, ' w']]:
-    """Return sequences and logprobs of [(ids, logprob)] after the prompt, filled up with its end."""
+    """Return sequences and logprobs of [(ids, logprob)] after the prompt, padded with its end."""
     rows = [[*ids, *ids[-1:] * (max_new_tokens - len(ids))] for ids, _ in continuations]
     continued = torch.tensor(rows, dtype=torch.int64, device=idx.device).view(len(rows), max_new_tokens)
     logprobs = torch.tensor([logprob for _, logprob in continuations], dtype=torch.float64)

@@ -25,8 +25,8 @@ from pictures.canvas import (
     place_text,
     save_pictures,
 )
+from pictures.inputs import TextSettings, check_index, load_subject, to_numpy
 from pictures.style import text_colour
-from pictures.subject import TextSettings, check_index, load_subject, to_numpy
 from pictures.terminal import format_largest, new_table, print_parts
 
 FUTURE = '#ececec'  # the colour of what no token can see
@@ -68,8 +68,8 @@ def show_attention(settings):
     if settings.layer is None and settings.head is None:
         which = 'every head of every layer'
     else:
-        chosen = {'layer': settings.layer, 'head': settings.head}
-        which = ', '.join(f'every {part}' if number is None else f'{part} {number}' for part, number in chosen.items())
+        parts = {'layer': settings.layer, 'head': settings.head}
+        which = ', '.join(f'every {part}' if number is None else f'{part} {number}' for part, number in parts.items())
     figures = {
         'attention': draw_attention(f'{name}: attention, {which}', to_numpy(weights), layers, heads, pieces),
         'rollout': draw_rollout(f'{name}: attention rollout', to_numpy(rollout), pieces),

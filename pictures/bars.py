@@ -13,7 +13,7 @@ class Chart:
     """What the bar chart of one step shows."""
 
     record: TokenRecord
-    pieces: list[str]  # of the record's alternatives_and_itself
+    pieces: list[str]  # of the record's alternatives_and_token
     context: str  # the text before this token
     sampler: str  # temperature, top-k and top-p
 
@@ -24,7 +24,7 @@ def make_charts(records, prompt_ids, tokenizer, sampler):
     return [
         Chart(
             record=record,
-            pieces=tokenizer.pieces([other.id for other in record.alternatives_and_itself]),
+            pieces=tokenizer.pieces([other.id for other in record.alternatives_and_token]),
             context=tokenizer.decode([*prompt_ids, *ids[:number]]),
             sampler=sampler,
         )
@@ -37,7 +37,7 @@ def draw_bars(axes, chart, title_width=50, title_size=10):
 
     The chosen token is orange. If it is not among the likeliest, it comes last, with its rank.
     """
-    record, others = chart.record, chart.record.alternatives_and_itself
+    record, others = chart.record, chart.record.alternatives_and_token
     sampler = [math.exp(other.sampler_logprob) for other in others]
     model = [math.exp(other.model_logprob) for other in others]
     chosen = [other.id for other in others].index(record.id)

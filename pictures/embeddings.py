@@ -10,8 +10,8 @@ from common.errors import UserError
 from common.strings import shorten
 from lm import internals
 from pictures.canvas import make_figure, place_axes, save_pictures
+from pictures.inputs import PictureSettings, load_named_model, pieces_of_ids, to_numpy
 from pictures.style import CHOSEN, hide_spines
-from pictures.subject import PictureSettings, load_named_model, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
 
 METHODS = {'pca': 'PCA', 'tsne': 't-SNE by cosine', 'umap': 'UMAP by cosine'}

@@ -23,8 +23,8 @@ from pictures.canvas import (
     place_text,
     save_pictures,
 )
+from pictures.inputs import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.style import BAR, CHOSEN, hide_spines, text_colour
-from pictures.subject import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
 
 COLUMNS = 16  # positions side by side; the next ones go below

@@ -40,7 +40,7 @@ class Side:
 
 def make_side(records, tokenizer):
     """Return the Side of some TokenRecords."""
-    ids = sorted({other.id for record in records for other in record.alternatives_and_itself})
+    ids = sorted({other.id for record in records for other in record.alternatives_and_token})
     return Side(records, dict(zip(ids, tokenizer.pieces(ids))))
 
 

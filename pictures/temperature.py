@@ -14,8 +14,8 @@ from lm import internals
 from lm.alternatives import entropy
 from model import logits_to_logprobs
 from pictures.canvas import HEAT, TEXT_GREY, axis_label_inches, make_figure, place_axes, place_text, save_pictures
+from pictures.inputs import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.style import MARK, hide_spines
-from pictures.subject import TextSettings, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import new_table, print_parts
 
 BARS = 12  # how many of the likeliest tokens have a bar

@@ -24,8 +24,8 @@ from pictures.canvas import (
     place_text,
     save_pictures,
 )
+from pictures.inputs import TextSettings, check_index, load_subject, pieces_of_ids, to_numpy
 from pictures.style import BAR, text_colour
-from pictures.subject import TextSettings, check_index, load_subject, pieces_of_ids, to_numpy
 from pictures.terminal import print_parts
 
 MODEL_PROBABILITY = 'model probability (softmax of the raw logits)'

@@ -22,7 +22,7 @@ import model as model_module
 from lm import scoring
 from lm.checkpoint import load_model
 from lm.scoring import score
-from model import GPT, GPTConfig, draw, logits_to_logprobs
+from model import GPT, GPTConfig, logits_to_logprobs, sample
 
 SHAPES = [
     {'vocab_size': 101, 'n_positions': 37, 'n_embd': 48, 'n_layer': 3, 'n_head': 4},
@@ -207,10 +207,10 @@ def test_temperature_zero_and_the_smallest_ones_are_greedy_and_the_lowest_id_win
     assert tiny.exp().tolist() == [[0, 0.5, 0.5], [1, 0, 0]]
 
 
-def test_draw_is_the_inverse_cdf_in_id_order():
+def test_sample_is_the_inverse_cdf_in_id_order():
     logprobs = torch.tensor([0.25, 0.0, 0.5, 0.25, 0.0]).log().expand(6, -1)
     uniforms = [0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53]
-    assert draw(logprobs, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
+    assert sample(logprobs, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
 
 
 def test_greedy_fixed_response_has_probability_one_or_zero(model):
@@ -286,7 +286,7 @@ def test_score_equals_steps_pair_by_pair_whatever_their_lengths(model, monkeypat
     prompts = [ids_for(model, n, seed=n).tolist() for n, _ in lengths]
     responses = [ids_for(model, n, seed=100 + n).tolist() for _, n in lengths]
     for batch_tokens in (1, 60, 10_000):
-        monkeypatch.setitem(scoring.BATCH_TOKENS, 'cpu', batch_tokens)
+        monkeypatch.setattr(scoring, 'CPU_BATCH_TOKENS', batch_tokens)
         scored = score(model, prompts, responses, temperature=0.8)
         for prompt, response, logprobs in zip(prompts, responses, scored, strict=True):
             steps = list(model.steps(torch.tensor([prompt]), temperature=0.8, fixed_response=response))

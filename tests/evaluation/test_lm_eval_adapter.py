@@ -102,7 +102,7 @@ def test_a_task_runs_from_the_command_line(tmp_path):
     arguments = ['--model', 'nanogpt-probs', '--model_args', 'init_from=tiny-stories', '--tasks', 'kings']
     arguments += ['--device', 'cpu', '--include_path', '.', '--output_path', 'out']
     env = {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path / 'cache')}
-    process = run_script('evaluation.lm_eval_adapter', *arguments, cwd=tmp_path, env=env)
+    process = run_script('evaluation.lm_eval_adapter', *arguments, cwd=tmp_path, env=env, timeout=300)
     assert process.returncode == 0, process.stderr
     (path,) = (tmp_path / 'out').rglob('results*.json')
     found = json.loads(path.read_text())['results']['kings']

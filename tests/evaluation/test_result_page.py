@@ -58,7 +58,8 @@ def test_rows_that_are_scored_again_for_the_page_have_the_same_floats(here, monk
             assert [record.alternatives[0].model_logprob for record in shown.records] == side['token_top_logprobs']
 
 
-@pytest.mark.parametrize('compared', [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('compared', [True, False])
 def test_the_page_of_a_resumed_evaluation_is_that_of_an_uninterrupted_one(
     here, monkeypatch, compared, without_pictures
 ):

@@ -10,7 +10,7 @@ from helpers.scripts import PROJECT, assert_friendly_error, files_of_project, ru
 
 from common.errors import UserError
 from lab import experiment, experiment_pages
-from lab.sourced_numbers import find_disagreements
+from lab.check_page_numbers import find_disagreements
 
 SMALL = """
 from lab import experiment

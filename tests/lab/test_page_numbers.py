@@ -9,9 +9,9 @@ from helpers.markdown import python_blocks
 from helpers.scripts import PROJECT
 
 import model
-from lab import experiment, report_numbers
+from lab import experiment, measure_report
 from lab.bench_pages import speed_page
-from lab.sourced_numbers import COMMENT, find_disagreements, read_quotations
+from lab.check_page_numbers import COMMENT, find_disagreements, read_quotations
 from lm.checkpoint import load_model
 
 FULLY_SOURCED = ['results/REPORT.md']  # every measured number on it has a source
@@ -69,21 +69,21 @@ def test_the_numbers_of_the_report_can_be_repeated():
     """Those that take a moment; the slow test of the experiment runs all of them."""
     gpt, tokenizer, _ = load_model('tiny-stories', device='cpu')
     stored = json.loads((PROJECT / 'results/report/report.json').read_text(encoding='utf-8'))
-    choices = report_numbers.count_choices(gpt, tokenizer, 'The old king had a', (0.2, 1.0))
+    choices = measure_report.count_choices(gpt, tokenizer, 'The old king had a', (0.2, 1.0))
     assert choices['1.0']['choices'] == pytest.approx(stored['temperature']['1.0']['choices'], rel=1e-3)
     for now, before in zip(
-        report_numbers.compare_runners_up(gpt, tokenizer, 'I live in', 5, temperature=0.0001),
+        measure_report.compare_runners_up(gpt, tokenizer, 'I live in', 5, temperature=0.0001),
         stored['i_live_in'],
         strict=True,
     ):
         assert (now['piece'], now['runner_up']) == (before['piece'], before['runner_up'])
         assert now['gap'] == pytest.approx(before['gap'], rel=1e-3)
-    attention = report_numbers.follow_attention(gpt, tokenizer, 'The king had a')
+    attention = measure_report.follow_attention(gpt, tokenizer, 'The king had a')
     assert attention['weights'] == pytest.approx(stored['attention']['weights'], abs=1e-4)
     assert attention['difference'] < 1e-5
 
 
 def test_a_line_through_points_is_that_of_least_squares():
-    line = report_numbers.fit_line([(1, -2.0), (2, -4.0), (4, -8.0)])
+    line = measure_report.fit_line([(1, -2.0), (2, -4.0), (4, -8.0)])
     assert line == {'slope': pytest.approx(-2), 'correlation': pytest.approx(-1)}
-    assert report_numbers.fit_line([(0, 0.0), (1, 2.0), (2, 1.0)])['slope'] == pytest.approx(0.5)
+    assert measure_report.fit_line([(0, 0.0), (1, 2.0), (2, 1.0)])['slope'] == pytest.approx(0.5)

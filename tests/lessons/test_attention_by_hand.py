@@ -230,6 +230,7 @@ def test_the_loss_is_the_mean_of_minus_log_probability():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @here_and_as_command
 def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     arguments = ['--sequences=40', '--length=5', '--steps=10', '--text=01']
@@ -240,7 +241,8 @@ def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     assert imread(tmp_path / 'results/lessons/attention_by_hand.png').ndim == 3
 
 
-@pytest.mark.parametrize('text', ['a', pytest.param('o0a0mythe1so1u1' * 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('text', ['a', 'o0a0mythe1so1u1' * 2])
 def test_any_text_can_be_drawn(text, tmp_path):
     lesson.draw_attention(tmp_path / 'picture.png', text, dict.fromkeys('abcd', MEMORY) | {'b': SHARE})
     assert imread(tmp_path / 'picture.png').ndim == 3

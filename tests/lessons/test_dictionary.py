@@ -174,6 +174,7 @@ def test_scikit_learn_finds_them_too():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @here_and_as_command
 def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     arguments = ['--signals=200', '--atoms=10', '--dimensions=6', '--sparsity=2', '--rounds=3']

@@ -78,8 +78,8 @@ def test_a_record_has_the_ten_likeliest_with_both_probabilities(logits, chosen, 
     model, sampler = softmax(np.array(logits)), sampler_by_hand(logits, temperature, top_k)
     assert (record.id, record.rank) == (chosen, rank)
     assert [other.id for other in record.alternatives] == order[:10]
-    assert [other.id for other in record.alternatives_and_itself] == shown
-    for one in [record, *record.alternatives_and_itself]:
+    assert [other.id for other in record.alternatives_and_token] == shown
+    for one in [record, *record.alternatives_and_token]:
         assert math.exp(one.model_logprob) == pytest.approx(model[one.id], rel=1e-4, abs=1e-7)
         assert math.exp(one.sampler_logprob) == pytest.approx(sampler[one.id], rel=1e-4, abs=1e-7)
 
@@ -114,7 +114,7 @@ def test_what_top_p_cuts_off_has_no_sampler_probability():
     logits = np.random.default_rng(0).normal(0, 2, V)
     order = np.argsort(logits)[::-1]
     record = one_record(logits, int(order[20]), 0.8, top_k=15, top_p=0.7)
-    shown = record.alternatives_and_itself
+    shown = record.alternatives_and_token
     expected = sampler_by_hand(logits, 0.8, 15, 0.7)[[other.id for other in shown]]
     assert 0 in expected
     assert [math.exp(other.sampler_logprob) for other in shown] == pytest.approx(expected.tolist(), rel=1e-4)
@@ -144,9 +144,9 @@ def test_padding_ids_are_never_alternatives():
 def test_a_token_is_added_to_its_alternatives_only_if_it_is_not_among_them():
     alternatives = [Alternative(4, -0.5, -0.2), Alternative(1, -1.5, -1.8)]
     among = TokenRecord(1, -1.5, -1.8, 2, 1.0, alternatives)
-    assert among.alternatives_and_itself == alternatives
+    assert among.alternatives_and_token == alternatives
     beyond = TokenRecord(7, -3.0, -math.inf, 3, 1.0, alternatives)
-    assert beyond.alternatives_and_itself == [*alternatives, Alternative(7, -3.0, -math.inf)]
+    assert beyond.alternatives_and_token == [*alternatives, Alternative(7, -3.0, -math.inf)]
     assert len(beyond.alternatives) == 2
 
 
@@ -154,7 +154,7 @@ def test_a_token_is_added_to_its_alternatives_only_if_it_is_not_among_them():
 def test_records_made_while_scoring_are_those_of_the_steps(size):
     model = random_gpt(vocab_size=61)
     prompt, response = [3, 1, 4], [(7 * place) % 61 for place in range(size)]
-    (score,) = score_window(model, [(prompt, response)], 0.7, record={0: size})
+    (score,) = score_window(model, [(prompt, response)], 0.7, n_records={0: size})
     steps = list(model.steps(torch.tensor([prompt]), temperature=0.7, fixed_response=response))
     assert_same_records(score.records, [one_record(step.logits[0], step.ids.item(), 0.7) for step in steps])
     for record, step in zip(score.records, steps, strict=True):
@@ -167,8 +167,8 @@ def test_records_made_while_scoring_are_those_of_the_steps(size):
 @pytest.mark.parametrize('batch_tokens', [1, 40, 10_000])
 def test_each_pair_gets_as_many_records_as_it_is_given(monkeypatch, batch_tokens):
     """Shared prompts, windows that slide, responses shorter than the number of records, pairs without any."""
-    monkeypatch.setitem(scoring.BATCH_TOKENS, 'cpu', batch_tokens)
-    monkeypatch.setattr(scoring, 'SHARE_FROM', 8)
+    monkeypatch.setattr(scoring, 'CPU_BATCH_TOKENS', batch_tokens)
+    monkeypatch.setattr(scoring, 'MIN_TOKENS_SAVED', 8)
     model = random_gpt()
     shared = [5, 9, 2, 8, 1, 1]
     sizes = [3, 1, 0, 7, 20, 2, 12]

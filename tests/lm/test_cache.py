@@ -135,7 +135,7 @@ def test_a_full_context_is_used_to_the_last_token_and_not_beyond(model):
     rows = rows_of(model, [model.block_size - 2, 5])
     cache, _ = ragged_cache(model, rows)
     read_on(model, rows, cache, 2)
-    with pytest.raises(ValueError, match='41 tokens are more than block_size=40'):
+    with pytest.raises(ValueError, match='41 tokens do not fit into block_size=40'):
         model.decode(random_ids(model, 2), cache)
 
 

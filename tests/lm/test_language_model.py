@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.fake_model import FakeModel
 
-from lm.generate import generate_responses
+from lm.responses import generate_responses
 from lm.scoring import cut_text, score, score_pairs, score_window, segment_ends
 from lm.search import beam_search, most_probable, search_steps
 from lm.settings import SamplingSettings
@@ -88,7 +88,7 @@ def test_scores_are_the_known_probabilities():
         assert scored.model_logprobs.tolist() == pytest.approx(model.logprob_of(prompt, response), abs=1e-5)
     for (prompt, response), logprobs in zip(pairs, score(model, *zip(*pairs)), strict=True):
         assert logprobs.sum().item() == pytest.approx(math.fsum(model.logprob_of(prompt, response)), abs=1e-4)
-    recorded = score_window(model, pairs, record={3: 4})[3]
+    recorded = score_window(model, pairs, n_records={3: 4})[3]
     assert [record.id for record in recorded.records] == pairs[3][1][:4]
     probs = model.probs_after([*shared, *pairs[3][1][:3]])
     assert recorded.records[3].alternatives[0].id == probs.argmax()
@@ -125,7 +125,7 @@ def test_the_exact_search_finds_the_likeliest(block_size, eos):
 
 def test_unknown_ids_are_refused():
     model = FakeModel()
-    with pytest.raises(ValueError, match=r'unknown ids \[7, 8\]; the model has 7'):
+    with pytest.raises(ValueError, match=r'unknown ids \[7, 8\]; the model has ids 0 to 6'):
         model.generate(torch.tensor([[8, 1, 7]]), 1)
     with pytest.raises(ValueError, match=r'pair 1: unknown ids \[7\]'):
         score(model, [[1], [7]], [[1], [1]])

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.notes import forget_notes
 from lm import search
 from lm.checkpoint import load_model, save_checkpoint, save_pretrained
-from lm.generate import generate_responses
+from lm.responses import generate_responses
 from lm.roles import Roles
 from lm.tokenizer import EOT, CharTokenizer, tokenizer_from_contents, train_bpe
 

@@ -54,9 +54,9 @@ def rank_of(logits, chosen):
 @pytest.mark.parametrize('batch_tokens', [1, 40, 10_000])
 def test_scores_equal_the_steps_of_each_pair(model, monkeypatch, batch_tokens):
     """Prompts that many share, prompts that are alone, pairs within and beyond the context of 16 tokens."""
-    monkeypatch.setitem(scoring.BATCH_TOKENS, 'cpu', batch_tokens)
+    monkeypatch.setattr(scoring, 'CPU_BATCH_TOKENS', batch_tokens)
     monkeypatch.setattr(scoring, 'WINDOW', 23)
-    monkeypatch.setattr(scoring, 'SHARE_FROM', 8)
+    monkeypatch.setattr(scoring, 'MIN_TOKENS_SAVED', 8)
     rng = random.Random(0)
     prompts = [random_ids(model, n, rng) for n in (1, 2, 5, 9, 15, 16, 17, 30)]
     pairs = [(rng.choice(prompts), random_ids(model, rng.choice([0, 1, 2, 5, 11, 20]), rng)) for _ in range(70)]

@@ -2,7 +2,7 @@
 
 import math
 
-from lm.generate import Response
+from lm.responses import Response
 from lm.settings import SamplingSettings
 from lm.wording import (
     describe_response,

@@ -102,6 +102,7 @@ def test_from_top_to_bottom(project, someone):
     assert 'out-notebook' not in changed and 'data/notebook' not in changed
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_stops_the_notebook(project, someone):
     with pytest.raises(CellExecutionError) as failed:
         execute(project, {'model': 'gpt3'}, slice(2))
@@ -109,6 +110,7 @@ def test_an_error_is_one_line_and_stops_the_notebook(project, someone):
     assert 'Traceback' not in str(failed.value)
 
 
+@pytest.mark.slow
 def test_outside_the_project_it_asks_for_an_address_and_clones_it(tmp_path, project, someone):
     with pytest.raises(CellExecutionError, match='enter the address of its repository'):
         execute(tmp_path, {}, slice(1))
@@ -120,6 +122,7 @@ def test_outside_the_project_it_asks_for_an_address_and_clones_it(tmp_path, proj
     assert str(tmp_path / 'elsewhere' / 'nanogpt-probs') in text_of(cell)
 
 
+@pytest.mark.slow
 def test_missing_packages_are_installed(project, someone, monkeypatch):
     monkeypatch.setenv('PIP_NO_INDEX', '1')
     with open(project / 'requirements.txt', 'a') as file:

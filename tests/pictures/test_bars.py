@@ -62,7 +62,7 @@ def labels_of(axes):
 def test_bars_are_the_sampler_probabilities_the_likeliest_on_top(chart):
     axes = drawn(chart)
     bars = sorted(axes.patches, key=lambda bar: -axes.transData.transform((0, bar.get_y()))[1])  # from the top down
-    others = chart.record.alternatives_and_itself
+    others = chart.record.alternatives_and_token
     sampler, model = (
         [math.exp(getattr(other, f'{name}_logprob')) for other in others] for name in ('sampler', 'model')
     )
@@ -207,7 +207,7 @@ def test_a_chart_has_the_ten_likeliest_and_the_chosen_token(rank):
     (chart,) = charts_of(logits[None], [chosen], temperature=0.8, top_k=12)
     shown = order[:10] if rank <= 10 else [*order[:10], chosen]
     assert chart.pieces == TOKENIZER.pieces(shown)
-    assert [other.id for other in chart.record.alternatives_and_itself] == shown
+    assert [other.id for other in chart.record.alternatives_and_token] == shown
     assert chart.record.rank == rank
     assert chart.sampler == 'temperature 0.8'
     axes = drawn(chart)
@@ -229,7 +229,7 @@ def test_padding_ids_are_never_shown():
 def test_contexts_grow_by_the_chosen_tokens_and_only_recorded_steps_are_drawn():
     made = charts_of(np.zeros((3, V)), TOKENIZER.encode('onc'), prompt='ab ')
     assert [chart.context for chart in made] == ['ab ', 'ab o', 'ab on']
-    chosen = [[other.id for other in chart.record.alternatives_and_itself].index(chart.record.id) for chart in made]
+    chosen = [[other.id for other in chart.record.alternatives_and_token].index(chart.record.id) for chart in made]
     assert [chart.pieces[place] for chart, place in zip(made, chosen)] == ['o', 'n', 'c']
 
 

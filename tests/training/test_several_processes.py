@@ -41,7 +41,7 @@ def test_gradients_are_exchanged_only_at_the_last_batch_of_a_step(monkeypatch):
 
     def prepare_wrapped(self):
         prepare(self)
-        self.loss = Wrapper(self.raw_loss)
+        self.loss_fn = Wrapper(self.raw_loss_fn)
 
     run(out_dir='plain', gradient_accumulation_steps=3, max_iters=4)
     monkeypatch.setattr(train.Run, 'prepare', prepare_wrapped)

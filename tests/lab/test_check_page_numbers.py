@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lab.sourced_numbers import find_disagreements, format_like, refresh_numbers
+from lab.check_page_numbers import find_disagreements, format_like, refresh_numbers
 
 PAGE = """# Title, 1.5 of them
 

@@ -27,6 +27,7 @@ def test_the_weights_hash_follows_the_weights(here):
     assert len(checkpoint.weights_sha256(one.to(torch.bfloat16))) == 64
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_may_be_repeated_and_another_may_not(here, without_pictures):
     settings = {'init_from': 'one', 'eval_data': 'pairs.jsonl', 'save': './kept'}
     evaluate(**settings)
@@ -124,7 +125,7 @@ def test_killed_at_a_random_moment_and_resumed_ten_times(here):
     assert whole.returncode == 0, whole.stderr
     rng = random.Random(4)
     part = here / 'killed' / 'pairs.jsonl.part'
-    kills, kept = 0, []
+    kills, kept, finished = 0, [], 0
     while kills < 10:
         resume = ['--resume_eval=True'] if part.parent.exists() and any(part.parent.glob('pairs.jsonl*')) else []
         process = subprocess.Popen(
@@ -137,7 +138,8 @@ def test_killed_at_a_random_moment_and_resumed_ten_times(here):
         try:
             _, stderr = process.communicate(timeout=rng.uniform(0.3, 0.7) * duration)
             assert process.returncode == 0, stderr
-            part.parent.rename(here / f'done{kills}')  # it finished in time: start over
+            part.parent.rename(here / f'finished{finished}')  # it was not killed: start over
+            finished += 1
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
