@@ -26,6 +26,7 @@ import prepare_bin
 import sample
 import train
 import visualize
+from evaluation import situational_awareness
 from lab import bench
 from lm import fast
 from lm.checkpoint import save_pretrained
@@ -384,7 +385,8 @@ def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_every_setting_that_the_page_names_exists(page):
-    scripts = [script.Settings for script in (sample, eval_script, train, prepare_bin, bench, export)]
+    programs = (sample, eval_script, train, prepare_bin, bench, export, situational_awareness)
+    scripts = [program.Settings for program in programs]
     scripts += [visualize.load_picture(name)[1] for name in visualize.PICTURES]
     known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}
     known |= {'key', 'nproc_per_node', 'model', 'model_args', 'tasks'}  # an example, and settings of other programs

@@ -39,7 +39,7 @@ def test_eval_has_every_setting_of_sample_with_the_same_type():
 
 def test_eval_uses_every_setting_of_sample_or_notes_that_it_does_not():
     """A setting that sample.py gains must be thought of here too: used, or named in a note."""
-    shared = [PROJECT / 'lm' / f'{name}.py' for name in ('settings', 'generate', 'wording')]
+    shared = [PROJECT / 'lm' / f'{name}.py' for name in ('settings', 'responses', 'wording')]
     known = set()
     for path in [PROJECT / 'eval.py', *(PROJECT / 'evaluation').glob('*.py'), *shared]:
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
