@@ -1,4 +1,4 @@
-"""Measure how likely a model finds responses: any number of pairs, one model or two side by side, with error bars.
+"""Measure how likely given responses are under one model, or under two side by side, with confidence intervals.
 
     python eval.py --init_from=tiny-stories --compare_to=tiny       did fine-tuning work, and is the difference real?
     python eval.py --eval_data=mine.jsonl --save=mine               keep every number in results/mine/, with a report
@@ -6,7 +6,7 @@
     python eval.py --start='I live in' --fixed_response='a shoe'    a single pair
 
 It takes every setting of sample.py; `python eval.py --help` lists them. Samples, searches and charts are made for each
-pair that is printed. Pairs are read, scored and written a window at a time, so a file may have any number of them;
+pair that is printed. Pairs are read, scored and written 512 at a time, so a file may have any number of them;
 `torchrun --nproc_per_node=2 eval.py ...` shares the work.
 """
 
@@ -30,7 +30,6 @@ from evaluation.result_page import complete_records, recorded_tokens, save_page
 from evaluation.results import Results
 from evaluation.running_text import TextSource
 from evaluation.scored_rows import Subject, have_same_tokens, score_units
-from evaluation.searches import print_beams, print_most_probable
 from evaluation.sentences import unusual_sentences
 from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
@@ -49,34 +48,36 @@ from lm.settings import (
 )
 from lm.wording import describe_sampler, format_likelihood
 from pictures.bars import make_charts, save_bar_charts
+from pictures.search_results import print_beams, print_most_probable
 
 
 @dataclass
 class Settings(SamplingSettings):
-    """Measure how likely a model finds responses. Probabilities are the model's unless they are called the sampler's.
+    """Measure how likely responses are under a model. Probabilities are the model's unless called the sampler's.
 
-    Besides pairs: running text (--text), in which every token is scored once, after as much of the text as fits into
-    the context, for perplexity and bits per byte. Multiple choice, for pairs with "distractors", a list of wrong
-    responses: how often is the right response the likeliest, by total logprob (acc) and by logprob per byte (acc_norm)?
-    And calibration: do tokens that the model finds likely come as often as it predicts? If so, the error is 0.
+    Besides pairs: running text (--text), for perplexity and bits per byte; every token is scored once, after at least
+    block_size - stride tokens of context, if the text has them. Multiple choice, for pairs with "distractors", a list
+    of wrong responses: how often is the right response the likeliest, by total logprob (acc) and by logprob per byte
+    (acc_norm)? And calibration: where the model gives its likeliest token 30%, is that token right 30% of the time? If
+    so at every level, the error is 0.
     """
 
-    eval_data: str = 'eval_data.json'  # JSON list or JSON lines of {"prompt", "response"} or [prompt, response]
+    eval_data: str = 'eval_data.json'  # pairs: JSON, JSON lines or CSV of {"prompt", "response"} or [prompt, response]
     prompt_key: str | None = None  # the key of the prompts, if it is none of prompt, instruction, question, input ...
     response_key: str | None = None  # the key of the responses, if it is none of response, completion, output, answer
     skip_bad: bool = False  # leave out invalid pairs, with a note, instead of refusing the file
     boundary: str = 'joint'  # joint: encode prompt and response as one text; separate: encode each alone
     compare_to: str | None = None  # a second model to compare with, as in init_from: the one before fine-tuning
-    text: str | None = None  # score a text file, or a dataset in data/ (mine: its val part; mine/test), not pairs
+    text: str | None = None  # score running text instead of pairs: a file, or a dataset in data/ (mine or mine/test)
     stride: int | None = None  # tokens of text scored at a time; fewer means more context (None: half a context)
     save: str | None = None  # keep pairs.jsonl, report.md, page.html ... in this folder: a name in plot_dir, or a path
     resume_eval: bool = False  # resume an interrupted evaluation from what --save kept
     show: int = 200  # rows to print; --save keeps them all
-    resamples: int = 2000  # bootstrap resamples for each 95 % interval
+    resamples: int = 2000  # bootstrap resamples for each 95% interval
     start: str = ''  # with --fixed_response: the prompt of a single pair, scored instead of eval_data
     num_samples: int = 0  # samples to draw for each prompt that is printed
     max_new_tokens: int = 20  # tokens in each of these samples
-    temperature: float = 1.0  # if it is not 1, the sampler's values at this temperature are added to the model's
+    temperature: float = 1.0  # if it is not 1, show the sampler's values at this temperature beside the model's
     top_k: int | None = None  # for these samples only, like top_p; neither applies to the responses that are scored
     beam_width: int | None = None  # search after each prompt that is printed, with this many beams
     most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
@@ -105,7 +106,7 @@ def eval(settings=None):
     subjects = [subject._replace(model=optimise_for_inference(subject.model, settings)) for subject in subjects]
 
     with ExitStack() as stack:
-        folder = None  # of the first process, if results are kept
+        folder = None  # only the first process has one, and only with --save
         if settings.save and processes.first:
             folder = stack.enter_context(ResultFolder(result_path(settings), header, settings.resume_eval))
         results, records, run = score_all(source, subjects, settings, processes, folder)
@@ -116,7 +117,7 @@ def eval(settings=None):
             return [], {}
         summary = {'complete': True, **header, **results.summary(settings.resamples, settings.seed), 'run': run}
         summary['data']['left_out'] = source.count + source.bad - results.count
-        run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # the intervals included
+        run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # now that the intervals are computed
         if folder is not None:  # before anything is printed: `| head` may end this program
             write_report(folder.path, results, summary)
             save_page(folder.path / 'page.html', records, source, subjects, settings, results, summary)
@@ -133,8 +134,10 @@ def eval(settings=None):
     if settings.show_probs and settings.plot_steps > 0:
         draw_charts(source, subjects[0], settings)
     if folder is not None:
-        print(f'saved in {folder.path}: report.md, page.html (every token, for a browser), ', end='')
-        print('pairs.jsonl and summary.json (every number)')
+        print(
+            f'saved in {folder.path}: report.md, page.html (every token, for a browser), pairs.jsonl and summary.json '
+            '(every number)'
+        )
     return results.printed, summary
 
 
@@ -212,17 +215,17 @@ def score_all(source, subjects, settings, processes, folder):
     records, to_record = {}, recorded_tokens(settings)
     if folder is not None:
         results.extend(folder.kept_rows())
-    first = processes.broadcast(0 if folder is None else folder.next_index)
+    start_index = processes.broadcast(0 if folder is None else folder.next_index)
     run = {'kept_from_before': results.count, 'peak_memory_mib': []}
-    start = time.perf_counter()
+    started = time.perf_counter()
     disable = None if processes.first else True  # None: show it in a terminal only
-    progress = tqdm(total=source.count, initial=first, unit=f' {results.unit}s', leave=False, disable=disable)
-    for window in group_windows(source.units(first)):
+    progress = tqdm(total=source.count, initial=start_index, unit=f' {results.unit}s', leave=False, disable=disable)
+    for window in group_windows(source.units(start_index)):
         try:
-            rows = score_units(processes.share(window), source, subjects, settings, to_record)
+            share = score_units(processes.share(window), source, subjects, settings, to_record)
         except UserError as error:
-            rows = error  # gather raises it, also in the first process
-        rows = processes.gather(rows)
+            share = error  # gather raises it, here and in the first process
+        rows = processes.gather(share)
         for row in rows:
             if 'left_out' in row:
                 report_skipped_pair(row['left_out'])
@@ -236,7 +239,7 @@ def score_all(source, subjects, settings, processes, folder):
     progress.close()
     if not results.count and processes.first:
         raise UserError(f'{source.name or "the pair"}: nothing is left to score')
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - started
     run['seconds'] = round(seconds, 2)
     run['rows_per_second'] = round((results.count - run['kept_from_before']) / seconds, 1)
     return results, records, run
@@ -251,11 +254,12 @@ def note_memory(peaks, count):
 # Samples, searches and charts ---------------------------------------------------------------------------------------
 
 
-def printed_responses(source, subject, settings):
+def encode_printed_pairs(source, subject, settings):
     """Yield (prompt ids, response ids) of the rows that are printed."""
     for _, unit in islice(source.units(), settings.show):
-        with suppress(UserError):  # a pair that cannot be encoded has been reported
-            yield source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator).pairs[0][0]
+        with suppress(UserError):  # a pair that cannot be encoded has already been reported
+            item = source.encode(unit, [subject.tokenizer], settings.boundary, settings.separator)
+            yield item.pairs[0][0]  # of the only model, the response; distractors come after it
 
 
 def print_continuations(source, subject, settings, budget, rows):
@@ -267,7 +271,7 @@ def print_continuations(source, subject, settings, budget, rows):
         note(f'--most_probable may take {settings.budget} for each of {len(rows):,} prompts; --show=N takes fewer')
     _, model, tokenizer = subject
     eot = tokenizer.roles.ends if settings.stop_at_eot else None
-    for (prompt_ids, response_ids), row in zip(printed_responses(source, subject, settings), rows):
+    for (prompt_ids, response_ids), row in zip(encode_printed_pairs(source, subject, settings), rows):
         likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
         print(f'\n{tokenizer.decode(prompt_ids)}\n  fixed: {"".join(tokenizer.pieces(response_ids))}{likelihood}')
         if settings.num_samples:
@@ -284,13 +288,13 @@ def print_samples(model, tokenizer, settings, prompt_ids, eot):
     for response in responses:
         total = math.fsum(response.sampler_logprobs)
         logprob = f'logprob {total:.4f} under the sampler: {describe_sampler(settings, False)}'
-        print(f'  drawn: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
+        print(f'  sample: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
 
 
 def draw_charts(source, subject, settings):
     """Draw bar charts of the first steps of each response, in a new folder with a folder per response."""
     folder = create_run_folder(settings.plot_dir, f'eval-{model_name(settings)}')
-    pairs = tqdm(printed_responses(source, subject, settings), unit=' pairs', leave=False, disable=None)
+    pairs = tqdm(encode_printed_pairs(source, subject, settings), unit=' pairs', leave=False, disable=None)
     sampler = describe_sampler(settings, fixed=True)
     for number, (prompt_ids, response_ids) in enumerate(pairs, 1):
         *_, (response,) = generate_responses(

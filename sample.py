@@ -4,7 +4,7 @@
     python sample.py --init_from=gpt2 --show_probs=True               GPT-2, with charts of the alternatives
     python sample.py --start='I live in' --fixed_response='a shoe'    how likely is this response?
     python sample.py --beam_width=5 --max_new_tokens=12               beam search
-    python sample.py --most_probable=5 --max_new_tokens=6             the five most probable continuations, proved
+    python sample.py --most_probable=5 --max_new_tokens=6             the five most probable continuations, with a proof
 
 `python sample.py --help` lists every setting.
 """
@@ -20,7 +20,6 @@ import configurator
 from common.errors import UserError
 from common.files import create_run_folder
 from common.notes import note
-from evaluation.searches import print_beams, print_most_probable
 from lm.responses import generate_responses
 from lm.settings import (
     SamplingSettings,
@@ -41,6 +40,7 @@ from lm.wording import (
 )
 from pictures import page
 from pictures.bars import make_charts, save_bar_charts, show_sheets
+from pictures.search_results import print_beams, print_most_probable
 
 
 @dataclass
@@ -86,7 +86,7 @@ def check_sample_settings(settings):
 
 
 def report_unused_settings(settings):
-    """Name on stderr the settings that have no effect in combination with the others."""
+    """Print a note on stderr for each setting that has no effect together with the others."""
     searches = settings.beam_width is not None or settings.most_probable is not None
     unused = {
         'num_samples': searches and settings.num_samples > 1,
@@ -102,7 +102,7 @@ def report_unused_settings(settings):
 
 
 def print_responses(model, tokenizer, settings, prompt, eot):
-    """Generate the samples, or score the fixed response; print how likely each is, and draw it if asked to."""
+    """Generate the samples, or score the fixed response; print how likely each is; save charts or a page if asked."""
     fixed = settings.fixed_response is not None
     if fixed:
         pair = tokenizer.split_pair(prompt, join_fixed_response(prompt, settings))
@@ -114,18 +114,22 @@ def print_responses(model, tokenizer, settings, prompt, eot):
         prompt_ids, response_ids = tokenizer.encode_prompt(prompt), None
         num_samples = settings.num_samples
     note_truncation(prompt_ids, model)
-    recorded_steps = math.inf if settings.html else settings.plot_steps if settings.show_probs else 0
+    recorded_steps = 0
+    if settings.html:
+        recorded_steps = math.inf
+    elif settings.show_probs:
+        recorded_steps = settings.plot_steps
 
-    growing = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
+    snapshots = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
     if num_samples == 1:
         print(tokenizer.decode(prompt_ids), end='', flush=True)
         stream = TokenStream(tokenizer)
-        for responses in growing:
+        for responses in snapshots:
             stream.print_new(responses[0].ids)
         stream.close()
         print_likelihood(responses[0], settings, fixed)
     else:
-        *_, responses = tqdm(growing, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
+        *_, responses = tqdm(snapshots, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
         for number, response in enumerate(responses, 1):
             print(f'sample {number} of {num_samples}\n{tokenizer.decode(prompt_ids + response.ids)}')
             print_likelihood(response, settings, fixed)
@@ -195,7 +199,7 @@ def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed
     ]
     about = [f'Model probabilities are the softmax of the raw logits: {describe_model_probability(settings)}.']
     if sampler:
-        about.append(f'Sampler probabilities are those that the tokens were drawn with: {sampler}.')
+        about.append(f'Sampler probabilities are those that the tokens were sampled with: {sampler}.')
     if truncation := describe_truncation(prompt_ids, block_size):
         about.append(f'{truncation[0].upper()}{truncation[1:]}.')
     name = model_name(settings)
@@ -205,7 +209,7 @@ def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed
 
 
 def describe_sampler_if_different(settings, fixed):
-    """Return the description of the sampler, None if its probabilities are the model's."""
+    """Return a description of the sampler, or None if its probabilities are the model's."""
     cuts = not fixed and (settings.top_k is not None or settings.top_p is not None)
     return describe_sampler(settings, fixed) if cuts or settings.temperature != 1 else None
 

@@ -9,9 +9,9 @@ import torch
 from helpers.world import FOLDER, assert_refuses, assert_runs_into_error, call, call_well
 from matplotlib.image import imread
 
-from evaluation.searches import make_search_tree
 from lm import checkpoint, fast
 from lm.search import beam_search, beam_steps, most_probable, search_steps
+from pictures.search_results import make_search_tree
 
 
 def test_beams_are_printed_best_first_and_drawn_as_a_tree(here, capsys):

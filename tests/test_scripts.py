@@ -56,7 +56,7 @@ def test_eval_takes_the_values_that_sample_has_for_every_setting(here, capsys):
     arguments = [f'--{name}={value}' for name, value in values.items()]
     out = call_well(capsys, 'eval.py', *arguments, '--eval_data=pairs.json')
     assert 'Sampler values are at temperature 0.8' in out
-    assert out.count('drawn: ') == len(PAIRS)
+    assert out.count('sample: ') == len(PAIRS)
     (folder,) = (here / 'results').iterdir()
     assert {path.name for path in folder.iterdir()} == {'pair_01', 'pair_02', 'pair_03'}
     assert {path.name for path in (folder / 'pair_03').iterdir()} == {'step_01.png', 'sheet.png'}

@@ -59,7 +59,7 @@ def test_what_was_left_out_is_printed_and_written_down(here, without_pictures):
 
 def test_skip_bad_is_not_offered_if_all_pairs_are_bad(here):
     (here / 'none.jsonl').write_text('{"title": "a"}\n' * 3)
-    with pytest.raises(UserError, match=r'its keys are title.*so are the other 2 items') as error:
+    with pytest.raises(UserError, match=r'its keys are title.*none of its 3 items is a pair') as error:
         evaluate(init_from='one', eval_data='none.jsonl')
     assert 'skip_bad' not in str(error.value)
     with pytest.raises(UserError) as error:

@@ -13,9 +13,9 @@ import eval as eval_script
 import sample
 from common.errors import UserError
 from common.notes import forget_notes
-from evaluation.searches import print_most_probable
 from lm import checkpoint
 from lm.settings import parse_budget
+from pictures.search_results import print_most_probable
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_beams_and_most_probable_continuations_are_printed_beside_each_response(
     assert len(parts) == 2
     for part, row in zip(parts, rows, strict=True):
         assert f'logprob {row["logprob"]:.4f}' in part.splitlines()[0]
-        assert part.count('  drawn: ') == 1
+        assert part.count('  sample: ') == 1
         assert 'the best of 3 beams' in part
         assert 'the 2 most probable continuations' in part
         assert re.search(r'exact: [\d,]+ prefix', part)

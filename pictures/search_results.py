@@ -68,7 +68,7 @@ def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
                 progress.set_postfix_str(f'bound {math.exp(found.bound):.3g}, {found.waiting:,} waiting')
                 progress.update(found.opened - progress.n)
                 if not found.exact and budget.is_spent(found, time.perf_counter() - started):
-                    why = f'the budget ({settings.budget}) is spent; fewer --max_new_tokens need less'
+                    why = f'the budget ({settings.budget}) is spent; a smaller --max_new_tokens needs less'
                     break
         except KeyboardInterrupt:
             if found is None:
