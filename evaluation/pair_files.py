@@ -1,4 +1,4 @@
-"""Files of pairs: JSON in any of the forms that people have, checked pair by pair."""
+"""Files of pairs: JSON or CSV in any of the forms that people have, checked pair by pair."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,10 @@ from common.errors import UserError
 from common.files import resolve_path
 from common.notes import note
 from common.strings import replace_surrogates
+from texts.csv_rows import read_csv_rows
 from texts.json_rows import find_pair_keys, pair_texts, read_json_rows
 
-FORMS = 'a JSON list or JSON lines of {"prompt": ..., "response": ...} or [prompt, response]'
+FORMS = 'a JSON list or JSON lines of {"prompt": ..., "response": ...} or [prompt, response], or a CSV'
 
 
 class Pair(NamedTuple):
@@ -42,7 +43,9 @@ def read_pairs(path, on_bad, keys=COMMON_KEYS):
     path = resolve_path(path)
     ids = set()
     index = None
-    for index, item in read_json_rows(path):
+    is_table = path.suffix.lower() in ('.csv', '.tsv')
+    rows = enumerate(read_csv_rows(path, keys.prompt or '')) if is_table else read_json_rows(path)
+    for index, item in rows:
         try:
             pair = _pair(index, item, keys, path)
             if pair.id is not None and pair.id in ids:

@@ -51,8 +51,8 @@ class PairSource:
         """Stop if the file ends with bad pairs: leaving them out is no help if there are no others."""
         if self.count:
             refuse_pair(bad[0])
-        others = f', and so are the other {len(bad) - 1:,} items' if len(bad) > 1 else ''
-        raise UserError(f'{bad[0]}: it is no pair{others}; the file should be {FORMS}')
+        others = f'; none of its {len(bad):,} items is a pair' if len(bad) > 1 else ''
+        raise UserError(f'{bad[0]}{others}; the file should be {FORMS}')
 
     def count_joined(self, separator):
         """Return between how many prompts and responses the separator is put."""

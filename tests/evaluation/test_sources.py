@@ -219,6 +219,16 @@ def test_pairs_from_windows_are_the_same_pairs(tmp_path, encoding):
     assert list(read_pairs(tmp_path / 'windows.jsonl', refuse)) == pairs_of(tmp_path, text, 'pairs.jsonl')
 
 
+@pytest.mark.parametrize(('name', 'mark'), [('pairs.csv', ','), ('pairs.csv', ';'), ('pairs.tsv', '\t')])
+def test_a_table_of_pairs_is_read_like_json(tmp_path, name, mark):
+    rows = [['question', 'answer', 'id'], ['"The fox, the bear"', 'ran', '7'], ['Once', 'upon a time', '8']]
+    text = '\r\n'.join(mark.join(row) for row in rows)
+    assert pairs_of(tmp_path, text, name) == [
+        Pair(0, '7', 'The fox, the bear', 'ran', []),
+        Pair(1, '8', 'Once', 'upon a time', []),
+    ]
+
+
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'pairs.json').write_text(json.dumps([FOX]))
