@@ -72,6 +72,6 @@ def test_a_closed_pipe_does_not_leave_it_unfinished(here):
     script = f'{sys.executable} {PROJECT}/eval.py --init_from=one --device=cpu --eval_data=pairs.jsonl --save=./kept'
     process = subprocess.run(['bash', '-o', 'pipefail', '-c', f'{script} | head -2'], cwd=here, capture_output=True)
     assert process.returncode == 0, process.stderr
-    assert process.stderr == b''
+    assert all(line.startswith(b'note: ') for line in process.stderr.splitlines())
     assert summary_in(here / 'kept')['complete'] is True
     assert len(rows_in(here / 'kept')) == 90
