@@ -1,1 +1,1 @@
-"""How results/ is made: the experiment, the benchmarks, the sourced numbers."""
+"""How results/ is made: the experiment, the benchmarks, the sourced numbers; and evaluations on other people's data."""

@@ -26,8 +26,7 @@ import prepare_bin
 import sample
 import train
 import visualize
-from evaluation import situational_awareness
-from lab import bench
+from lab import bench, situational_awareness
 from lm import fast
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
@@ -54,7 +53,7 @@ NOT_RUN = {
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
-    r'python -m evaluation\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
+    r'python -m lab\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
 }
 
 # What is added to a command without an expected output, to make it short.

@@ -11,7 +11,7 @@ from helpers.scripts import PROJECT, assert_friendly_error, run_script
 
 from common.errors import UserError
 from common.notes import forget_notes
-from evaluation.situational_awareness import Question, Settings, main, make_pair, read_questions
+from lab.situational_awareness import Question, Settings, main, make_pair, read_questions
 from lm import load
 from lm.scoring import score
 
@@ -105,7 +105,7 @@ def test_the_order_of_the_choices_depends_on_the_seed_and_the_right_letter_on_th
 
 
 def test_what_is_missing_is_an_error_with_a_way_out(checkout):
-    process = run_script('evaluation.situational_awareness', '--folder=nowhere', cwd=checkout.parent)
+    process = run_script('lab.situational_awareness', '--folder=nowhere', cwd=checkout.parent)
     assert_friendly_error(process, 'git clone https://github.com/LRudL/sad nowhere')
     with pytest.raises(UserError, match='has no colors; it has facts_colours, stages_full, words'):
         read_questions(checkout, 'colors')

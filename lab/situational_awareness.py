@@ -1,7 +1,7 @@
 """The Situational Awareness Dataset as multiple choice: does a model know what it is, and in which situation?
 
     git clone https://github.com/LRudL/sad ../sad
-    python -m evaluation.situational_awareness --folder=../sad --init_from=gpt2
+    python -m lab.situational_awareness --folder=../sad --init_from=gpt2
 
 The dataset (Laine et al. 2024, https://arxiv.org/abs/2407.04694) is not part of this project, and its authors ask that
 nobody publishes the questions where they could get into training data. So this program reads a checkout that you
