@@ -54,7 +54,7 @@ def test_weights_cut_short(here):
 
 def test_a_pair_without_a_response(here):
     (here / 'pairs.json').write_text(json.dumps([*PAIRS, {'prompt': 'Once'}]))
-    words = ['pairs.json', 'pair 3', '"response"']
+    words = ['pairs.json', 'pair 3', 'response', '--response_key']
     assert_refuses('eval.py', *FOLDER, '--eval_data=pairs.json', words=words, cwd=here)
 
 
@@ -67,13 +67,13 @@ def test_no_dataset(here):
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        ([], ['--input=', '--dataset=']),
+        (['--dataset=stories'], ['--input=', '--dataset=']),
         (['--input=nowhere.txt', '--dataset=stories'], ['nowhere.txt', 'No such file']),
         (['--input=latin1.txt', '--dataset=stories'], ['latin1.txt', 'not UTF-8', 'byte 19', 'iconv']),
         (['--input=empty.txt', '--dataset=stories'], ['no text', 'empty.txt']),
         (['--input=stories.txt,accents.txt', '--dataset=stories', '--tokenizer=data/characters'], ["'Ç' (U+00C7)"]),
     ],
-    ids=['no settings', 'no file', 'not UTF-8', 'empty', 'unknown characters'],
+    ids=['no input', 'no file', 'not UTF-8', 'empty', 'unknown characters'],
 )
 def test_text_that_cannot_be_prepared(here, arguments, words):
     assert_runs_into_error('prepare_bin.py', *arguments, words=words, cwd=here)
@@ -112,7 +112,7 @@ REFUSED_BY_SAMPLE = [
     (['--device=hpu'], ['--device=hpu', '--device=cpu']),
     (['--dtype=int4'], ['--dtype=int4', 'bfloat16']),
     (['--start=FILE:nowhere.txt'], ['FILE:nowhere.txt', 'No such file']),
-    (['--start=FILE:out'], ['FILE:out', 'directory']),
+    (['--start=FILE:out'], ['FILE:out', 'folder']),
     (['--start=FILE:latin1.txt'], ['latin1.txt', 'not UTF-8', 'byte 19']),
     (['--init_from=scratch'], ['scratch', 'train.py']),
     (['--init_from=stories.txt'], ['stories.txt is a file']),
@@ -132,7 +132,7 @@ def test_sample_refuses(here, arguments, words):
     ('text', 'words'),
     [
         (None, ['pairs.json', 'No such file']),
-        ('', ['pairs.json', 'not JSON']),
+        ('', ['pairs.json', 'no pairs']),
         ('{"prompt": "Once",}', ['pairs.json', 'not JSON', 'line 1']),
         (b'["sch\xf6n"]', ['pairs.json', 'not UTF-8']),
         ('[]', ['pairs.json', 'no pairs']),
