@@ -201,6 +201,7 @@ def pushing(tmp_path):
         yield server, tmp_path / 'hub', {**env, 'HF_TOKEN': TOKEN}
 
 
+@pytest.mark.slow
 def test_a_pushed_model_can_be_sampled_by_its_name(tmp_path, pushing, capsys):
     server, held, env = pushing
     process = run_script('export.py', '--init_from=tiny-stories', '--push_to=stories', cwd=tmp_path, env=env)
@@ -253,6 +254,7 @@ def test_a_private_model_is_not_pushed_to_a_public_one(tmp_path, pushing):
     assert server.created['someone/closed']['visibility'] == 'private'
 
 
+@pytest.mark.slow
 def test_without_a_token_nothing_is_written(tmp_path, pushing):
     server, _, env = pushing
     env = {**env, 'HF_TOKEN': '', 'HUGGING_FACE_HUB_TOKEN': ''}
@@ -262,6 +264,7 @@ def test_without_a_token_nothing_is_written(tmp_path, pushing):
     assert not server.requests
 
 
+@pytest.mark.slow
 def test_a_token_without_permission_is_not_printed_and_the_folder_remains(tmp_path, pushing):
     _, _, env = pushing
     wrong = 'hf_anotherSecretWithoutPermission'

@@ -65,6 +65,7 @@ def run_twice(run_cell, script, *arguments):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('script', 'arguments', 'words'),
     [
@@ -130,6 +131,7 @@ def test_main_is_called_from_a_cell(run_cell):
     assert (out, err) == ('', 'error: --temperature=-1.0: it must be 0 (greedy) or a positive number')
 
 
+@pytest.mark.slow
 def test_interrupting_training_saves_and_the_kernel_goes_on(run_cell):
     cell = """
 import os, signal, threading

@@ -79,6 +79,7 @@ def test_text_that_cannot_be_prepared(here, arguments, words):
     assert_runs_into_error('prepare_bin.py', *arguments, words=words, cwd=here)
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(here):
     (here / 'cache').mkdir()
     unreachable = {'HF_HOME': str(here / 'cache'), 'HF_ENDPOINT': 'http://127.0.0.1:9', 'NO_PROXY': '127.0.0.1'}

@@ -155,6 +155,7 @@ def test_help_is_printed(tmp_path):
     assert '--temperature FLOAT' in out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows has other pipes')
 @pytest.mark.parametrize(
     'arguments',

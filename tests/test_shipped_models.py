@@ -41,6 +41,7 @@ def test_stories_made_the_model_expect_stories():
     assert bits_per_byte('tiny-stories', STORY) < 1.5 < bits_per_byte('tiny', STORY)
 
 
+@pytest.mark.slow
 def test_the_first_command_needs_neither_network_nor_settings(tmp_path):
     offline = {'HF_HUB_OFFLINE': '1', 'TIKTOKEN_CACHE_DIR': str(tmp_path / 'nothing')}
     process = run_script('sample.py', '--max_new_tokens=20', cwd=tmp_path, env=offline)

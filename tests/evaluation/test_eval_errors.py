@@ -35,6 +35,7 @@ def test_invalid_settings_are_refused(here, arguments, words):
         assert word in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_bad_pair_in_the_middle_is_found_before_anything_is_scored(here, capsys):
     with open('pairs.jsonl', 'a') as file:
         file.write('{"prompt": "Once"}\n')

@@ -153,6 +153,7 @@ def test_a_model_against_itself_differs_in_nothing(here):
     assert comparison['mean_log_ratio'] == {'value': 0, 'low': 0, 'high': 0}
 
 
+@pytest.mark.slow
 def test_models_of_different_tokens_are_compared_by_byte(here, capsys):
     rows, summary = evaluate(init_from='other', compare_to='one', eval_data='pairs.jsonl', save='./mixed')
     for row in rows:

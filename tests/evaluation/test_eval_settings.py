@@ -83,6 +83,7 @@ def test_html_writes_the_page_of_every_token_in_a_new_folder(two_pairs, here, ca
     assert [text['sides'][0]['logprob'] for text in texts] == pytest.approx([row['logprob'] for row in rows], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [

@@ -70,6 +70,7 @@ def test_files_that_are_not_of_an_evaluation_are_not_overwritten(here):
     assert not (here / 'typo').exists()
 
 
+@pytest.mark.slow
 def test_a_text_is_kept_and_resumed_like_pairs(here, monkeypatch, without_pictures):
     (here / 'text.txt').write_text(
         (PROJECT / 'data' / 'childrens_stories' / 'childrens_stories.txt').read_text()[:9000]
@@ -87,6 +88,7 @@ def test_a_text_is_kept_and_resumed_like_pairs(here, monkeypatch, without_pictur
     assert (here / 'text' / 'pairs.jsonl').read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('places', ['some', pytest.param('many', marks=pytest.mark.slow)])
 def test_resume_from_any_byte(here, monkeypatch, without_pictures, places):
     """Cut anywhere, in a line or between two, the file comes back the same to the last byte."""
@@ -152,6 +154,7 @@ def test_killed_at_a_random_moment_and_resumed_ten_times(here):
     assert max(kept) > 0  # some were killed while rows were being written
 
 
+@pytest.mark.slow
 def test_control_c_says_how_to_resume(here):
     write_pairs('many.jsonl', 6000)
     command = [sys.executable, str(PROJECT / 'eval.py'), '--init_from=one', '--device=cpu', '--eval_data=many.jsonl']

@@ -27,6 +27,7 @@ def text(tmp_path, monkeypatch):
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stride', [1, 3, 8, 16])
 def test_every_token_and_byte_is_in_one_segment_for_both_tokenizers(text, stride):
     bpe, chars = tokenizer_from_folder(PROJECT / 'models' / 'tiny'), CharTokenizer(sorted(set(text)))
@@ -170,6 +171,7 @@ def memory_of_text(folder, megabytes, tokenizer):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_memory_for_a_text_does_not_grow_with_it(tmp_path):
     tiny = str(PROJECT / 'models' / 'tiny')
     assert memory_of_text(tmp_path, 4, tiny) - memory_of_text(tmp_path, 1, tiny) < 20  # 180 as a whole
@@ -184,6 +186,7 @@ def test_a_text_of_50_mb_takes_hardly_more_memory_than_one_of_5_mb(tmp_path):
 # Files as people have them ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
 @pytest.mark.parametrize('newline', ['\n', '\r\n'])
 def test_a_text_from_windows_is_the_same_text(text, encoding, newline):

@@ -322,6 +322,7 @@ def gpt2_again():
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @here_and_as_command
 def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     arguments = ['--num_merges=300', '--sentence=The $5_fox^ saw {me} [bold]there[/bold] 中 :smile:']

@@ -188,6 +188,7 @@ def test_few_features_are_all_shown_and_no_features_print_nothing(capsys):
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @here_and_as_command
 def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     (tmp_path / 'short.txt').write_text(STORIES[:9000] + ' 🦊 [bold] :smile: $x_1^', encoding='utf-8')

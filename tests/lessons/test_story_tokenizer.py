@@ -253,6 +253,7 @@ def read_table(output, test):
     return table
 
 
+@pytest.mark.slow
 def test_the_lesson_prints_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = ''.join(passages()[:40]).rstrip()

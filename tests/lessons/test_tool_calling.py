@@ -200,6 +200,7 @@ def test_a_missing_key_is_reported(provider, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize('calculator', [False, True], ids=['no calculator', 'calculator'])
 def test_a_chat_model_is_scored_on_arithmetic(server, provider, calculator):

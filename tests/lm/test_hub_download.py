@@ -25,6 +25,7 @@ def hub(tmp_path):
         yield folder, env, server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file', ['model.safetensors', pytest.param('pytorch_model.bin', marks=pytest.mark.slow)])
 def test_a_model_is_fetched_once_and_then_needs_no_network(hub, tmp_path, file):
     import torch
@@ -44,6 +45,7 @@ def test_a_model_is_fetched_once_and_then_needs_no_network(hub, tmp_path, file):
     assert (second.returncode, second.stdout) == (0, first.stdout)
 
 
+@pytest.mark.slow
 def test_a_name_that_the_hub_does_not_know(hub, tmp_path):
     process = run_script('sample.py', '--init_from=someone/else', cwd=tmp_path, env=hub[1])
     assert_friendly_error(process, "'someone/else'", 'no model of that name on the hub')

@@ -77,6 +77,7 @@ def test_beams_equal_those_of_transformers(folders, which, width, prompt):
     torch.testing.assert_close(logprobs, scores, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('penalty', [0.0, 0.7, 1.0, -0.5])
 @pytest.mark.parametrize('which', [0, 1])
 def test_beams_that_end_early_equal_those_of_transformers(folders, which, penalty):
@@ -195,6 +196,7 @@ def test_it_sees_what_the_model_sees_where_the_window_slides():
     assert ids_of(sequences, prompt) == sorted(everything, key=everything.get, reverse=True)[:6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_whatever_it_knows_so_far_is_true(seed):
     model = random_gpt(vocab_size=30, seed=seed)

@@ -68,6 +68,7 @@ def expected_class(mode, token, before=None):
     return 's' + str(sum(prob < bound for bound in (0.5, 0.2, 0.05, 0.01, 0.001)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scheme', ['light', pytest.param('dark', marks=pytest.mark.slow)])
 def test_every_token_has_the_colour_of_its_value_in_every_mode(opened, scheme):
     page = a_page(texts=3, tokens=40, models=2, sampler='temperature 0.8')

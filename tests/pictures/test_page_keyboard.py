@@ -46,6 +46,7 @@ def test_the_keyboard_reaches_every_token(opened):
         assert shown_piece(view) == piece_of(page.texts[0].sides[0].records[1])
 
 
+@pytest.mark.slow
 def test_the_number_of_a_text_takes_the_keyboard_there(opened):
     page = a_page(texts=40, tokens=30, models=2, words=[f'·word{n}' for n in range(30)])
     page.texts[20].prompt = 'Once upon a time. ' * 400  # longer than the window

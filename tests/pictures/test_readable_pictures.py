@@ -28,6 +28,7 @@ BY_DEFAULT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'T'),
     [

@@ -11,6 +11,7 @@ from helpers.scripts import PROJECT, assert_friendly_error, run_script
 from visualize import PICTURES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'picture', [pytest.param(name, marks=[] if name == 'attention' else pytest.mark.slow) for name in PICTURES]
 )
@@ -34,6 +35,7 @@ def test_help_lists_the_five(here, capsys):
         assert len(line) > 40
 
 
+@pytest.mark.slow
 def test_help_of_one_picture_lists_its_settings(tmp_path):
     process = run_script('visualize.py', 'attention', '--help', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
@@ -48,6 +50,7 @@ def test_a_picture_is_named_in_any_case(here, capsys):
     assert_picture(here / 'layers.PNG')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
@@ -103,6 +106,7 @@ def test_a_mistake_is_reported_before_anything_is_written(arguments, words, here
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_only_the_chosen_picture_is_imported_and_no_script_waits_for_matplotlib():
     code = """
 import sys, sample, eval, train, visualize

@@ -61,6 +61,7 @@ def test_nanogpts_behaviour_returns_with_a_dataset_a_config_or_its_data(folder, 
     assert capsys.readouterr().err == ''
 
 
+@pytest.mark.slow
 def test_typed_in_an_empty_folder_without_a_network_it_says_how_to_begin(folder):
     env = {'HF_HUB_OFFLINE': '1', 'HF_HOME': str(folder / 'cache'), 'HF_HUB_CACHE': str(folder / 'cache')}
     process = run_script('train.py', '--device=cpu', cwd=folder, env=env)
@@ -128,6 +129,7 @@ def test_a_part_that_is_too_short_gets_the_advice_that_helps(val_fraction, block
         run(dataset='parts', block_size=longest, max_iters=1)
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler_deletes_nothing(folder):
     (folder / 'out').mkdir()
     (folder / 'out' / 'ckpt.pt').write_bytes(b'an earlier run')

@@ -157,6 +157,7 @@ def test_epochs_set_the_number_of_steps(epochs):
     assert max(losses('out')) == math.ceil(epochs * blocks / 8)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_that_no_longer_improves(capsys):
     run(max_iters=400, patience=2, eval_interval=5, learning_rate=0.3, min_lr=0.3, warmup_iters=0, lr_decay_iters=400)
     measured = evaluations('out')
