@@ -23,6 +23,7 @@ def pair_of_the_harness(encode, context, continuation):
     return own, encode(context + moved + continuation)[len(own) :]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=600)
 @given(pair=halves)
 @example(('Once upon a time ', 'there'))

@@ -77,6 +77,7 @@ def test_typed_in_an_empty_folder_without_a_network_it_says_how_to_begin(folder)
     call('sample.py', '--init_from=resume', '--max_new_tokens=3', '--device=cpu')
 
 
+@pytest.mark.slow
 @needs_gpt2_vocabulary
 def test_training_evaluating_and_sampling_work_one_after_the_other(small_gpt2, capsys):
     call('train.py', CONFIG, '--init_from=gpt2-small', *TINY, '--learning_rate=1e-2', '--device=cpu')
