@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,9 +40,50 @@ def resolve_path(path):
     return shipped if shipped.exists() and not here.exists() else here
 
 
+def check_regular(path):
+    """Raise UserError, with the reason, unless a path is a regular file that may be read; return its size in bytes.
+
+    To open a pipe would wait for a writer, and a device may never end. Libraries that open a file themselves are called
+    after this; whatever reads a file here uses `open_regular`.
+    """
+    path = expand_path(path)
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = 'a folder' if stat.S_ISDIR(found.st_mode) else 'a pipe, socket or device, not a regular file'
+            raise UserError(f'cannot read {path}: it is {kind}')
+        open(path, 'rb').close()  # whether it may be read
+    except OSError as error:
+        reason = error.strerror or error
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            reason = f'it is a link to {path.readlink()}, which does not exist'
+        raise UserError(f'cannot read {path}: {reason}') from error
+    return found.st_size
+
+
+def open_regular(path):
+    """Open a file to read its bytes. Raises UserError, with the reason, for anything but a readable regular file."""
+    check_regular(path)
+    return open(expand_path(path), 'rb')
+
+
+def is_there(path):
+    """Return whether a path exists, if only as a link to nothing, which is then reported as such.
+
+    Raises UserError if that cannot be found out: the folder may not be searched, or the name is too long.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f'cannot read {path}: {getattr(error, "strerror", None) or error}') from error
+    return True
+
+
 def file_sha256(path):
     """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, 'rb') as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Make any text fit for one line, for a terminal, and for UTF-8."""
 
 import re
+import reprlib
 import unicodedata
 
 
@@ -13,6 +14,11 @@ def shorten(text, length, from_end=False):
         return text[: length - 1] + '…'
     _, space, words = text[1 - length :].partition(' ')  # start at a whole word
     return '…' + (space + words if words else text[1 - length :])
+
+
+def show_value(value):
+    """Return a value from a file as a message shows it: on one line and short, however large or deep it is."""
+    return shorten(reprlib.repr(value), 100)
 
 
 def show_control_characters(text):

@@ -4,7 +4,7 @@ import codecs
 import io
 
 from common.errors import UserError
-from common.files import expand_path
+from common.files import expand_path, open_regular
 
 CHUNK = 2**16  # bytes read at a time; with more, freed memory is too fragmented to be reused
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -34,15 +34,8 @@ def read_text_chunks(path):
     try:
         with open_regular(path) as file:
             yield from decode_chunks(file, path)
-    except OSError as error:
+    except OSError as error:  # while reading: a folder on the network that went away, a damaged disk
         raise UserError(f'cannot read {path}: {error.strerror or error}') from error
-
-
-def open_regular(path):
-    """Open a file to read its bytes. Raises UserError for a folder, a pipe or a device, which may never end."""
-    if path.exists() and not path.is_file():
-        raise UserError(f'cannot read {path}: it is {"a folder" if path.is_dir() else "not a regular file"}')
-    return open(path, 'rb')
 
 
 def decode_chunks(file, path):

@@ -33,8 +33,8 @@ from lab.experiment_runs import (
     RESULTS,
     STORIES,
     prepare_datasets,
-    read_json,
     read_outcome,
+    read_result,
     run_script,
     run_training,
     write_results,
@@ -271,11 +271,11 @@ def make_report(corpora):
 
 def refresh_pages():
     """Put the tables and numbers of all pages right, from the JSON files in results/. Prose stays as it is."""
-    shipped = {name: read_json(f'models/{name}.json') for name in CONFIGS}
-    blocks = experiment_pages.models_blocks(ONE_EPOCH, read_json('models/search.json'), shipped)
+    shipped = {name: read_result(f'models/{name}.json') for name in CONFIGS}
+    blocks = experiment_pages.models_blocks(ONE_EPOCH, read_result('models/search.json'), shipped)
     experiment_pages.fill_blocks(RESULTS / 'models/README.md', blocks)
     names = ('pairs/summary', 'kinds', 'texts', 'samples', 'sweep')
-    blocks = experiment_pages.fine_tuning_blocks(*(read_json(f'fine_tuning/{name}.json') for name in names))
+    blocks = experiment_pages.fine_tuning_blocks(*(read_result(f'fine_tuning/{name}.json') for name in names))
     experiment_pages.fill_blocks(RESULTS / 'fine_tuning/README.md', blocks)
     for page in experiment_pages.pages_with_numbers():
         experiment_pages.refresh_numbers(page)

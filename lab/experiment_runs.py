@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.files import PROJECT, atomic_write
+from common.files import PROJECT, atomic_write, is_there
+from common.json_files import read_json
 from texts.token_files import read_meta
 
 OUT = Path('out-experiment')  # checkpoints and scored texts, which are not kept
@@ -98,11 +99,11 @@ def read_outcome(folder):
     }
 
 
-def read_json(name):
+def read_result(name):
     """Return the numbers in a file of results/."""
-    if not (RESULTS / name).exists():
+    if not is_there(RESULTS / name):
         raise UserError(f'there is no {RESULTS / name}; run the part of the experiment that makes it')
-    return json.loads((RESULTS / name).read_text(encoding='utf-8'))
+    return read_json(RESULTS / name)
 
 
 def write_results(name, values):

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from lm.roles import read_json_object
-from lm.weight_files import load_torch_file, read_safetensors
+from common.files import is_there
+from common.json_files import read_json_object
+from common.strings import show_value
+from lm.weight_files import check_weights, load_torch_file, read_safetensors
 
 TRANSPOSED = ('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj')  # saved as (in, out), as in transformers
 PARTS = {'lora_A.weight': 'A', 'lora_B.weight': 'B', 'lora_embedding_A': 'A', 'lora_embedding_B': 'B'}
@@ -24,7 +26,7 @@ WAY_OUT = 'merge it where it was trained (merge_and_unload, then save_pretrained
 def adapted_model(folder):
     """Return the name or folder of the model that an adapter adapts; None if the folder holds no adapter."""
     folder = Path(folder)
-    if not (folder / 'adapter_config.json').exists():
+    if not is_there(folder / 'adapter_config.json'):
         return None
     base = read_json_object(folder / 'adapter_config.json').get('base_model_name_or_path')
     if not isinstance(base, str) or not base:
@@ -41,7 +43,8 @@ def merge_adapter(model, folder):
     config = read_json_object(folder / 'adapter_config.json')
     for name, plain in (('peft_type', 'LORA'), ('use_dora', False), ('lora_bias', False)):
         if config.get(name, plain) != plain:
-            raise UserError(f'{folder} is an adapter with {name}={config[name]!r}, which is not supported; {WAY_OUT}')
+            value = show_value(config[name])
+            raise UserError(f'{folder} is an adapter with {name}={value}, which is not supported; {WAY_OUT}')
     parameters = dict(model.named_parameters())
     factors, whole = defaultdict(dict), {}
     for key, tensor in _read_adapter(folder).items():
@@ -58,40 +61,49 @@ def merge_adapter(model, folder):
     if untied or 'lm_head' in factors or 'transformer.wte' in factors:
         raise UserError(f'{folder}: it changes the output layer and the token embeddings differently; {WAY_OUT}')
     for name, tensor in whole.items():
-        if name == 'transformer.wte.weight' and tensor.shape[1:] == (model.config.n_embd,):
+        if name == 'transformer.wte.weight' and len(tensor) and tensor.shape[1:] == (model.config.n_embd,):
             _resize_vocabulary(model, tensor)
             continue
-        _check_shape(folder, name, parameters, tensor := _oriented(name, tensor.float()))
+        tensor = _oriented(name, tensor.float())
+        _check_shape(folder, name, parameters, tuple(tensor.shape))
         parameters[name].copy_(tensor)
     for name, parts in factors.items():
         if set(parts) != {'A', 'B'}:
             raise UserError(f'{folder} is damaged: of the adapter of {name} it has only {", ".join(parts)}')
         (A, is_embedding), (B, _) = parts['A'], parts['B']
-        if A.dim() != 2 or B.dim() != 2 or B.shape[1] != A.shape[0]:
-            raise UserError(f'{folder} is damaged: the adapter of {name} has shapes {A.shape} and {B.shape}')
-        change = _scale(config, name, A.shape[0]) * (B @ A)
-        change = change.t() if is_embedding else change
-        _check_shape(folder, f'{name}.weight', parameters, change)
-        parameters[f'{name}.weight'].add_(change)
+        if A.dim() != 2 or B.dim() != 2 or B.shape[1] != A.shape[0] or not len(A):
+            shapes = f'{tuple(A.shape)} and {tuple(B.shape)}'
+            raise UserError(f'{folder} is damaged: the adapter of {name} has shapes {shapes}')
+        # Before they are multiplied: the product may be far larger than the two.
+        shape = (A.shape[1], B.shape[0]) if is_embedding else (B.shape[0], A.shape[1])
+        _check_shape(folder, f'{name}.weight', parameters, shape)
+        change = _scale(folder, config, name, A.shape[0]) * (B @ A)
+        parameters[f'{name}.weight'].add_(change.t() if is_embedding else change)
+    if broken := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
+        raise UserError(f'{folder}: with it, {broken[0]} is not finite; it is damaged, or its training diverged')
     return model
 
 
 def _read_adapter(folder):
     """Return {name: tensor} of an adapter's weights."""
-    if (folder / 'adapter_model.safetensors').exists():
+    if is_there(folder / 'adapter_model.safetensors'):
         return read_safetensors(folder / 'adapter_model.safetensors')
-    if (folder / 'adapter_model.bin').exists():
-        return load_torch_file(folder / 'adapter_model.bin')
+    if is_there(folder / 'adapter_model.bin'):
+        return check_weights(load_torch_file(folder / 'adapter_model.bin'), folder / 'adapter_model.bin')
     raise UserError(f'{folder} has an adapter_config.json, but no adapter_model.safetensors')
 
 
-def _scale(config, name, rank):
+def _scale(folder, config, name, rank):
     """Return the factor of an adapter's change to one matrix."""
-    alpha = config.get('lora_alpha', 8)
-    for pattern, other in (config.get('alpha_pattern') or {}).items():
+    alpha, patterns = config.get('lora_alpha', 8), config.get('alpha_pattern') or {}
+    for pattern in patterns if isinstance(patterns, dict) else ():
+        if re.search(r'\)[*+?{]|([*+?{].*){4}', pattern):
+            raise UserError(f'{folder}: alpha_pattern {show_value(pattern)} could take for ever; {WAY_OUT}')
         if re.match(rf'(.*\.)?({pattern})$', name):  # as in peft
-            alpha = other
+            alpha = patterns[pattern]
             break
+    if type(alpha) not in (int, float):
+        raise UserError(f'{folder} is damaged: its lora_alpha is {show_value(alpha)}, not a number')
     return alpha / (math.sqrt(rank) if config.get('use_rslora') else rank)
 
 
@@ -100,11 +112,11 @@ def _oriented(name, tensor):
     return tensor.t() if name.removesuffix('.weight').endswith(TRANSPOSED) and tensor.dim() == 2 else tensor
 
 
-def _check_shape(folder, name, parameters, tensor):
+def _check_shape(folder, name, parameters, shape):
     if name not in parameters:
         raise UserError(f'{folder} adapts {name}, which a GPT-2 does not have; {WAY_OUT}')
-    if parameters[name].shape != tensor.shape:
-        shapes = f'{tuple(tensor.shape)}, but the model has {tuple(parameters[name].shape)}'
+    if (expected := tuple(parameters[name].shape)) != shape:
+        shapes = f'{shape}, but the model has {expected}'
         raise UserError(f'{folder}: its {name} is {shapes}; is it an adapter of another model?')
 
 

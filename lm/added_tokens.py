@@ -8,8 +8,9 @@ A tokenizer.json has most of them itself; vocab.json with merges.txt has none.
 """
 
 from common.errors import UserError
+from common.json_files import read_json_object
 from common.notes import note
-from lm.roles import read_json_object, read_token_names
+from lm.roles import read_token_names
 
 TOKEN_NAMES = [f'{name}_token' for name in ('bos', 'eos', 'unk', 'sep', 'pad', 'cls', 'mask')]
 OPTIONS = ('lstrip', 'rstrip', 'single_word', 'normalized')
@@ -29,9 +30,9 @@ def add_tokens_of_folder(bpe, folder):
 def read_added_tokens(folder):
     """Return {text: (id or None, options)} of the tokens that the files of a folder add."""
     wanted = {}
-    for text, id in read_json_object(folder / 'added_tokens.json').items():
+    for text, id in read_json_object(folder / 'added_tokens.json', missing={}).items():
         wanted[text] = (_as_id(id, folder), {})
-    decoder = read_json_object(folder / 'tokenizer_config.json').get('added_tokens_decoder')
+    decoder = read_json_object(folder / 'tokenizer_config.json', missing={}).get('added_tokens_decoder')
     for id, token in (decoder if isinstance(decoder, dict) else {}).items():
         text, options = _describe(token)
         if text:

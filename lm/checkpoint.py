@@ -17,15 +17,16 @@ from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
 from common.errors import UserError
-from common.files import atomic_write, expand_path, resolve_path
+from common.files import atomic_write, expand_path, is_there, resolve_path
 from common.notes import note
+from common.strings import shorten, show_value
 from lm.adapter import adapted_model, merge_adapter
 from lm.hardware import pick_device, pick_dtype
-from lm.hub_models import make_hub_config, make_hub_state, read_hub_config, read_hub_state
+from lm.hub_models import check_config, make_hub_config, make_hub_state, read_hub_config, read_hub_state
 from lm.locate import locate_model
 from lm.roles import give_roles
 from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, tokenizer_from_contents, tokenizer_from_folder
-from lm.weight_files import load_torch_file
+from lm.weight_files import check_weights, first_line, load_torch_file
 from model import GPT, GPTConfig
 
 PADDED_TO = 128  # training programs pad the number of ids to a multiple of this, or of 64, for speed
@@ -44,7 +45,7 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
     if init_from == 'scratch':
         raise UserError('--init_from=scratch means an untrained model; only train.py can use it')
     path = expand_path(out_dir) / file if init_from == 'resume' else locate_model(init_from)
-    if init_from != 'resume' and (path / 'ckpt.pt').exists():
+    if init_from != 'resume' and is_there(path / 'ckpt.pt'):
         path = path / 'ckpt.pt'
     is_folder = init_from != 'resume' and path.is_dir()
     if is_folder:
@@ -104,6 +105,8 @@ def load_pretrained(name_or_folder, dropout=0.0):
     """Return the GPT in a Hugging Face folder or on the hub, in float32 on the CPU."""
     folder = locate_model(name_or_folder)
     if (base := adapted_model(folder)) is not None:
+        if adapted_model(locate_model(base)) is not None:
+            raise UserError(f'{folder} is an adapter of {base}, which is an adapter, too; merge that one first')
         note(f'{folder} is a LoRA adapter: it is merged into {base}')
         return merge_adapter(load_pretrained(base, dropout), folder)
     config, gelu = read_hub_config(folder / 'config.json', dropout)
@@ -168,7 +171,7 @@ def _report_write_errors(path):
 
 def _load_checkpoint(path):
     """Return (model, tokenizer, checkpoint) of a ckpt.pt, ours or nanoGPT's."""
-    if not path.exists():
+    if not is_there(path):
         raise UserError(
             f'there is no checkpoint {path}; train.py writes one, --out_dir sets the folder, '
             'and --init_from=tiny-stories uses the shipped model'
@@ -177,25 +180,32 @@ def _load_checkpoint(path):
     try:
         if not isinstance(checkpoint, dict):
             raise TypeError(f'it contains a {type(checkpoint).__name__}')
-        if 'model_args' not in checkpoint and 'n_layer' in (checkpoint.get('config') or {}):
+        settings = checkpoint.get('config') or {}  # of the run
+        if not isinstance(settings, dict):
+            raise TypeError(f'its config is a {type(settings).__name__}')
+        if 'model_args' not in checkpoint and 'n_layer' in settings:
             note(f'{path} is read as a checkpoint of build-nanogpt, whose GELU is the tanh approximation')
-            checkpoint = {'gelu': 'tanh', **checkpoint, 'model_args': checkpoint['config']}
-        state, config = dict(checkpoint['model']), GPTConfig(**checkpoint['model_args'])
+            checkpoint = {'gelu': 'tanh', **checkpoint, 'model_args': settings}
+        state, config = check_weights(checkpoint['model'], path), GPTConfig(**checkpoint['model_args'])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is not a checkpoint of this project's or nanoGPT's train.py: {error}") from error
+    check_config(config, path)
     gelu = checkpoint.get('gelu', 'none')  # nanoGPT does not store it; it has only the exact one
-    if gelu not in ('tanh', 'none'):
-        raise UserError(f'{path}: gelu={gelu!r} is neither tanh nor none')
+    if gelu not in ['tanh', 'none']:  # a list, since a damaged file may hold anything
+        raise UserError(f'{path}: gelu={show_value(gelu)} is neither tanh nor none')
     prefix = '_orig_mod.'  # added by torch.compile
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.endswith('.attn.bias')}
     state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
     model = _build(config, gelu, state, path)
     if checkpoint.get('tokenizer') is not None:
-        tokenizer = tokenizer_from_contents(checkpoint['tokenizer'])
+        try:
+            tokenizer = tokenizer_from_contents(checkpoint['tokenizer'])
+        except UserError as error:
+            raise UserError(f'cannot read the tokenizer in {path}: {error}') from error
     else:
         tokenizer = tokenizer_from_folder(path.parent)
-        dataset = (checkpoint.get('config') or {}).get('dataset')  # whose folder holds nanoGPT's characters
-        if tokenizer is None and dataset:
+        dataset = settings.get('dataset')  # whose folder holds nanoGPT's characters
+        if tokenizer is None and isinstance(dataset, str) and dataset:
             tokenizer = tokenizer_from_folder(resolve_path(Path('data') / dataset))
     return model, tokenizer, checkpoint
 
@@ -211,24 +221,31 @@ class _NoInit(TorchFunctionMode):
 
 
 def _build(config, gelu, state, where):
-    """Return a GPT with these weights. Raises UserError, naming `where` they are from, if they do not fit its shape."""
+    """Return a GPT with these weights. Raises UserError, naming `where` they are from, if they do not fit its shape.
+
+    The config has passed `check_config` and the weights `check_weights`: what follows takes no more time and memory
+    than the weights themselves.
+    """
+    if config.n_layer > len(state):
+        raise UserError(f'{where}: its config means {config.n_layer:,} layers, but it has only {len(state):,} weights')
     try:
         # Shapes only, without memory. Initial weights would be thrown away, and to draw them on `meta` torch would
         # import its compiler, which takes a second.
         with torch.device('meta'), _NoInit():
             model = GPT(config, gelu)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f'{where}: {error}') from error
+        raise UserError(f'{where}: {first_line(error)}') from error
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name != 'lm_head.weight'}
     for problem, names in (('lacks', expected.keys() - state.keys()), ('has unknown', state.keys() - expected.keys())):
         if names:
-            raise UserError(f'{where} {problem} weights: {", ".join(sorted(names)[:3])} ({len(names)} in all)')
+            shown = ', '.join(shorten(name, 80) for name in sorted(names)[:3])
+            raise UserError(f'{where} {problem} weights: {shown} ({len(names)} in all)')
     for name, shape in expected.items():
         if state[name].shape != shape:
             raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, but its config means {tuple(shape)}')
+        state[name] = state[name].float().contiguous()
         if not state[name].isfinite().all():
             raise UserError(f'{where}: {name} is not finite; the file is damaged, or the training diverged')
-    state = {name: tensor.float().contiguous() for name, tensor in state.items()}
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     return model

@@ -3,12 +3,14 @@
 GPT-2 is supported so far. Variants of it that model.py does not compute, and other architectures, are refused by name.
 """
 
-import json
 import re
 
 import torch
 
 from common.errors import UserError
+from common.files import is_there
+from common.json_files import read_json_object
+from common.strings import show_value
 from lm.roles import Roles
 from lm.weight_files import read_weights
 from model import GPTConfig
@@ -31,14 +33,12 @@ TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'ml
 
 def read_hub_config(path, dropout):
     """Return the GPTConfig and the kind of GELU of a config.json; raise UserError for what model.py cannot compute."""
-    try:
-        found = dict(json.loads(path.read_text(encoding='utf-8')))
-    except FileNotFoundError as error:
-        raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)') from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f'{path} cannot be read: {error}') from error
+    if not is_there(path):
+        raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)')
+    found = read_json_object(path)
     if found.get('model_type') != 'gpt2':
-        raise UserError(f'{path.parent} contains a model of type {found.get("model_type")!r}; only gpt2 is supported')
+        kind = show_value(found.get('model_type'))
+        raise UserError(f'{path.parent} contains a model of type {kind}; only gpt2 is supported')
     try:
         config = GPTConfig(
             block_size=found.get('n_positions', found.get('n_ctx', 1024)),
@@ -52,13 +52,32 @@ def read_hub_config(path, dropout):
         raise UserError(f'{path} lacks {error}') from error
     activation = found.get('activation_function', 'gelu_new')
     if activation not in list(GELU_OF_ACTIVATION):  # a list, since a damaged file may hold anything
-        raise UserError(f'{path.parent}: activation_function={activation!r} is not supported')
+        raise UserError(f'{path.parent}: activation_function={show_value(activation)} is not supported')
+    check_config(config, path)
     if found.get('n_inner') not in (None, 4 * config.n_embd):
-        raise UserError(f'{path.parent}: n_inner={found["n_inner"]} is not supported; it must be 4 * n_embd')
+        raise UserError(
+            f'{path.parent}: n_inner={show_value(found["n_inner"])} is not supported; it must be 4 * n_embd'
+        )
     for name, value in ONLY_VALUE.items():
         if found.get(name, value) != value:
-            raise UserError(f'{path.parent}: {name}={found[name]!r} is a variant of GPT-2 that is not supported')
+            raise UserError(
+                f'{path.parent}: {name}={show_value(found[name])} is a variant of GPT-2 that is not supported'
+            )
     return config, GELU_OF_ACTIVATION[activation]
+
+
+def check_config(config, where):
+    """Raise UserError unless a GPTConfig from a file holds numbers that a model can have, whatever its weights."""
+    for name in ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd'):
+        value, least = getattr(config, name), 0 if name == 'n_layer' else 1
+        if type(value) is not int or not least <= value < 2**31:
+            raise UserError(
+                f'{where} is damaged: {name} is {show_value(value)}, but it must be a whole number, at least {least}'
+            )
+    if type(config.dropout) not in (int, float) or not 0 <= config.dropout < 1:
+        raise UserError(f'{where} is damaged: dropout is {show_value(config.dropout)}, not a number from 0 to 1')
+    if type(config.bias) is not bool:
+        raise UserError(f'{where} is damaged: bias is {show_value(config.bias)}, neither true nor false')
 
 
 def read_hub_state(folder):

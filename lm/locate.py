@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import PROJECT, expand_path
+from common.files import PROJECT, check_regular, expand_path, is_there
 from common.notes import note
 from lm.weight_files import find_weight_files
 
@@ -29,6 +29,7 @@ def locate_model(name):
     """
     name = str(name)
     path = expand_path(name)
+    named_here = is_there(path)  # refuses names that are too long, and folders that may not be searched
     if path.is_dir() and not _is_mistaken(name, path):
         return path if _has_model(path) else _only_checkpoint(path) or path
     shipped = PROJECT / 'models' / name
@@ -38,6 +39,8 @@ def locate_model(name):
         if path.suffix in CHECKPOINT_SUFFIXES and path.name != 'pytorch_model.bin':
             return path
         raise UserError(f'{name} is a file; give the folder that contains it, or a checkpoint that ends in .pt')
+    if named_here and not path.is_dir():
+        check_regular(path)  # which says what it is instead
     if name == '' or name.startswith(('.', '/', '~')) or name.count('/') > 1:
         raise UserError(f'there is no folder {name!r} to load a model from')
     return _download(name)
@@ -45,7 +48,7 @@ def locate_model(name):
 
 def _has_model(folder):
     """Return whether a folder has one of the files by which its model is found."""
-    return any((folder / file).exists() for file in ('config.json', 'ckpt.pt', 'adapter_config.json'))
+    return any(is_there(folder / file) for file in ('config.json', 'ckpt.pt', 'adapter_config.json'))
 
 
 def _is_mistaken(name, path):

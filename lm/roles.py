@@ -5,12 +5,11 @@ text in special_tokens_map.json or tokenizer_config.json (`eos_token`). Ids of t
 transformers' `generate`.
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import UserError
+from common.json_files import read_json_object
 from common.notes import note
 
 NAMES = ('bos', 'eos', 'pad')
@@ -29,20 +28,10 @@ def end_ids(eos: int | Collection[int] | None) -> frozenset[int]:
     return frozenset(() if eos is None else (eos,) if isinstance(eos, int) else eos)
 
 
-def read_json_object(path):
-    """Return the contents of a JSON object in a file, {} if there is no such file."""
-    try:
-        return dict(json.loads(path.read_text(encoding='utf-8-sig')))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f'{path} cannot be read: {error}') from error
-
-
 def read_token_names(folder):
     """Return {'eos_token': its text or its description} and the like, as the files of a tokenizer name them."""
-    config = read_json_object(folder / 'tokenizer_config.json')
-    return config | read_json_object(folder / 'special_tokens_map.json')
+    config = read_json_object(folder / 'tokenizer_config.json', missing={})
+    return config | read_json_object(folder / 'special_tokens_map.json', missing={})
 
 
 def give_roles(tokenizer, folder):
@@ -51,8 +40,8 @@ def give_roles(tokenizer, folder):
     An id that the model has and the tokenizer lacks gets a name, <|50258|> for example, so that it can be generated.
     """
     folder = Path(folder)
-    config = read_json_object(folder / 'config.json')
-    generation = read_json_object(folder / 'generation_config.json')
+    config = read_json_object(folder / 'config.json', missing={})
+    generation = read_json_object(folder / 'generation_config.json', missing={})
     names = read_token_names(folder)
     n_ids = config.get('vocab_size') if isinstance(config.get('vocab_size'), int) else tokenizer.vocab_size
     found = {}

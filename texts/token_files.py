@@ -1,13 +1,14 @@
 """Open the token files of a dataset, data/<dataset>/train.bin, val.bin, test.bin and meta.json."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from common.files import expand_path, resolve_path
+from common.files import check_regular, expand_path, is_there, resolve_path
+from common.json_files import read_json_object
+from common.strings import show_value
 
 
 def dataset_folder(dataset):
@@ -19,21 +20,27 @@ def read_meta(dataset):
     """Return the contents of a dataset's meta.json; {} if nanoGPT prepared it, which writes none."""
     path = dataset_folder(dataset) / 'meta.json'
     try:
-        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read: {error}; prepare_bin.py can rebuild it') from error
+        return read_json_object(path, missing={})
+    except UserError as error:
+        raise UserError(f'{error}; prepare_bin.py can make it again') from error
 
 
 def open_tokens(dataset, split):
     """Return the tokens of one split as a memory map, (n,): only what is used is read."""
     path = dataset_folder(dataset) / f'{split}.bin'
-    if not path.exists():
+    if not is_there(path):
         more = ' --test_fraction=0.1' if split == 'test' else ''
         raise UserError(
             f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}{more}'
         )
-    dtype = np.dtype(read_meta(dataset).get('dtype', 'uint16'))
-    if path.stat().st_size == 0:
+    name = read_meta(dataset).get('dtype', 'uint16')
+    if name not in ('uint16', 'uint32'):
+        raise UserError(
+            f'{path.parent / "meta.json"} is damaged: its dtype is {show_value(name)}, but token files have uint16 '
+            'or uint32; prepare_bin.py can make it again'
+        )
+    dtype, size = np.dtype(name), check_regular(path)
+    if size == 0:
         return np.zeros(0, dtype)  # an empty file cannot be mapped
     try:
         return np.memmap(path, dtype, mode='r')

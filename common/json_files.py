@@ -1,0 +1,49 @@
+"""JSON files, which may be missing, damaged or hostile: one way to read them, and one line for what is wrong."""
+
+import json
+
+from common.errors import UserError
+from common.files import is_there, open_regular
+
+LARGEST = 2**29  # bytes; a tokenizer.json of a large vocabulary has 2**25
+
+
+def read_json(path):
+    """Return what a JSON file holds. Raises UserError, with the reason, if it cannot be read or is not JSON."""
+    with open_regular(path) as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise UserError(f'{path} has more than {LARGEST >> 20} MiB, too much for a JSON file of its kind')
+    try:
+        return parse_json(data.decode('utf-8-sig'))
+    except ValueError as error:  # UnicodeDecodeError, too
+        raise UserError(f'{path} is damaged: {error}') from error
+
+
+def read_json_object(path, missing=None):
+    """Return the dict that a JSON file holds. Raises UserError as `read_json` does, and for any other value.
+
+    missing: what to return if there is no such file; None: that is an error, too.
+    """
+    if missing is not None and not is_there(path):
+        return missing
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f'{path} is damaged: it holds {describe_type(found)}, not a JSON object')
+    return found
+
+
+def parse_json(text):
+    """Return the value of a JSON text. Raises ValueError, with the reason, if it is not JSON or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError('it is not JSON that can be read: it is nested too deeply') from None
+    except ValueError as error:
+        raise ValueError(f'it is not JSON ({error})') from error
+
+
+def describe_type(value):
+    """Return what kind of JSON value this is, with its article."""
+    kinds = {dict: 'an object', list: 'a list', str: 'a text', bool: 'true or false', type(None): 'null'}
+    return kinds.get(type(value), 'a number')
