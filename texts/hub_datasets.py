@@ -19,16 +19,16 @@ def read_hub(name, config='', split='train', column=''):
     return row_documents(rows, column, name), source
 
 
-def open_hub_table(name, config='', split='train'):
+def open_hub_table(name, config='', split='train', request='', way_out='use --input for local files'):
     """Return an iterator over the rows of a dataset on the hub, dicts by column, and its revision.
 
     Rows are streamed, all from that revision (None for a local folder in the hub's layout). Raises UserError, also
-    while reading, if the hub cannot deliver.
+    while reading, if the hub cannot deliver. request, way_out: what could not be read and what to do, for the message.
     """
     if name.startswith('~'):
         name = str(expand_path(name))
-    request = f'--hf_dataset={name}{f" --hf_config={config}" if config else ""} --hf_split={split}'
-    with one_line_errors(request):
+    request = request or f'--hf_dataset={name}{f" --hf_config={config}" if config else ""} --hf_split={split}'
+    with one_line_errors(request, way_out):
         import datasets  # here, because the import takes a second
         from huggingface_hub import HfApi
 
@@ -39,22 +39,20 @@ def open_hub_table(name, config='', split='train'):
         rows = datasets.load_dataset(name, config or None, split=split, revision=revision, streaming=True)
         if rows.features:
             rows = rows.decode(False)  # leaves pictures and audio in other columns undecoded
-    return stream_rows(rows, request), revision
+    return stream_rows(rows, request, way_out), revision
 
 
-def stream_rows(rows, request):
+def stream_rows(rows, request, way_out='use --input for local files'):
     """Yield rows; the network may fail at any of them."""
-    with one_line_errors(request):
+    with one_line_errors(request, way_out):
         yield from rows
 
 
 @contextmanager
-def one_line_errors(request):
+def one_line_errors(request, way_out):
     """Turn any error of the hub into a UserError of one line."""
     try:
         yield
     except Exception as error:  # almost anything: datasets, huggingface_hub, httpx and pyarrow have their own
         reason = ' '.join(str(error).split())[:300] or type(error).__name__
-        raise UserError(
-            f'{request} cannot be read from the Hugging Face hub: {reason}; use --input for local files'
-        ) from error
+        raise UserError(f'{request} cannot be read from the Hugging Face hub: {reason}; {way_out}') from error

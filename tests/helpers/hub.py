@@ -39,7 +39,7 @@ def hub_server(root, cache, user='someone'):
         def do_GET(self):
             self.note()
             path = self.path.split('?')[0]
-            model = re.match(r'/(?:api/models/)?([^/]+/[^/]+)', path)
+            model = re.match(r'/(?:api/models/|api/datasets/|datasets/)?([^/]+/[^/]+)', path)
             folder = root / model[1] if model else root / 'nothing'
             files = sorted(folder.iterdir()) if folder.is_dir() else []
             wanted = folder / path.rsplit('/', 1)[-1]
@@ -50,7 +50,7 @@ def hub_server(root, cache, user='someone'):
                     {'type': 'file', 'path': file.name, 'size': file.stat().st_size, 'oid': 'b' * 40} for file in files
                 ]
                 self.answer(200, kinds)
-            elif path.startswith('/api/models/'):
+            elif path.startswith(('/api/models/', '/api/datasets/')):
                 about = {'id': model[1], 'sha': self.server.commits.get(model[1], COMMIT)}
                 about['private'] = self.server.created.get(model[1], {}).get('visibility') == 'private'
                 self.answer(200, about | {'siblings': [{'rfilename': file.name} for file in files]})
