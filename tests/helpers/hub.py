@@ -14,7 +14,7 @@ TOKEN = 'hf_thisIsASecretThatNobodyShouldSee'
 
 @contextmanager
 def hub_server(root, cache, user='someone'):
-    """Serve the models in root/<user>/<name>/; yield the server and the environment variables that point scripts to it.
+    """Serve the models and datasets in root/<user>/<name>/; yield the server and the environment that points to it.
 
     Pushed files appear in the same folders. server.requests: (method, path, token) of every request; server.created:
     the request that created each model; server.commits: the last commit of each.
