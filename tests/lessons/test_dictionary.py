@@ -1,14 +1,16 @@
 """lessons/dictionary.py: against scikit-learn, against every choice of atoms, and planted atoms are found."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
-from helpers.lessons import here_and_as_command, run_in_folder
+from helpers.lessons import here_and_as_command, numbers_on_page, run_in_folder
 from matplotlib.image import imread
 from sklearn.linear_model import orthogonal_mp
 
 from common.errors import UserError
+from lessons import dictionary as lesson
 from lessons.dictionary import (
     POINTS,
     Settings,
@@ -87,6 +89,18 @@ def test_pursuit_of_signals_that_need_fewer_atoms_or_none():
 
 
 # K-SVD ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('s', [2, 4])
+def test_pursuit_with_two_equal_atoms_still_gives_a_best_fit(s):
+    atoms, signals, _, _ = planted(6, 4, 100, 2)
+    codes = code_signals(signals, np.concatenate([atoms, atoms[:3], -atoms[3:4]]), s)
+    one_each = np.concatenate([codes[:, :3] + codes[:, 6:9], codes[:, 3:4] - codes[:, 9:], codes[:, 4:6]], axis=1)
+    for signal, code in zip(signals, one_each):
+        used = atoms[np.abs(code) > 1e-9]
+        assert np.linalg.norm(signal - code @ atoms) == pytest.approx(
+            np.linalg.norm(signal - np.linalg.pinv(used.T) @ signal @ used), abs=1e-6
+        )
 
 
 def test_improving_never_raises_the_error_and_keeps_the_choice_of_atoms():
@@ -172,6 +186,28 @@ def test_scikit_learn_finds_them_too():
 
 
 # The lesson -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_numbers_on_the_page_are_those_that_the_lesson_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lesson, 'learn_with_sklearn', lambda signals, K, seed: signals[:K])  # its column is not there
+    main(Settings(plot_dir=str(tmp_path)))
+    row = r'│ (\d+) in \d+-D +│ (\d+) +│ (kept|replaced) +│ ([\d. ]+) │ (0\.\d+) to (0\.\d+) '
+    rows = {
+        (int(atoms), int(noise), idle): (np.array(shares.split(), dtype=float) * int(atoms), float(least), float(most))
+        for atoms, noise, idle, shares, least, most in re.findall(row, capsys.readouterr().out)
+    }
+    assert len(rows) == 5
+    (all_of_them, starts) = numbers_on_page(r'all five starts then find all (\d+) atoms; without it, (\d+) starts do')
+    assert (rows[5, 20, 'replaced'][0] == all_of_them).all() and len(rows[5, 20, 'replaced'][0]) == 5
+    assert (rows[5, 20, 'kept'][0] == all_of_them).sum() == starts
+    assert rows[5, 20, 'kept'][1] < rows[5, 20, 'kept'][2] - 0.05  # the error tells starts that are stuck from the rest
+    found = {'replaced': r'found (\d+) to (\d+) of them', 'kept': r'without replacing, (\d+) to (\d+)\.'}
+    for idle, pattern in found.items():
+        fewest, most = numbers_on_page(pattern)
+        assert fewest - 1 <= rows[50, 20, idle][0][0] <= most + 1  # a round of K-SVD depends on how BLAS rounds
+    low, high = numbers_on_page(r'the same error, (\d+) to (\d+) % of the signals')
+    assert low / 100 - 0.005 <= rows[50, 10, 'replaced'][1] <= rows[50, 10, 'replaced'][2] <= high + 0.005
 
 
 @pytest.mark.slow
