@@ -10,13 +10,12 @@ character takes when the model compresses the text (Shannon 1948). Five models l
   4. a small transformer, with several heads and layers: the GPT in model.py, which train.py trains;
   5. too far: a large transformer on a small text learns what is true of any text, then learns this one by heart.
 
-    python -m lessons.bigram            half a minute; --steps=5000 goes further, --input=FILE reads another text
+    python -m lessons.bigram            under a minute; --steps=5000 goes further, --input=FILE reads another text
 
 What to look for: counted and learned pairs write the same sample. From model to model the samples look more like words,
 and those of the large model do so to the very end. But are the words its own? Its held-out loss says when to stop.
 """
 
-import copy
 import math
 import random
 import textwrap
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 import configurator
 from common.errors import UserError
+from lm.hardware import pick_device
 from lm.tokenizer import CharTokenizer
 from model import GPT, GPTConfig, logits_to_logprobs, sample
 from pictures.style import BAR, BLUE, MARK, ORANGE, allow_missing_glyphs, hide_spines, save_figure
@@ -48,13 +48,13 @@ class Settings:
     steps: int = 1000  # training steps of each model; half as many for the large one
     small_text: int = 4000  # characters that the large model learns from
     seed: int = 1337  # decides initial weights, order of training and samples
+    device: str | None = None  # cpu, gpu, cuda, cuda:1, mps; None for the best available
     plot_dir: str = 'results/lessons'  # folder for bigram.png and bigram-overfitting.png
 
 
 def count_pairs(ids: Int[Tensor, ' T'], vocab_size) -> Float64[Tensor, 'V V']:
-    """Return how often each character (row) was followed by each (column)."""
-    pairs = ids[:-1] * vocab_size + ids[1:]  # one number for each pair
-    return pairs.bincount(minlength=vocab_size**2).view(vocab_size, vocab_size).double()
+    """Return how often each character (row) was followed by each (column). A pair is counted as one number."""
+    return (ids[:-1] * vocab_size + ids[1:]).bincount(minlength=vocab_size**2).view(vocab_size, vocab_size).double()
 
 
 def counts_to_probs(counts: Float64[Tensor, 'V V'], smoothing) -> Float64[Tensor, 'V V']:
@@ -88,6 +88,7 @@ class Bigram(nn.Module):
 
 def mean_loss(model, inputs: Int[Tensor, 'B T'], targets: Int[Tensor, 'B T'], reduction='mean') -> Float[Tensor, '']:
     """Return the mean (or sum) of -ln P(target) in nats; a target of -1 does not count."""
+    inputs, targets = (ids.to(next(model.parameters()).device) for ids in (inputs, targets))
     logits = model(inputs).flatten(0, 1)  # (B * T, V)
     return nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction=reduction)
 
@@ -103,12 +104,12 @@ def evaluate_text(model, ids: Int[Tensor, ' T'], block_size):
 
 
 @torch.no_grad()
-def sample_ids(model, start, length, block_size, seed):
+def sample_ids(model, start, length, block_size, seed, device=None):
     """Return `length` ids after the id `start`, each sampled from the model's probabilities (temperature 1)."""
     rng, ids = random.Random(seed), [start]
     for _ in range(length):
-        logits = model(torch.tensor([ids[-block_size:]]))[:, -1]  # (1, V)
-        ids.append(sample(logits_to_logprobs(logits), [rng.random()]).item())
+        logits = model(torch.tensor([ids[-block_size:]], device=device))[:, -1]  # (1, V)
+        ids.append(sample(logits_to_logprobs(logits).cpu(), [rng.random()]).item())
     return ids[1:]
 
 
@@ -146,11 +147,10 @@ class OneHead(nn.Module):
         self.read_out = nn.Linear(n_embd, vocab_size)
 
     def forward(self, idx: Int[Tensor, 'B T']) -> Float[Tensor, 'B T V']:
-        T = idx.size(1)
-        x = self.what(idx) + self.where.weight[:T]  # (B, T, C)
+        x = self.what(idx) + self.where.weight[: idx.size(1)]  # (B, T, C)
         q, k, v = self.query(x), self.key(x), self.value(x)  # (B, T, C) each
         scores = q @ k.transpose(1, 2) / math.sqrt(q.size(-1))  # (B, T, T): row looks at column; sums of C grow with √C
-        future = torch.ones(T, T, dtype=torch.bool).triu(1)  # above the diagonal: the characters to be predicted
+        future = torch.ones_like(scores[0], dtype=torch.bool).triu(1)  # above the diagonal: not yet known
         attention = scores.masked_fill(future, -math.inf).softmax(-1)  # each row sums to 1
         return self.read_out(x + attention @ v)  # from what the character is and what it gathered
 
@@ -181,13 +181,13 @@ def main(settings):
     own, held_out = torch.tensor(tokenizer.encode(text)).split([len(text) - len(text) // 10, len(text) // 10])
     torch.set_num_threads(1)  # faster for models this small
     torch.manual_seed(seed)
-    curves = {}  # held-out loss by step
+    curves, device = {}, pick_device(settings.device)  # curves: held-out loss by step
 
     def show(name, model, own=own):
         known, new = (evaluate_text(model, ids, T) for ids in (own, held_out))
         print(f'\n{name}: {sum(map(torch.numel, model.parameters())):,} parameters')
         print(f'{known:.4f} nats per character on its own text, {new:.4f} held out ({new / math.log(2):.3f} bits)')
-        sample = tokenizer.pieces(sample_ids(model, held_out[0].item(), 240, T, seed))
+        sample = tokenizer.pieces(sample_ids(model, held_out[0].item(), 240, T, seed, device))
         print(textwrap.indent(textwrap.fill(''.join(sample).replace('·', ' '), 96), '    '))
 
     def blocks(ids):  # the loss on eight of them, different at each step, chosen as in train.py
@@ -199,22 +199,22 @@ def main(settings):
 
     counts = count_pairs(own, V)
     smoothed, table = counts + settings.smoothing, counts_to_probs(counts, settings.smoothing)
-    counted, learned = Bigram(table.log().float()), Bigram(torch.zeros(V, V))  # initially all are equally likely
+    counted, learned = (Bigram(at_first.float()).to(device) for at_first in (table.log(), torch.zeros(V, V)))
     entropy = pair_loss(counts, counts_to_probs(counts, 1e-12).log())  # the lowest possible loss of pairs
     print(f'{len(own):,} characters to learn from, H(next | last) = {entropy:.4f} nats; {len(held_out):,} held out')
     show('Pairs counted', counted)
-    learn('Pairs learned', learned, lambda model, _: pair_loss(smoothed, model.table.log_softmax(1)), 0.2)
+    learn('Pairs learned', learned, lambda model, _: pair_loss(smoothed, model.table.log_softmax(1).cpu()), 0.2)
     curves['Pairs counted'] = [(step, evaluate_text(counted, held_out, T)) for step in (0, steps)]
-    learn('One head', OneHead(V, T, C), blocks(own), 0.01)
-    learn('Small transformer', Transformer(V, T, C), blocks(own), 0.01)
+    learn('One head', OneHead(V, T, C).to(device), blocks(own), 0.01)
+    learn('Small transformer', Transformer(V, T, C).to(device), blocks(own), 0.01)
 
-    short, large = own[: settings.small_text], Transformer(V, T, 2 * C)
+    short, large = own[: settings.small_text], Transformer(V, T, 2 * C).to(device)
     overfitting = {'its own text': [], 'held-out text': []}
     for step in train_model(large, blocks(short), steps // 2, 0.005):
         for curve, ids in zip(overfitting.values(), (short, held_out)):
             curve.append((step, evaluate_text(large, ids, T)))
         if curve[-1] == min(curve, key=lambda point: point[1]):
-            stop, best = step, copy.deepcopy(large.state_dict())
+            stop, best = step, {name: weight.clone() for name, weight in large.state_dict().items()}
     show(f'Large transformer, step {step}', large, short)
     large.load_state_dict(best)
     show(f'The same at step {stop}, where to stop', large, short)

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 import configurator
 from common.errors import UserError
 from lm.internals import capture_activations
-from lm.settings import SamplingSettings, load_chosen_model
+from lm.settings import ModelSettings, load_chosen_model
 from pictures.style import BAR, BLUE, GREY, MARK, ORANGE, save_figure
 from pictures.token_sheet import draw_token_sheet
 from texts.readers import input_paths, read_files
@@ -58,6 +58,7 @@ class Settings:
     learning_rate: float = 4e-3  # of Adam; it falls to 0 in the second half
     shown: int = 10  # features to print and draw
     seed: int = 1337  # decides the initial directions and the order of the vectors
+    device: str | None = None  # cpu, gpu, cuda, cuda:1, mps; None for the best available
     plot_dir: str = 'results/lessons'  # folder for features.png and features-loss.png
 
 
@@ -72,8 +73,8 @@ def make_windows(texts, tokenizer, T) -> Int[Tensor, 'B T']:
 
 def read_stream(model, idx: Int[Tensor, 'B T'], layer) -> Float[Tensor, 'B T C']:
     """Return the residual stream after `layer` blocks while the model reads ids."""
-    block = model.transformer.h[layer - 1]
-    return torch.cat([capture_activations(model, part, [block])[1][block].output for part in idx.split(8)])
+    block, parts = model.transformer.h[layer - 1], idx.to(model.device).split(8)
+    return torch.cat([capture_activations(model, part, [block])[1][block].output for part in parts])
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ def measure_loss(model, idx: Int[Tensor, 'B T'], layer, change):
     """Return the mean loss in nats per token if the stream x after `layer` blocks is replaced by change(x)."""
     hook = model.transformer.h[layer - 1].register_forward_hook(lambda block, inputs, x: change(x))
     try:
-        loss, parts = LeanLoss(model), idx.split(8)
+        loss, parts = LeanLoss(model), idx.to(model.device).split(8)
         losses = [loss(part[:, :-1], part[:, 1:].contiguous()) * len(part) for part in parts]
     finally:
         hook.remove()
@@ -102,9 +103,9 @@ class SparseAutoencoder(nn.Module):
         super().__init__()
         directions = torch.randn(n_features, x.size(1), generator=torch.Generator().manual_seed(seed))
         self.k, self.scale = k, (x - x.mean(0)).norm(dim=1).median() / x.size(1) ** 0.5
-        self.decoder = nn.Parameter(F.normalize(directions, dim=1))  # (n_features, C): the dictionary
+        self.decoder = nn.Parameter(F.normalize(directions, dim=1).to(x.device))  # (n_features, C): the dictionary
         self.encoder = nn.Parameter(self.decoder.detach().clone())  # (n_features, C)
-        self.bias = nn.Parameter(torch.zeros(n_features))  # mostly negative after training: a threshold for activity
+        self.bias = nn.Parameter(x.new_zeros(n_features))  # mostly negative after training: a threshold for activity
         self.mean = nn.Parameter(x.mean(0) / self.scale)  # (C,)
 
     def find_active(self, x: Float[Tensor, 'N C']) -> tuple[Int[Tensor, 'N k'], Float[Tensor, 'N k']]:
@@ -132,7 +133,7 @@ def train_coder(x: Float[Tensor, 'N C'], n_features, k, steps, learning_rate, se
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         optimizer.param_groups[0]['lr'] = learning_rate * min(1, 2 * (1 - step / steps))
-        batch = x[torch.randint(len(x), (512,), generator=generator)]
+        batch = x[torch.randint(len(x), (512,), generator=generator).to(x.device)]
         loss = ((batch - coder(batch)) / coder.scale).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -145,7 +146,7 @@ def train_coder(x: Float[Tensor, 'N C'], n_features, k, steps, learning_rate, se
 def fit_pca(x: Float[Tensor, 'N C'], k):
     """Return a function that projects vectors on the k directions in which x varies most."""
     mean = x.mean(0)
-    directions = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors[:, -k:]  # (C, k)
+    directions = torch.linalg.eigh(((x - mean).T @ (x - mean)).cpu()).eigenvectors[:, -k:].to(x.device)  # (C, k)
     return lambda x: (x - mean) @ directions @ directions.T + mean
 
 
@@ -154,7 +155,7 @@ def fit_pca(x: Float[Tensor, 'N C'], k):
 
 def main(settings):
     """Train, measure, and show features, chosen by how often they are active."""
-    model, tokenizer = load_chosen_model(SamplingSettings(init_from=settings.init_from, out_dir='out', device='cpu'))
+    model, tokenizer = load_chosen_model(ModelSettings(settings.init_from, 'out', settings.device))
     limits = {'layer': (1, model.config.n_layer), 'n_features': (2, 100_000), 'k': (1, settings.n_features)}
     for name, (low, high) in {**limits, 'steps': (1, 10**6), 'shown': (1, 100)}.items():
         if not low <= getattr(settings, name) <= high:
@@ -171,9 +172,8 @@ def main(settings):
 
     sizes = sorted({min(size, n, C) for size in (4, 8, 16, 32)} | {k})
     coders = {size: train_coder(x, n, size, settings.steps, settings.learning_rate, settings.seed) for size in sizes}
-    untrained = SparseAutoencoder(x, n, k, settings.seed)
     changes = {'the stream': lambda x: x, 'zeros': torch.zeros_like, 'its mean': lambda y: x.mean(0).expand_as(y)}
-    changes[f'{k} of {n} features, untrained'] = untrained
+    untrained = changes[f'{k} of {n} features, untrained'] = SparseAutoencoder(x, n, k, settings.seed)
     for size in sizes:
         changes |= {f'{size} directions of PCA': fit_pca(x, size), f'{size} of {n} features': coders[size]}
     losses = {name: measure_loss(model, held_out, layer, change) for name, change in changes.items()}
@@ -183,7 +183,7 @@ def main(settings):
     for name, loss in losses.items():  # 100 % is the stream itself, 0 % the replacement in the column's title
         table.add_row(name, f'{loss:.3f}', *(f'{(base - loss) / (base - real):.1%}' for base in (zero, mean)))
     console.print(table)
-    codes = [coder.encode(read_stream(model, held_out, layer).flatten(0, 1)) for coder in (coders[k], untrained)]
+    codes = [coder.encode(read_stream(model, held_out, layer).flatten(0, 1)).cpu() for coder in (coders[k], untrained)]
     dead, absent = ((code == 0).all(0).sum() for code in (coders[k].encode(x), codes[0]))
     console.print(f'\nOf {n} features {dead} are dead, never active in the training text; {absent} in the other text.')
     for name, code in zip(('trained', 'untrained'), codes):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.lessons import numbers_on_page
 from helpers.scripts import run_lesson
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,6 +238,12 @@ def test_the_claims_of_the_lesson_at_its_default_settings(tmp_path, capsys, monk
     assert abs(learned[1] - counted[1]) < 0.01 and abs(learned[2] - counted[2]) < 0.01
     assert least < counted[1] < least + 0.01
     assert learned[4] == counted[4]
+    # The page has these numbers, rounded; training takes a slightly different path on other machines.
+    on_page = numbers_on_page(r'left to train: (\S+) nats.+gets to (\S+); a small transformer, [^,]+, to (\S+)\.\n')
+    assert [model[2] for model in (counted, head, small)] == pytest.approx(on_page, abs=0.03)
+    assert counted[2] == pytest.approx(on_page[0], abs=0.006)  # nothing is trained
+    on_page = numbers_on_page(r'on that text falls to (\S+), while its held-out loss, (\S+) at best, rises to (\S+)\. ')
+    assert [large[1], stopped[2], large[2]] == pytest.approx(on_page, abs=0.1)
     # Each step is better than the one before on held-out text.
     assert head[2] < min(counted[2], learned[2]) - 0.1
     assert small[2] < head[2] - 0.1
@@ -318,6 +325,7 @@ def test_the_lesson_runs_from_another_folder(tmp_path):
         ({'small_text': 65}, '--small_text=65.*66'),
         ({'smoothing': 0.0}, '--smoothing=0'),
         ({'seed': -1}, '--seed=-1'),
+        ({'device': 'nowhere'}, '--device=nowhere'),
         pytest.param({'plot_dir': 'short.txt', 'max_characters': 2000, **QUICK}, 'short.txt', marks=pytest.mark.slow),
     ],
     ids=str,

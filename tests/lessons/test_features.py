@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.lessons import here_and_as_command, run_in_folder
+from helpers.lessons import here_and_as_command, numbers_on_page, run_in_folder
 from helpers.models import random_gpt
 from helpers.scripts import PROJECT
 from matplotlib.image import imread
@@ -147,9 +147,17 @@ def test_16_features_per_token_keep_nine_tenths_of_the_held_out_loss(capsys):
     assert (zero - ours) / (zero - real) >= 0.94  # 0.90 is required; it is 0.97
     assert (mean - ours) / (mean - real) >= 0.94  # not thanks to the mean
     assert (zero - components) / (zero - real) < 0.85 and (zero - before) / (zero - real) < 0.8
+    pattern = r'at most (\d+) of ([\d,]+) learned.+keep (\d+) % of.+keeps (\d+) %, [^%]+training (\d+) %'
+    k, n, *shares = numbers_on_page(pattern)
+    assert (k, n) == (settings.k, settings.n_features)
+    kept = [(zero - loss) / (zero - real) for loss in (ours, components, before)]
+    assert kept == pytest.approx(shares, abs=0.01)
 
     codes = coder.encode(read_stream(model, rest, settings.layer).flatten(0, 1))
     assert (coder.encode(x) == 0).all(0).float().mean() < 0.2  # the dead
+    (idle,) = numbers_on_page(r'and about (\d+) to none')
+    assert (codes == 0).all(0).sum().item() == pytest.approx(idle, abs=20)
+    assert 0.4 < (codes > 0).float().mean(0).max() < 0.5  # one is active on nearly half of all tokens
     shares = find_main_tokens(codes, rest.flatten())[1][list_common_features(codes)]
     assert 0.02 < (shares > 0.5).float().mean() < 0.5  # some are just a token, most are not
     lines = print_examples(tokenizer, codes, rest, 10)
@@ -201,7 +209,9 @@ def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
         assert image.shape[1] > 500 and image[:, :, :3].std() > 0.02
 
 
-@pytest.mark.parametrize('wrong', [{'layer': 5}, {'k': 2000}, {'n_features': 1}, {'steps': 0}, {'shown': 0}], ids=str)
+@pytest.mark.parametrize(
+    'wrong', [{'layer': 5}, {'k': 2000}, {'n_features': 1}, {'steps': 0}, {'shown': 0}, {'device': 'nowhere'}], ids=str
+)
 def test_invalid_settings_are_reported(wrong):
     with pytest.raises(UserError, match=f'--{next(iter(wrong))}'):
         main(Settings(**wrong))
