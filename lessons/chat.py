@@ -26,6 +26,10 @@ PROVIDERS = {  # the variable that holds the key, the default model, the client 
 }
 
 
+class NoAnswerError(UserError):
+    """The model did not finish its answer."""
+
+
 class Call(NamedTuple):
     """A function call that a model requests."""
 
@@ -64,10 +68,18 @@ class Chat:
         """Add a message from the user."""
         self.messages.append({'role': 'user', 'content': text})
 
+    def require(self, name, response):
+        """Return an attribute of the server's response; raise UserError if it has none, as a web page has none."""
+        if getattr(response, name, None) is None:
+            text = textwrap.shorten(str(response), 100)
+            raise UserError(f'{self.model}: the server did not send a reply but {text!r}; check --base_url')
+        return getattr(response, name)
+
     def make_reply(self, text, calls, stop_reason):
-        """Return the Reply. Raises UserError if it was cut off, perhaps in the middle of a call."""
+        """Return the Reply. Raises NoAnswerError if it was cut off, perhaps in the middle of a call."""
         if stop_reason in (None, 'length', 'max_tokens', 'model_context_window_exceeded'):
-            raise UserError(f'{self.model} was cut off ({stop_reason}; {self.max_tokens} tokens allowed); ask for less')
+            limit = f'{stop_reason}; {self.max_tokens} tokens allowed'
+            raise NoAnswerError(f'{self.model} was cut off ({limit}); ask for less')
         return Reply(text, calls)
 
 
@@ -80,7 +92,8 @@ class OpenAIChat(Chat):
         if self.tools:  # the API rejects an empty list
             request['tools'] = [{'type': 'function', 'function': tool} for tool in self.tools]
         if self.on_text is None:
-            choice = self.client.chat.completions.create(**request).choices[0]
+            response = self.client.chat.completions.create(**request)
+            choice = self.require('choices', response)[0]
             message, reason = choice.message, choice.finish_reason
             text, tool_calls = message.content or message.refusal or '', message.tool_calls or []
             calls = [Call(call.id, call.function.name, call.function.arguments) for call in tool_calls]
@@ -127,6 +140,7 @@ class AnthropicChat(Chat):
             ]
         if self.on_text is None:
             message = self.client.messages.create(**request)
+            self.require('content', message)
         else:
             with self.client.messages.stream(**request) as stream:  # this library assembles the pieces itself
                 for piece in stream.text_stream:
@@ -208,7 +222,7 @@ def connect_provider(provider, model=None, base_url=None):
     """Yield a function that starts a Chat; API errors inside the block become UserErrors.
 
     provider: openai or anthropic. model: None for the default in PROVIDERS. base_url: a server other than the
-    provider's own. The provider's library reads the key from the environment.
+    provider's own, such as http://localhost:8000/v1. The key is read from the environment; such a server may need none.
     """
     if provider not in PROVIDERS:
         raise UserError(f'--provider={provider} is neither {" nor ".join(PROVIDERS)}')
@@ -217,13 +231,15 @@ def connect_provider(provider, model=None, base_url=None):
         library, http = importlib.import_module(provider), importlib.import_module('httpx2')  # both libraries use it
     except ImportError as error:
         raise UserError(f'--provider={provider} needs its library: pip install {requirement}') from error
-    if not os.environ.get(key):
-        raise UserError(f'--provider={provider} needs a key: set {key} (any value, if --base_url needs no key)')
+    if not os.environ.get(key) and not base_url:
+        raise UserError(f'--provider={provider} needs a key: set {key}, or name a server that needs none: --base_url')
     chat_class, client_class = (
         (OpenAIChat, library.OpenAI) if provider == 'openai' else (AnthropicChat, library.Anthropic)
     )
     try:
-        with client_class(base_url=base_url) as client:
+        with client_class(base_url=base_url, api_key=os.environ.get(key) or 'none') as client:
             yield lambda **settings: chat_class(client, model or default_model, **settings)
-    except (library.APIError, http.HTTPError) as error:  # HTTPError: a stream broke off
-        raise UserError(f'{provider} ({model or default_model}): {getattr(error, "message", error)}') from error
+    except (library.APIError, http.HTTPError, http.InvalidURL) as error:  # HTTPError: a stream broke off
+        where = f'{provider} ({model or default_model}{f" at {base_url}" if base_url else ""})'
+        cause = f' {error.__cause__}' if isinstance(error, library.APIConnectionError) and error.__cause__ else ''
+        raise UserError(f'{where}: {getattr(error, "message", error)}{cause}') from error

@@ -8,6 +8,7 @@ and nothing but arithmetic is done with the result.
 import ast
 import math
 import operator
+import random
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -59,8 +60,13 @@ class Problem(NamedTuple):
     slips: dict[int, str]  # wrong answer -> the mistake that leads to it, including answers that are not choices
 
 
+def numbers_needed(depth):
+    """Return how many numbers it takes to nest brackets this deep: two inside, and one more outside each bracket."""
+    return depth + 2
+
+
 def sample_expression(depth, length, rng):
-    """Sample an expression of `length` numbers, at least depth + 2, whose brackets nest exactly `depth` deep."""
+    """Sample an expression of `length` numbers, as many as needed or more, whose brackets nest exactly `depth` deep."""
     terms = []
     if depth:  # one bracket goes all the way down, and at least one number stays outside it
         inside = rng.randint(depth + 1, length - 1)
@@ -104,3 +110,14 @@ def sample_problem(depth, length, n_choices, rng):
     ranked.sort(key=lambda rank: rank[:2])
     answers = [right, *(answer for _, _, answer in ranked[: n_choices - 1])]
     return Problem(depth, length, text, right, rng.sample(answers, n_choices), slips)
+
+
+def sample_problems(depth, length, n, n_choices, seed):
+    """Return n Problems of each depth from 0 and each length from 2 that are possible together.
+
+    The first problem of every depth and length comes before the second of any, so if somebody stops early, all of them
+    have about the same number of answers.
+    """
+    rng = random.Random(seed)
+    cells = [(each, size) for each in range(depth + 1) for size in range(numbers_needed(each), length + 1)]
+    return [sample_problem(*cell, n_choices, rng) for _ in range(n) for cell in cells]

@@ -29,7 +29,7 @@ from rich.markup import escape
 
 import configurator
 from common.errors import UserError
-from lessons.chat import Result, ScriptedChat, connect_provider, draw_conversation, print_results
+from lessons.chat import NoAnswerError, Result, ScriptedChat, connect_provider, draw_conversation, print_results
 from lessons.problems import calculate
 
 
@@ -183,14 +183,14 @@ def answer_with_tools(chat, question, functions, max_turns=8, on_results=lambda 
     """Return the model's answer in words, after running all calls that it makes on the way.
 
     chat: a Chat; its tools become the functions. max_turns: how many replies the model may write. on_results: called
-    with the Results of each reply's calls. Raises UserError if the last allowed reply still contains calls.
+    with the Results of each reply's calls. Raises NoAnswerError if the last allowed reply still contains calls.
     """
     chat.tools = [describe_function(function) for function in functions]
     chat.add_question(question)
     replies = 1
     while (reply := chat.get_reply()).calls:
         if replies == max_turns:  # the model would never see these results
-            raise UserError(f'no answer in {max_turns} replies, only calls; try --max_turns={2 * max_turns}')
+            raise NoAnswerError(f'no answer in {max_turns} replies, only calls; try --max_turns={2 * max_turns}')
         results = [run_call(call, functions) for call in reply.calls]  # parallel calls are answered together
         on_results(results)
         chat.add_results(results)

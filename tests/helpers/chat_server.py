@@ -155,6 +155,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         reply = self.server.script(body) if callable(self.server.script) else self.server.script.pop(0)
         if reply == 'half a stream':
             return self.send(200, 'text/event-stream', 'data: {"id"', length=1000)
+        if reply == 'a web page':
+            return self.send(200, 'text/html', '<html>Welcome</html>')
         if isinstance(reply, int):
             return self.refuse(reply, 'not today', of_openai)
         stream = body.get('stream', False)

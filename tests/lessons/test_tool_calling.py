@@ -12,9 +12,10 @@ from matplotlib.image import imread
 
 import configurator
 from common.errors import UserError
-from lessons import arithmetic, tools
-from lessons.arithmetic import answer_as_oracle, make_writing_player
+from lessons import arithmetic, players, tools
+from lessons.arithmetic import evaluate_arithmetic
 from lessons.chat import connect_provider
+from lessons.players import make_writing_player
 from lessons.problems import calculate
 from lessons.tools import answer_with_tools, describe_function
 
@@ -163,7 +164,7 @@ def test_a_second_question_continues_the_conversation(server, provider, stream):
 @both
 @streaming
 def test_refused_requests_are_reported(server, provider, stream):
-    with pytest.raises(UserError, match=rf'{provider} \(m\).*not today'):
+    with pytest.raises(UserError, match=rf'{provider} \(m at http://127.0.0.1:\d+.*not today'):
         conversation(server, provider, stream, [401])
 
 
@@ -215,8 +216,9 @@ def test_a_chat_model_is_scored_on_arithmetic(server, provider, calculator):
     server.script = script
     problems = sample_problems([(0, 3), (3, 7)], each=5)
     with connect_provider(provider, 'm', server.url(provider)) as begin:
-        answers = make_writing_player(begin, calculator)(problems)
-    assert answers == (answer_as_oracle(problems) if calculator else [7.0] * 10)
+        answers = list(make_writing_player(begin, calculator)(problems))
+    assert len(answers) == 10
+    assert all(answer.value == (answer.problem.right if calculator else 7) for answer in answers)
 
 
 def test_the_arithmetic_lesson_with_a_chat_model(server, tmp_path, capsys):
@@ -227,10 +229,80 @@ def test_the_arithmetic_lesson_with_a_chat_model(server, tmp_path, capsys):
     arithmetic.main(given)
     out = capsys.readouterr().out
     assert 'claude-haiku-5-5' in out and 'mistakes: no answer 5, something else 1' in out
-    assert (tmp_path / 'arithmetic.png').exists()
-    server.script = lambda body: 401
+    for ending in ('.png', '.csv', '.json', '-replies.jsonl'):
+        assert (tmp_path / f'arithmetic-claude-haiku-5-5{ending}').exists()
+    server.script = lambda body: 401  # not asked: the answers are on disk
+    arithmetic.main(given)
+    assert 'mistakes: no answer 5, something else 1' in capsys.readouterr().out
+    (tmp_path / 'arithmetic-claude-haiku-5-5-replies.jsonl').unlink()
     with pytest.raises(UserError, match='not today'):
         arithmetic.main(given)
+    assert not (tmp_path / 'arithmetic-claude-haiku-5-5-replies.jsonl').exists()
+
+
+def answer_rightly(body):
+    """What a chat model that can calculate replies."""
+    return says(str(calculate(re.match(r'Work out (.*?)\. The', body['messages'][0]['content'])[1])))
+
+
+@both
+def test_answers_that_were_paid_for_are_kept_and_not_asked_again(server, provider, tmp_path, capsys):
+    """The server refuses after the 20th question; the same command goes on from there."""
+    given = {'provider': provider, 'base_url': server.url(provider), 'model': 'a/b:1', 'depth': 1, 'length': 4}
+    given |= {'problems': 6, 'plot_dir': str(tmp_path)}
+    server.script = lambda body: answer_rightly(body) if len(server.bodies) <= 20 else 401
+    table = evaluate_arithmetic(**given)
+    assert len(table.answers) == 20 and 'not today' in str(table.stopped)
+    assert table.players['a/b:1'] == (20, 20)
+    assert 'note: stopped after 20 of 30 problems' in capsys.readouterr().err
+    asked, server.script = len(server.bodies), answer_rightly
+    table = evaluate_arithmetic(**given)
+    assert table.players['a/b:1'] == (30, 30) and table.stopped is None
+    assert len(server.bodies) == asked + 10
+    assert 'note: 20 of 30 answers are from' in capsys.readouterr().err
+    assert len((tmp_path / 'arithmetic-a-b-1-replies.jsonl').read_text(encoding='utf-8').splitlines()) == 30
+    server.bodies.clear()  # another server is another player, though it calls its model the same
+    assert evaluate_arithmetic(**given | {'base_url': given['base_url'] + '/'}).players['a/b:1'] == (30, 30)
+    assert len(server.bodies) == 30
+
+
+def test_ctrl_c_waits_for_the_answers_on_the_way(server, monkeypatch, capsys):
+    """They cost money, too. No further question is sent."""
+    wait, interrupts = players.wait, [KeyboardInterrupt()]
+
+    def wait_and_interrupt(*given, **settings):
+        if len(server.bodies) >= 3 and interrupts:
+            raise interrupts.pop()
+        return wait(*given, **settings)
+
+    monkeypatch.setattr(players, 'wait', wait_and_interrupt)
+    server.script = answer_rightly
+    table = evaluate_arithmetic(provider='openai', base_url=server.url('openai'), depth=1, length=4, problems=30)
+    assert 3 <= len(table.answers) == len(server.bodies) < 150
+    assert isinstance(table.stopped, KeyboardInterrupt)
+    assert f'stopped after {len(table.answers)} of 150 problems' in capsys.readouterr().err
+
+
+@both
+def test_a_server_of_ones_own_needs_no_key(server, provider, monkeypatch):
+    monkeypatch.delenv(f'{provider.upper()}_API_KEY')
+    text, _, _ = conversation(server, provider, False, [says('Hello.')])
+    assert text == 'Hello.' and server.keys == ['none']
+
+
+@pytest.mark.parametrize('url', ['localhost:9/v1', 'http://127.0.0.1:9/v1', '', 'http://127.0.0.1:99999999/v1'])
+def test_a_mistyped_server_is_reported_with_its_address(server, url, monkeypatch):
+    with pytest.raises(UserError) as error, connect_provider('openai', 'm', url or 'no-address') as begin:
+        chat = begin()
+        chat.client = chat.client.with_options(max_retries=0)
+        answer_with_tools(chat, 'hello?', [])
+    assert f'openai (m at {url or "no-address"})' in str(error.value)
+
+
+@both
+def test_a_web_page_instead_of_a_reply_is_reported(server, provider):
+    with pytest.raises(UserError, match=r'did not send a reply but .*check --base_url'):
+        conversation(server, provider, False, ['a web page'])
 
 
 # The lesson -----------------------------------------------------------------------------------------------------------
