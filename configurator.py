@@ -4,10 +4,8 @@ A script declares its settings as a dataclass, with a comment beside each field,
 command line is nanoGPT's: `python train.py config/finetune_stories.py --batch_size=4 --compile`.
 """
 
-import ast
 import contextlib
 import dataclasses
-import difflib
 import io
 import os
 import re
@@ -18,9 +16,12 @@ import warnings
 
 from common.errors import UserError
 from common.files import resolve_path
+from common.hints import find_configs, hint_at_setting, hint_at_word
 from common.notebook import in_notebook
-from common.notes import forget_notes
+from common.notes import forget_notes, note
 from common.text_files import read_text
+
+BOOLS = {**dict.fromkeys(('true', '1', 'yes', 'on'), 'True'), **dict.fromkeys(('false', '0', 'no', 'off'), 'False')}
 
 
 def run(main, settings_class, choose_configs=None):
@@ -89,6 +90,9 @@ def _split(arguments, kinds):
         if argument in ('-h', '--help'):
             flags.append(('help', ''))
         elif not argument.startswith('--'):
+            if not argument.endswith('.py'):
+                hint = hint_at_word(argument, flags[-1] if flags else None, kinds)
+                raise UserError(f'{argument!r} is neither a setting nor a config file, which ends in .py; {hint}')
             files.append(argument)
         else:
             key, equals, value = argument[2:].partition('=')
@@ -101,20 +105,20 @@ def _split(arguments, kinds):
                     value = 'True'  # a bare --flag turns it on
                 else:
                     raise UserError(f'--{key} needs a value: --{key}=...')
+            if re.fullmatch('[“„][^“”„]*[”“]', value):
+                note(f'the quotation marks of --{key}={value} are part of the text; a shell knows only " and \'')
             flags.append((key, value))
     return files, flags
 
 
 def _is_bool(text):
-    return text.lower() in ('true', 'false', '1', '0')
+    return text.lower() in BOOLS
 
 
 def _check_key(key, kinds, shown):
     """Raise UserError for an unknown key. shown: how the message names it."""
     if key not in kinds:
-        near = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
-        hint = f'did you mean {near[0]}?' if near else '--help lists all settings'
-        raise UserError(f'there is no setting {shown}; {hint}')
+        raise UserError(f'there is no setting {shown}; {hint_at_setting(key, kinds)}')
 
 
 def _run_config(file, settings, kinds):
@@ -124,10 +128,8 @@ def _run_config(file, settings, kinds):
     that it imports, and names that start with an underscore, are not settings.
     """
     path = resolve_path(file)
-    key, equals, _ = file.lstrip('-').partition('=')
-    if not path.exists() and (equals or file.startswith('-') or path.suffix != '.py'):
-        hint = f'did you mean --{file.lstrip("-")}?' if key in kinds else 'settings are written --key=value'
-        raise UserError(f'{file!r} is neither a config file nor a setting; {hint}')
+    if not path.exists() and (similar := find_configs(file, kinds)):
+        raise UserError(f'cannot read the config file {file}: No such file; did you mean {" or ".join(similar)}?')
     try:
         source = read_text(path)
     except UserError as error:
@@ -156,8 +158,11 @@ def _run_config(file, settings, kinds):
 
 
 def _name(kind):
-    """Return a type as it is written: 'int', 'float | None'."""
-    return re.sub(r"<class '(.*)'>", r'\1', str(kind)).replace('NoneType', 'None')
+    """Return a type as it is written, with an example: 'int (a whole number, such as 10)', 'float | None (...)'."""
+    examples = {int: 'a whole number, such as 10', float: 'a number, such as 0.5', bool: 'True or False'}
+    example = next((text for type, text in examples.items() if type in (kind, *typing.get_args(kind))), '')
+    written = re.sub(r"<class '(.*)'>", r'\1', str(kind)).replace('NoneType', 'None')
+    return f'{written} ({example})' if example else written
 
 
 def _parse(settings, flags):
@@ -176,7 +181,7 @@ def _parse(settings, flags):
     if ('help', '') in flags:
         parsed(['--help'])
     kinds = typing.get_type_hints(type(settings))
-    values = {key: _bool_text(value) if kinds[key] is bool else value for key, value in flags}  # the last one wins
+    values = {key: _standard_text(value, kinds[key]) for key, value in flags}  # the last one wins
     arguments = [f'--{key}={value}' for key, value in values.items()]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # tyro's own message takes a page, ours a line
@@ -199,6 +204,9 @@ def _fails(parsed, argument):
     return False
 
 
-def _bool_text(text):
-    """Return a bool as tyro reads it: 'true', 'TRUE' and '1' become 'True'; any other text stays."""
-    return str(bool(ast.literal_eval(text.capitalize()))) if _is_bool(text) else text
+def _standard_text(text, kind):
+    """Return the text of a value as tyro reads it: 'true', 'yes' and '1' become 'True', a number's 'none' 'None'."""
+    if kind is bool:
+        return BOOLS.get(text.lower(), text)
+    is_optional_number = types.NoneType in typing.get_args(kind) and str not in typing.get_args(kind)
+    return 'None' if is_optional_number and text.lower() in ('none', 'null') else text

@@ -51,7 +51,9 @@ BYTES_PER_WORKER = 2**22  # less text is encoded sooner than another process has
 class Settings:
     """Turn texts into the token files that train.py reads."""
 
-    input: str = ''  # files (.txt, .json, .jsonl, .csv, .tsv, .parquet), folders or 'books/*.txt', comma-separated
+    input: str = (
+        ''  # files (.txt, .json, .jsonl, .csv, .tsv, .parquet, also .gz), folders or 'books/*.txt', comma-separated
+    )
     hf_dataset: str = ''  # a dataset on the Hugging Face hub instead, such as roneneldan/TinyStories
     hf_config: str = ''  # its configuration, if it has several
     hf_split: str = 'train'  # its split to read
@@ -91,7 +93,7 @@ def main(settings):
         documents, source = read_files(paths, separator, column), None
         n_workers = min(n_workers, sum(path.stat().st_size for path in paths) // BYTES_PER_WORKER)
 
-    folder = Path('data') / expand_path(settings.dataset)
+    folder = Path('data') / expand_path(settings.dataset.removeprefix('data/'))  # data/mine means mine
     with ExitStack() as stack:
         path = stack.enter_context(temporary_file_in(folder))
         if tokenizer is not None:  # the processes start while the documents are read

@@ -18,9 +18,11 @@ def expand_path(text):
     """Return a path that a person named, with `~` or `~name` at its start replaced by that home folder.
 
     A shell replaces it only at the start of a word, so the one in --out_dir=~/run arrives here. As in a shell, the name
-    of a user who does not exist stays as it is.
+    of a user who does not exist stays as it is. Raises UserError for a text that is too long to be a name.
     """
     path = Path(text)
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):  # asking the system for it would fail
+        raise UserError(f'cannot read {str(path)[:40]}...: File name too long')
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -79,6 +81,14 @@ def is_there(path):
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f'cannot read {path}: {getattr(error, "strerror", None) or error}') from error
     return True
+
+
+def names_file(text):
+    """Return whether a text is the name of a file; it may be any text, too long for a name or with NULs in it."""
+    try:
+        return expand_path(text).is_file()
+    except (OSError, ValueError, UserError):
+        return False
 
 
 def file_sha256(path):

@@ -6,10 +6,11 @@ from common.errors import UserError
 from common.files import resolve_path
 from common.notes import note
 from common.strings import replace_surrogates
-from texts.csv_rows import read_csv_rows
+from common.text_files import read_text_chunks, text_kind
 from texts.json_rows import find_pair_keys, pair_texts, read_json_rows
+from texts.tables import TABLES
 
-FORMS = 'a JSON list or JSON lines of {"prompt": ..., "response": ...} or [prompt, response], or a CSV'
+FORMS = 'a JSON list or JSON lines of {"prompt": ..., "response": ...} or [prompt, response], or a table (CSV, Parquet)'
 
 
 class Pair(NamedTuple):
@@ -43,8 +44,12 @@ def read_pairs(path, on_bad, keys=COMMON_KEYS):
     path = resolve_path(path)
     ids = set()
     index = None
-    is_table = path.suffix.lower() in ('.csv', '.tsv')
-    rows = enumerate(read_csv_rows(path, keys.prompt or '')) if is_table else read_json_rows(path)
+    kind = text_kind(path)
+    if kind in TABLES and kind not in ('.json', '.jsonl'):
+        rows = enumerate(TABLES[kind](path, (keys.prompt or '') if kind in ('.csv', '.tsv') else ''))
+    else:
+        check_beginning(path)
+        rows = read_json_rows(path)
     for index, item in rows:
         try:
             pair = _pair(index, item, keys, path)
@@ -57,6 +62,17 @@ def read_pairs(path, on_bad, keys=COMMON_KEYS):
         yield pair
     if index is None:
         raise UserError(f'{path} has no pairs; it should be {FORMS}')
+
+
+def check_beginning(path):
+    """Raise UserError for a file that does not begin like JSON: a running text, or another kind."""
+    beginning = next(filter(str.strip, read_text_chunks(path)), '').lstrip()
+    if beginning and beginning[0] not in '[{"':
+        begins = ' '.join(beginning[:100].split()[:4])
+        raise UserError(
+            f'{path} is not a file of pairs, since it begins with {begins!r}; it should be {FORMS}. Running text is '
+            f'scored with --text={path}'
+        )
 
 
 def _pair(index, item, keys, path):

@@ -15,10 +15,13 @@ import numpy as np
 from common.errors import UserError
 from common.files import file_sha256, resolve_path
 from common.notes import note
-from common.text_files import read_text_chunks
+from common.text_files import read_text_chunks, text_kind
 from evaluation.sources import Item
 from lm.scoring import cut_text, segment_ends
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
+from lm.tokenizer_base import EOT
+from texts.readers import with_notes
+from texts.tables import TABLES
 from texts.token_files import dataset_folder, open_tokens
 
 PIECE = 2**18  # characters to encode at a time
@@ -85,13 +88,26 @@ def open_text(text):
     if text.endswith(('/train', '/val', '/test')) and not dataset_folder(text).is_dir():
         dataset, _, split = text.rpartition('/')
     if path.is_file():
-        return path, lambda: read_text_chunks(path), None, None
-    if dataset_folder(dataset).is_dir():
-        path = dataset_folder(dataset) / f'{split}.bin'
+        if (kind := text_kind(path)) in TABLES:
+            note(
+                f'{path} is scored as it is, with all marks of {kind}; to score the texts in it: python prepare_bin.py '
+                f'--input={path} --dataset=mine --val_fraction=1, then --text=mine'
+            )
+            return path, lambda: read_text_chunks(path), None, None
+        return path, lambda: with_notes(read_text_chunks(path), path, EOT), None, None
+    folder = dataset_folder(dataset)
+    if folder.is_dir() and (folder != path or any(folder.glob('*.bin'))):
+        path = folder / f'{split}.bin'
         ids = open_tokens(dataset, split)
         tokenizer = tokenizer_from_folder(path.parent) or GPT2Tokenizer()
         return path, lambda: decode_tokens(ids, tokenizer), ids, tokenizer
-    raise UserError(f'--text={text} is neither a text file nor a dataset in data/')
+    if path.is_dir():
+        raise UserError(
+            f'--text={text} is a folder; name one file of it, or make a dataset of all: python prepare_bin.py '
+            f'--input={text} --dataset={path.name} --val_fraction=1, then --text={path.name}'
+        )
+    hint = '; it names a file: for a text itself, give --start= and --fixed_response="the text"' if ' ' in text else ''
+    raise UserError(f'--text={text} is neither a text file nor a dataset in data/{hint}')
 
 
 def decode_tokens(ids, tokenizer):

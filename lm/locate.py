@@ -1,5 +1,6 @@
 """Where a model is: a path, a folder that comes with the project, or a download from the Hugging Face hub."""
 
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -27,13 +28,15 @@ def locate_model(name):
     A checkpoint need not be called ckpt.pt: a .pt file is returned as it is, and so is the only one in a folder.
     A folder in the current one that has the name of a published model, but is none, is not meant.
     """
-    name = str(name)
+    name = str(name).removeprefix('https://huggingface.co/')
+    if not name:
+        raise UserError("the name of the model is empty: there is no folder ''")
     path = expand_path(name)
     named_here = is_there(path)  # refuses names that are too long, and folders that may not be searched
     if path.is_dir() and not _is_mistaken(name, path):
         return path if _has_model(path) else _only_checkpoint(path) or path
-    shipped = PROJECT / 'models' / name
-    if name and shipped.is_dir():
+    shipped = PROJECT / 'models' / name.removeprefix('models/')
+    if shipped.is_dir():
         return shipped
     if path.is_file():
         if path.suffix in CHECKPOINT_SUFFIXES and path.name != 'pytorch_model.bin':
@@ -41,8 +44,8 @@ def locate_model(name):
         raise UserError(f'{name} is a file; give the folder that contains it, or a checkpoint that ends in .pt')
     if named_here and not path.is_dir():
         check_regular(path)  # which says what it is instead
-    if name == '' or name.startswith(('.', '/', '~')) or name.count('/') > 1:
-        raise UserError(f'there is no folder {name!r} to load a model from')
+    if name.startswith(('.', '/', '~')) or name.count('/') > 1:
+        raise UserError(f'there is no folder {name!r} to load a model from{_hint_at_name(name)}')
     return _download(name)
 
 
@@ -75,7 +78,12 @@ def _only_checkpoint(folder):
 def _download(name):
     """Return the model's folder in the Hugging Face cache, after downloading what is missing."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     small = SMALL_FILES
     safetensors = ['model.safetensors', 'model-*-of-*.safetensors', 'model.safetensors.index.json']
@@ -87,21 +95,36 @@ def _download(name):
         except LocalEntryNotFoundError:
             pass
         except HFValidationError as error:
-            raise UserError(f'{name!r} is neither a folder nor a valid name of a model on the hub') from error
+            raise UserError(
+                f'{name!r} is neither a folder nor a valid name of a model on the hub{_hint_at_name(name)}'
+            ) from error
     try:
         there = [file.rfilename for file in HfApi().model_info(name).siblings]
         has_safetensors = any(fnmatch(file, pattern) for file in there for pattern in safetensors)
         weights = safetensors if has_safetensors else ['pytorch_model.bin']
         return Path(snapshot_download(name, allow_patterns=small + weights))
+    except GatedRepoError as error:
+        raise UserError(f'{name!r} is for those only whom its owner has given access: hf auth login') from error
     except RepositoryNotFoundError as error:
-        raise UserError(f'there is no folder {name!r} and no model of that name on the hub') from error
+        raise UserError(
+            f'there is no folder {name!r} and no model of that name on the hub{_hint_at_name(name)}'
+        ) from error
     except Exception as error:  # network errors come in many classes, from huggingface_hub and its HTTP client
         raise DownloadError(
             f'there is no folder {name!r}, and the model of that name could not be downloaded from the Hugging Face '
             f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '
             'a network, use --init_from=tiny-stories, which is shipped with this project, a model that was downloaded '
-            'before, or a folder'
+            f'before, or a folder{_hint_at_name(name)}'
         ) from error
+
+
+def _hint_at_name(name):
+    """Return the well-known model that a name resembles, as the end of a sentence; '' if there is none."""
+    known = [*PUBLISHED, *(path.name for path in (PROJECT / 'models').iterdir())]
+    letters = {re.sub(r'\W|_', '', other): other for other in known}
+    plain = re.sub(r'\W|_|small$', '', name.rpartition('/')[2].lower())
+    meant = letters.get(plain)
+    return f'; did you mean --init_from={meant}?' if meant and meant != name else ''
 
 
 def _is_complete(folder):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from common.errors import UserError
-from common.files import expand_path
+from common.files import expand_path, names_file
 from common.notes import note
 from common.text_files import read_text
 from lm import fast
@@ -115,7 +115,9 @@ def choose_model(settings):
 
     As in nanoGPT, --out_dir=FOLDER alone means the model that was trained there.
     """
-    init_from = settings.init_from or ('tiny-stories' if settings.out_dir is None else 'resume')
+    init_from = settings.init_from
+    if init_from is None:
+        init_from = 'tiny-stories' if settings.out_dir is None else 'resume'
     paths = {'init_from': init_from, 'out_dir': settings.out_dir or 'out'}
     paths = {name: str(expand_path(path)) if path.startswith('~') else path for name, path in paths.items()}
     return replace(settings, **paths)
@@ -144,12 +146,17 @@ def optimise_for_inference(model, settings):
 def read_prompt(start):
     """Return the prompt that --start means: the text itself, or the contents of the file after FILE:."""
     if not start.startswith('FILE:'):
+        named = re.sub('^(@|file:)', '', start, flags=re.IGNORECASE)
+        if names_file(named):
+            note(f'the prompt is {start!r} itself; to read that file: --start=FILE:{named}')
         return start
     path = expand_path(start.removeprefix('FILE:'))
     try:
         text = read_text(path)
     except UserError as error:
         raise UserError(f'--start={start}: {error}') from error
+    if not text.strip():
+        note(f'{path} is empty, so the prompt is {text!r}' if text else f'{path} is empty: so is the prompt')
     if text.endswith('\n'):
         note(f'the line break at the end of {path} is not part of the prompt')
         text = text[:-1]

@@ -26,6 +26,7 @@ import configurator
 import train
 from common.errors import UserError
 from common.files import PROJECT, resolve_path
+from common.text_files import text_kind
 from pictures.losses import draw_losses
 from texts.hub_datasets import open_hub_table
 from texts.readers import KINDS, read_files
@@ -96,7 +97,7 @@ def find_error(process, output):
 def choose_dataset(name, configuration=''):
     """Show the columns of a dataset and return it: a file, a name on the hub, an upload, or by default STORIES."""
     name = name.strip().strip('"') or upload_file() or STORIES
-    path, is_file = resolve_path(name), Path(name).suffix.lower() in KINDS
+    path, is_file = resolve_path(name), text_kind(Path(name)) in KINDS
     if path.exists() and not is_file:
         raise StepFailed(f'{name} has an unknown format; save it as one of: {", ".join(KINDS)}')
     try:
@@ -127,14 +128,14 @@ def upload_file():
 
 def read_rows(path):
     """Return the rows of a file as dicts; a text file has one column, and one document in each row."""
-    if path.suffix.lower() in TABLES:
-        return TABLES[path.suffix.lower()](path, '')
+    if text_kind(path) in TABLES:
+        return TABLES[text_kind(path)](path, '')
     return ({'text': document} for document in read_files([path], '\n\n\n'))
 
 
 def prepare_texts(dataset, column, model, max_documents, configuration=''):
     """Split the documents into training, validation and test parts, and convert them to tokens."""
-    kind = Path(dataset).suffix.lower()
+    kind = text_kind(Path(dataset))
     source = [f'--input={dataset}'] if kind in KINDS else [f'--hf_dataset={dataset}', f'--hf_config={configuration}']
     if kind != '.txt':
         source.append(f'--text_column={column.strip()}')

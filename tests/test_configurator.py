@@ -212,7 +212,7 @@ def test_a_relative_path_means_where_one_stands_or_else_the_project(config, tmp_
         (['--quick='], ['--quick=', 'bool']),
         (['--name=a', '--size=x', '--quick'], ['--size=x']),
         (['nowhere.py'], ['nowhere.py', 'No such file']),
-        (['.'], ['config file .']),
+        (['.'], ["'.'", '.py']),
         (['size=5'], ["'size=5'", 'did you mean --size=5?']),
         (['-size=5'], ["'-size=5'", 'did you mean --size=5?']),
         (['Once upon a time'], ['Once upon a time', '--key=value']),

@@ -47,8 +47,8 @@ def test_a_text_file_from_powershell_is_the_same_text(bpe):
     [
         ('stories.xlsx', 'save the sheet as CSV'),
         ('stories.docx', 'save it as plain text'),
-        ('stories.jsonl.gz', 'unpack it first'),
-        ('stories.md', 'rename it to .txt'),
+        ('stories.7z', 'unpack it first'),
+        ('stories.py', 'if it is plain text, rename it to .txt'),
     ],
 )
 def test_a_file_of_another_kind_is_refused_with_a_way_out(name, words):

@@ -11,6 +11,7 @@ from statistics import median
 
 from common.errors import UserError
 from common.notes import note
+from common.text_files import text_kind
 from texts.json_rows import LONGEST_ROW, read_lines
 
 SAMPLE_ROWS, SAMPLE_CHARS = 100, 2**20  # to look at
@@ -41,7 +42,7 @@ def read_csv_rows(path, column=''):
     if sample and sample[0].lstrip().lower().startswith(('<!doctype html', '<html')):
         raise UserError(f'{path} is a web page, not a table; download the file itself')
     declared = declared_delimiter(sample)
-    usual = '\t' if path.suffix.lower() == '.tsv' else ','
+    usual = '\t' if text_kind(path) == '.tsv' else ','
     dialect = find_dialect(path, sample[bool(declared) :], is_whole, declared, usual)
     if dialect['delimiter'] != usual:
         note(f'{path}: its fields are separated by {name_of(dialect["delimiter"])}')

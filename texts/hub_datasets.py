@@ -25,6 +25,7 @@ def open_hub_table(name, config='', split='train', request='', way_out='use --in
     Rows are streamed, all from that revision (None for a local folder in the hub's layout). Raises UserError, also
     while reading, if the hub cannot deliver. request, way_out: what could not be read and what to do, for the message.
     """
+    name = name.removeprefix('https://huggingface.co/datasets/')
     if name.startswith('~'):
         name = str(expand_path(name))
     request = request or f'--hf_dataset={name}{f" --hf_config={config}" if config else ""} --hf_split={split}'

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from common.errors import UserError
 from common.files import expand_path
 from common.notes import note
-from common.text_files import read_text, read_text_chunks
+from common.text_files import read_text, read_text_chunks, text_kind
 
 LONGEST_ROW = 2**27  # characters of the longest row, which is in memory as a whole
 LONG_LINE = 2**20  # an array on one line that is longer is read item by item
@@ -54,7 +54,7 @@ def read_json_rows(path):
 def _rows(path):
     """Yield the rows of a file; its first two lines show which form it has."""
     first, second = _peek(path)
-    is_jsonl = path.suffix.lower() == '.jsonl'
+    is_jsonl = text_kind(path) == '.jsonl'
     if not first:
         return
     if not second and (is_jsonl or _is_json(first)):
@@ -109,9 +109,9 @@ def _too_long(path):
 
 
 def _parse_line(line, number):
-    """Return the value of a line, or a BadRow."""
+    """Return the value of a line, or a BadRow. A comma after it, as in a list, is left out."""
     try:
-        return json.loads(line)
+        return json.loads(line.rstrip().removesuffix(','))
     except (ValueError, RecursionError) as error:
         return BadRow(f'is not JSON: {error}', number)
 
@@ -175,7 +175,10 @@ def _read_values(path):
 
 
 def _damaged(path, line, error):
-    return UserError(f'{path}, line {line} is not JSON: {getattr(error, "msg", error)}')
+    message = getattr(error, 'msg', error)
+    at_quote = isinstance(error, json.JSONDecodeError) and error.doc[error.pos : error.pos + 1] == "'"
+    hint = '; write texts in ", not in \': in Python, with json.dump' if at_quote else ''
+    return UserError(f'{path}, line {line} is not JSON: {message}{hint}')
 
 
 # Objects that contain rows --------------------------------------------------------------------------------------------

@@ -1,34 +1,39 @@
 """Find the input files and read their documents: one reader for each kind of file, chosen by its ending."""
 
 import glob
+import re
+from collections import Counter
 from pathlib import Path
 
 from common.errors import UserError
 from common.files import expand_path, resolve_path
 from common.notes import note
-from common.text_files import read_text_chunks
+from common.text_files import read_text_chunks, text_kind
 from texts.csv_rows import is_common_name
 from texts.plain_text import split_documents
 from texts.tables import TABLES, row_documents
 
-KINDS = ('.txt', *TABLES)  # the endings that read_files knows
+KINDS = ('.txt', *TABLES)  # the endings that read_files knows, also with .gz, .bz2, .xz or .zip after them
+PLAIN = ('.md', '.markdown', '.text', '.log', '.tex', '.rst')  # read like .txt, but only if they are named
 WAYS_OUT = {  # other endings, and what to do about them
     '.xlsx .xls .xlsm .ods .numbers': 'save the sheet as CSV: File, Save As (or Download), CSV UTF-8',
-    '.docx .doc .odt .rtf .pages .pdf .epub .html .htm': 'save it as plain text, UTF-8, with the ending .txt',
+    '.docx .doc .odt .rtf .pages .pdf .epub .html .htm .xml': 'save it as plain text, UTF-8, with the ending .txt',
     '.gz .bz2 .xz .zst .zip .tar .tgz .7z .rar': 'unpack it first',
-    '.md .text .tex .log': 'rename it to .txt if it is plain text',
     '.ndjson': 'rename it to .jsonl',
     '.tab .psv .dat': 'rename it to .csv',
     '.pkl .pickle .npy .npz .pt .h5': 'save its texts as .jsonl or .csv',
-    '.arrow .feather .orc .db .sqlite': 'save its table as .parquet or .csv',
+    '.orc .db .sqlite': 'save its table as .parquet or .csv',
+    '.yaml .yml': 'save it as .json',
+    '.ipynb': 'save the notebook as Markdown: File, Save and Export Notebook As',
 }
+SAVED_DATASET = ('dataset_info.json', 'state.json', 'dataset_dict.json')  # what save_to_disk of `datasets` adds
 
 
 def input_paths(text):
     """Return the files named by a comma-separated list of files, folders and patterns such as 'books/*.txt'.
 
-    A folder stands for all readable files in it and its subfolders, sorted by path, without hidden ones. Raises
-    UserError if a file does not exist or is of an unknown kind.
+    A folder stands for all readable files in it and its subfolders, sorted by path, without hidden ones; a note names
+    them. Raises UserError if a file does not exist or is of an unknown kind.
     """
     paths = []
     for name in [text] if text and resolve_path(text).exists() else filter(None, map(str.strip, text.split(','))):
@@ -37,24 +42,48 @@ def input_paths(text):
             paths += files_below(path) if path.is_dir() else [path]
     for path in paths:
         if not path.exists():
-            raise UserError(f'{path} cannot be read: No such file or directory')
-        kind = path.suffix.lower()
-        if kind not in KINDS:
-            way_out = next((way for kinds, way in WAYS_OUT.items() if kind and kind in kinds.split()), None)
+            hint = '; it is an address: download the file first' if re.match('https?:/', str(path)) else ''
+            raise UserError(f'{path} cannot be read: No such file or directory{hint}')
+        if text_kind(path) not in (*KINDS, *PLAIN):
             raise UserError(
-                f'{path} cannot be read: its name must end in one of {", ".join(KINDS)}'
-                + (f'; {way_out}' if way_out else '')
+                f'{path} cannot be read: its name must end in one of {", ".join(KINDS)}; {way_out(path.suffix)}'
             )
     return list({path.resolve(): path for path in paths}.values())  # each once, or train and val could share documents
 
 
+def way_out(ending):
+    """Return what to do about a file that has an unknown ending."""
+    found = [way for endings, way in WAYS_OUT.items() if ending.lower() in endings.split()]
+    return found[0] if found else 'if it is plain text, rename it to .txt'
+
+
 def files_below(folder):
-    """Return the readable files in a folder and its subfolders, sorted by path, without hidden ones."""
-    found = {path.relative_to(folder): path for path in folder.rglob('*') if path.suffix.lower() in KINDS}
-    names = [name for name in found if found[name].is_file() and not any(part.startswith('.') for part in name.parts)]
+    """Return the readable files in a folder and its subfolders, sorted by path, without hidden ones.
+
+    A note names them, and the endings of the others. Raises UserError if there are none.
+    """
+    visible = [path.relative_to(folder) for path in folder.rglob('*') if path.is_file()]
+    visible = [name for name in visible if not any(part.startswith(('.', '~$')) for part in name.parts)]  # ~$: Word's
+    names = sorted((name for name in visible if is_text_of_folder(folder / name)), key=Path.as_posix)
+    others = Counter(name.suffix for name in set(visible) - set(names)).most_common()
     if not names:
-        raise UserError(f'the folder {folder} contains no {", ".join(KINDS)} files')
-    return [found[name] for name in sorted(names, key=Path.as_posix)]
+        named = next((ending for ending, _ in others if ending.lower() in PLAIN), None)
+        hint = '' if not others else f', but {others[0][0] or "some without an ending"}; {way_out(others[0][0])}'
+        hint = f', but {named}; name them to have them read: --input="{folder}/**/*{named}"' if named else hint
+        raise UserError(f'the folder {folder} contains no {", ".join(KINDS)} files{hint}')
+    left_out = ', '.join(f'{count} {ending or "without an ending"}' for ending, count in others[:5])
+    listed = ', '.join(map(str, names[:5])) + (', ...' if len(names) > 5 else '')
+    note(
+        f'{folder}: {len(names):,} file{"s are" if len(names) > 1 else " is"} read ({listed})'
+        + (f'; others are left out ({left_out}{", ..." if len(others) > 5 else ""})' if left_out else '')
+    )
+    return [folder / name for name in names]
+
+
+def is_text_of_folder(path):
+    """Return whether a file is read if its folder is named."""
+    is_about_others = path.name in SAVED_DATASET and next(path.parent.rglob('*.arrow'), None) is not None
+    return text_kind(path) in KINDS and not is_about_others
 
 
 def read_files(paths, separator, column=''):
@@ -66,22 +95,40 @@ def read_files(paths, separator, column=''):
     """
     shown = set()
     for path in paths:
-        kind = path.suffix.lower()
+        kind = text_kind(path)
         try:
             if kind in TABLES:
                 yield from row_documents(TABLES[kind](path, column), column, path, shown)
             else:
-                yield from split_documents(with_notes(read_text_chunks(path), path), separator)
+                yield from split_documents(with_notes(read_text_chunks(path), path, separator), separator)
         except OSError as error:
             raise UserError(f'{path} cannot be read: {error.strerror or error}') from error
 
 
-def with_notes(chunks, path):
-    """Yield the chunks of a text file; a note says so if its beginning is not plain text but a table or a web page."""
+def with_notes(chunks, path, separator):
+    """Yield the chunks of a text file; notes say what its beginning looks like if it is not only prose."""
     for number, chunk in enumerate(chunks):
-        if number == 0 and (kind := kind_of_lines([line for line in chunk.split('\n')[:20] if line.strip()])):
-            note(f'{path} is read as plain text, but it looks like {kind}')
+        if number == 0 and (kind := kind_of_text(chunk, separator)):
+            note(f'{path} is read as plain text, but it {kind}')
         yield chunk
+
+
+def kind_of_text(text, separator):
+    """Return what the beginning of a text file is besides prose, as the end of a sentence; None if it is nothing else.
+
+    Such a file is read as it is, which is rarely what a person wants.
+    """
+    lines = [line for line in text.split('\n')[:20] if line.strip()]
+    if '<|endoftext|>' in text and '<|endoftext|>' not in separator:
+        return "contains <|endoftext|>; if that is between its documents, add --separator='<|endoftext|>'"
+    if 'Project Gutenberg' in ''.join(lines):
+        return 'begins with the header of Project Gutenberg, and may end with its licence; delete what is not the book'
+    if '\x1b[' in text:
+        return f'contains the colour codes of a terminal, such as {text[text.index(chr(27)) :][:5]!r}'
+    if any(re.fullmatch(r'[\d:.,]+ --> [\d:.,]+.*', line) for line in lines):
+        return 'looks like subtitles, with their numbers and times'
+    kind = kind_of_lines(lines)
+    return f'looks like {kind}' if kind else None
 
 
 def kind_of_lines(lines):

@@ -1,17 +1,22 @@
-"""Read tables, in which every row is a document: .json, .jsonl, .csv, .tsv and .parquet files, and hub datasets."""
+"""Read tables, in which every row is a document: files of JSON, CSV, Parquet and Arrow, and hub datasets."""
 
 import difflib
+import math
 import re
 from itertools import chain, islice
+from pathlib import Path
 
 from common.errors import UserError
 from common.notes import note
 from common.strings import replace_surrogates, separator_between, shorten
+from common.text_files import text_kind
 from texts.csv_rows import is_data, read_csv_rows
-from texts.json_rows import BadRow, PairKeys, find_pair_keys, read_json_rows
+from texts.json_rows import ROW_KEYS, BadRow, PairKeys, find_pair_keys, read_json_rows
 from texts.plain_text import cut_long, empty_blank_lines
 
 PEEK = 100  # rows to look at to find the columns of a table
+MOST_COLUMNS = 8  # to show with examples
+MISSING = ('nan', 'NaN', 'None', 'null', 'NULL', '<NA>', '#N/A')  # how programs write an empty cell of a CSV file
 
 
 # One reader for each format: (path, column) -> rows, dicts by column --------------------------------------------------
@@ -24,8 +29,8 @@ def read_json_table(path, column=''):
             raise UserError(f'{path}, line {item.line} {item}')
         if isinstance(item, str):
             item = {'text': item}
-        elif isinstance(item, list) and [type(value) for value in item] == [str, str]:
-            item = dict(zip(('prompt', 'response'), item))
+        elif isinstance(item, list) and len(item) < 3 and all(isinstance(value, str) for value in item):
+            item = dict(zip(('prompt', 'response') if len(item) == 2 else ('text',), item))
         if not isinstance(item, dict):
             raise UserError(f'{path}: row {index + 1} is neither a text nor an object such as {{"text": "..."}}')
         yield item
@@ -45,12 +50,33 @@ def read_parquet(path, column=''):
         raise UserError(f'{path} cannot be read as Parquet: {error}') from error
 
 
+def read_arrow(path, column=''):
+    """Yield the rows of a file that `datasets` has saved (Arrow's stream format), or pandas (its file format)."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            if file.read(6) == b'ARROW1':
+                table = pyarrow.ipc.open_file(file)
+                batches = map(table.get_batch, range(table.num_record_batches))
+            else:
+                file.seek(0)
+                batches = pyarrow.ipc.open_stream(file)
+            for batch in batches:
+                for start in range(0, len(batch), PEEK):
+                    yield from batch.slice(start, PEEK).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(f'{path} cannot be read as Arrow: {error}') from error
+
+
 TABLES = {
     '.json': read_json_table,
     '.jsonl': read_json_table,
     '.csv': read_csv_rows,
     '.tsv': read_csv_rows,
     '.parquet': read_parquet,
+    '.arrow': read_arrow,
+    '.feather': read_arrow,
 }
 
 
@@ -78,14 +104,17 @@ def row_documents(rows, column, source, shown=None):
         names = f'column{"s" if len(all_columns(columns)) > 1 else ""} {names}'
         example = next(filter(str.strip, (row_text(row, columns, source) for row in first)), '')
         note(f'{source}: the text is in the {names}, such as {shorten_value(example, 60)}')
+    may_be_missing = MISSING if isinstance(source, Path) and text_kind(source) in ('.csv', '.tsv') else ()
     for row in chain(first, rows):
         text = replace_surrogates(row_text(row, columns, source))  # JSON can contain lone surrogates
+        if text in may_be_missing:
+            note(f'{source}: a text is only {text!r}, as programs write an empty cell; if so, delete the row')
         yield from cut_long(empty_blank_lines(text.replace('\r\n', '\n').replace('\r', '\n')))
 
 
 def row_text(row, columns, source):
     """Return the text of a row: of its one column, or its prompt and response together; '' if it has none."""
-    texts = [row.get(name) for name in all_columns(columns)]
+    texts = [None if is_missing(row.get(name)) else row[name] for name in all_columns(columns)]
     for name, text in zip(all_columns(columns), texts):
         if not isinstance(text, str | None):
             raise UserError(f'{source}: the column {name!r} contains {shorten_value(text)}, which is not text')
@@ -93,6 +122,11 @@ def row_text(row, columns, source):
         return texts[0] or ''
     prompt, response = '\n\n'.join(filter(None, texts[:-1])), texts[-1] or ''
     return prompt + separator_between(prompt, response) + response
+
+
+def is_missing(value):
+    """Return whether a row has no value: None or, in JSON from Python and in pandas, NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def all_columns(columns):
@@ -106,7 +140,9 @@ def choose_columns(rows, column, source):
     The column is the named one or, if none is named, the only one with text.
     """
     columns = list(dict.fromkeys(chain.from_iterable(rows)))
-    values = {name: [row[name] for row in rows if row.get(name) not in (None, '')] for name in columns}
+    values = {
+        name: [row[name] for row in rows if row.get(name) != '' and not is_missing(row.get(name))] for name in columns
+    }
     if isinstance(column, PairKeys):
         try:
             return find_pair_keys(
@@ -125,14 +161,45 @@ def choose_columns(rows, column, source):
     pair = find_pair({name: ''.join(found[:1]) for name, found in strings.items()})
     if pair and not any(name.casefold() == 'text' for name in examples):
         return pair
+    nested = {name: sum(map(count_characters, values[name])) for name in columns if has_containers(values[name])}
     if not examples:
-        nested = [name for name in columns if any(isinstance(value, list | dict) for value in values[name])]
-        way_out = f'make each {nested[0]!r} one text first' if nested else '--text_column names one'
-        raise UserError(f'{source} has no text column (its columns: {list_names(columns)}); {way_out}')
+        refuse_without_text(values, nested, source)
     if len(examples) > 1:
-        listed = ', '.join(f'{name} ({shorten_value(example)})' for name, example in examples.items())
-        raise UserError(f'{source} has several text columns, choose one with --text_column: {listed}')
-    return tuple(examples)
+        longest = sorted(examples, key=lambda name: -sum(map(len, values[name])))
+        listed = ', '.join(f'{name} ({shorten_value(examples[name])})' for name in longest[:MOST_COLUMNS])
+        more = f', and {len(examples) - MOST_COLUMNS} others' if len(examples) > MOST_COLUMNS else ''
+        raise UserError(f'{source} has several text columns, choose one with --text_column: {listed}{more}')
+    (name,) = examples
+    inner = max(nested, key=nested.get, default=None)
+    if nested and name.casefold() not in ROW_KEYS and nested[inner] > 2 * sum(map(len, values[name])):
+        raise UserError(
+            f'{source}: most of its text is inside {inner!r}; make each {inner!r} one text first, or choose '
+            f'--text_column={name} ({shorten_value(examples[name])})'
+        )
+    return (name,)
+
+
+def refuse_without_text(values, nested, source):
+    """Raise the UserError for a table without a text column: the values of each column, and those that are nested."""
+    for name, found in values.items():
+        other = [value for value in found if not isinstance(value, str)]
+        if other and any(isinstance(value, str) and len(value.split()) > 1 for value in found):
+            raise UserError(f'{source}: the column {name!r} contains {shorten_value(other[0])}, which is not text')
+    way_out = f'make each {next(iter(nested))!r} one text first' if nested else '--text_column names one'
+    raise UserError(f'{source} has no text column (its columns: {list_names(values)}); {way_out}')
+
+
+def has_containers(values):
+    return any(isinstance(value, list | dict) for value in values)
+
+
+def count_characters(value):
+    """Return how many characters of text are in a value, and in the lists and objects inside it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return sum(map(count_characters, value))
+    return len(value) if isinstance(value, str) else 0
 
 
 def find_pair(examples):

@@ -12,8 +12,12 @@ from common.strings import show_value
 
 
 def dataset_folder(dataset):
-    """Return data/<dataset> in the current folder or, if it is not there, the one that the project ships."""
-    return resolve_path(Path('data') / expand_path(dataset))
+    """Return data/<dataset> in the current folder or, if it is not there, the one that the project ships.
+
+    The dataset may also be named with its folder, data/mine.
+    """
+    path = resolve_path(Path('data') / expand_path(dataset))
+    return resolve_path(dataset) if str(dataset).startswith('data/') and not path.exists() else path
 
 
 def read_meta(dataset):
@@ -30,8 +34,10 @@ def open_tokens(dataset, split):
     path = dataset_folder(dataset) / f'{split}.bin'
     if not is_there(path):
         more = ' --test_fraction=0.1' if split == 'test' else ''
+        text = expand_path(dataset)
+        text, name = (text, text.stem) if text.is_file() else ('your_text.txt', dataset)  # the text for the dataset
         raise UserError(
-            f'there is no {path}; make it with: python prepare_bin.py --input=your_text.txt --dataset={dataset}{more}'
+            f'there is no {path}; make it with: python prepare_bin.py --input={text} --dataset={name}{more}'
         )
     name = read_meta(dataset).get('dtype', 'uint16')
     if name not in ('uint16', 'uint32'):

@@ -56,7 +56,7 @@ def test_the_error_names_the_first_byte_that_is_not_utf8(tmp_path, monkeypatch, 
         (b'PK\3\4\x14\0\x06\0', r'Office document.*CSV'),
         (b'{\\rtf1\\ansi The fox ran.}', r'RTF.*plain text'),
         (b'%PDF-1.7', 'PDF'),
-        (b'\x1f\x8b\x08\0', 'gzip; unpack'),
+        (b'\x1f\x8b\x08\0', r'gzip; its name must end in \.gz'),
     ],
 )
 def test_a_file_that_is_not_text_is_refused_with_a_way_out(tmp_path, content, words):

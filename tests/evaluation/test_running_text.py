@@ -15,7 +15,7 @@ import prepare_bin
 from common.errors import UserError
 from common.notes import forget_notes
 from evaluation import running_text
-from evaluation.running_text import TextSource, can_cut_before_space, cut_before_space, encode_chunks
+from evaluation.running_text import TextSource, can_cut_before_space, cut_before_space, encode_chunks, open_text
 from lm.tokenizer import BPETokenizer, CharTokenizer, GPT2Tokenizer, tokenizer_from_folder, train_bpe
 
 
@@ -81,6 +81,37 @@ def test_each_split_of_a_dataset_has_a_name(text):
 def test_what_is_neither_a_file_nor_a_dataset():
     with pytest.raises(UserError, match='neither a text file nor a dataset'):
         TextSource('nothing', [tokenizer_from_folder(PROJECT / 'models' / 'tiny')], [16])
+
+
+def test_a_folder_of_texts_is_refused_with_the_way_to_score_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'books').mkdir()
+    with pytest.raises(UserError, match=r'--text=books is a folder; .*--input=books --dataset=books .*--text=books$'):
+        open_text('books')
+    (tmp_path / 'data' / 'mine').mkdir(parents=True)
+    np.arange(9, dtype=np.uint16).tofile(tmp_path / 'data' / 'mine' / 'val.bin')
+    assert list(open_text('mine')[2]) == list(open_text('data/mine')[2]) == list(range(9))
+
+
+def test_a_sentence_instead_of_a_file_is_refused_with_the_way_to_score_it():
+    with pytest.raises(UserError, match=r'--text=The quick fox .*--fixed_response="the text"'):
+        open_text('The quick fox')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'words'),
+    [
+        ('a.jsonl', '{"text": "The fox."}\n', 'is scored as it is, with all marks of .jsonl; to score the texts in it'),
+        ('a.csv', 'text\nThe fox.\n', 'is scored as it is, with all marks of .csv'),
+        ('a.html', '<!DOCTYPE html>\n<p>The fox.', 'looks like a web page'),
+    ],
+)
+def test_a_table_or_a_web_page_is_scored_as_it_is_with_a_note(tmp_path, monkeypatch, capsys, name, content, words):
+    monkeypatch.chdir(tmp_path)
+    forget_notes()
+    (tmp_path / name).write_text(content)
+    assert ''.join(open_text(name)[1]()) == content
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('stride', 'words'), [(0, 'stride=0'), (17, '1 to 16')])

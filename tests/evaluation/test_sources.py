@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 from helpers.scripts import PROJECT
 
@@ -106,6 +107,23 @@ def test_a_file_without_pairs_is_refused(tmp_path, content, words):
     path.write_bytes(content)
     with pytest.raises(UserError, match=words):
         list(read_pairs(path, refuse))
+
+
+def test_a_running_text_instead_of_pairs_is_refused_with_the_way_to_score_it(tmp_path):
+    with pytest.raises(
+        UserError, match=r"begins with 'Once upon a time'; .*Running text is scored with --text=.*a\.txt"
+    ):
+        pairs_of(tmp_path, '\nOnce upon a time there was a fox.\n', 'a.txt')
+
+
+@pytest.mark.parametrize('ending', ['.parquet', '.feather', '.jsonl.gz'])
+def test_pairs_in_a_file_from_pandas_are_read(tmp_path, ending):
+    path, rows = tmp_path / f'pairs{ending}', pandas.DataFrame([BEAR, BEAR])
+    if ending == '.jsonl.gz':
+        rows.to_json(path, orient='records', lines=True)
+    else:
+        {'.parquet': rows.to_parquet, '.feather': rows.to_feather}[ending](path)
+    assert list(read_pairs(path, refuse)) == [Pair(index, None, *BEAR.values(), []) for index in range(2)]
 
 
 def test_a_missing_file():

@@ -4,9 +4,11 @@ import json
 import pickle
 from dataclasses import dataclass
 
+import huggingface_hub
 import pytest
 import torch
 from helpers.models import random_gpt
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
 import lm.locate
 from common.errors import UserError
@@ -85,6 +87,44 @@ def test_another_folder_without_a_model_is_refused(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match=r'empty is not a model folder: it has no config\.json'):
         load_model('empty', device='cpu')
+
+
+@pytest.mark.parametrize(
+    ('name', 'meant'),
+    [
+        *[(name, 'gpt2') for name in ('gpt-2', 'GPT2', 'gpt2small', 'openai-community/gpt2')],
+        *[('gpt2_medium', 'gpt2-medium'), ('./gpt2-XL', 'gpt2-xl'), ('tiny_stories', 'tiny-stories')],
+    ],
+)
+def test_a_name_that_is_nearly_that_of_a_model_gets_the_right_one(monkeypatch, name, meant):
+    offline(monkeypatch, OSError('no network'))
+    with pytest.raises(UserError, match=f'did you mean --init_from={meant}\\?$'):
+        lm.locate.locate_model(name)
+
+
+def test_a_model_that_needs_permission_is_named_so(monkeypatch):
+    offline(monkeypatch, GatedRepoError.__new__(GatedRepoError))  # its __init__ wants the hub's answer
+    with pytest.raises(UserError, match=r"'meta-llama/Llama-3\.2-1B' .*given access: hf auth login"):
+        lm.locate.locate_model('meta-llama/Llama-3.2-1B')
+
+
+def offline(monkeypatch, error):
+    """Let the hub answer with an error, and the cache be empty."""
+
+    def fail(*_, **__):
+        raise error
+
+    def not_cached(*_, **__):
+        raise LocalEntryNotFoundError('not here')
+
+    monkeypatch.setattr(huggingface_hub.HfApi, 'model_info', fail)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', not_cached)
+
+
+def test_a_shipped_model_is_found_by_its_folder_from_anywhere_but_not_by_an_empty_name():
+    assert lm.locate.locate_model('models/tiny') == lm.locate.locate_model('tiny')
+    with pytest.raises(UserError, match='the name of the model is empty'):
+        lm.locate.locate_model('')
 
 
 @dataclass
