@@ -62,9 +62,7 @@ class Settings(SamplingSettings):
     so at every level, the error is 0.
     """
 
-    eval_data: str = (
-        'eval_data.json'  # pairs: JSON, JSON lines, CSV, Parquet of {"prompt", "response"} or [prompt, response]
-    )
+    eval_data: str = 'eval_data.json'  # pairs, {"prompt", "response"} or [prompt, response]: JSON, CSV, Parquet
     prompt_key: str | None = None  # the key of the prompts, if it is none of prompt, instruction, question, input ...
     response_key: str | None = None  # the key of the responses, if it is none of response, completion, output, answer
     skip_bad: bool = False  # leave out invalid pairs, with a note, instead of refusing the file

@@ -51,9 +51,7 @@ BYTES_PER_WORKER = 2**22  # less text is encoded sooner than another process has
 class Settings:
     """Turn texts into the token files that train.py reads."""
 
-    input: str = (
-        ''  # files (.txt, .json, .jsonl, .csv, .tsv, .parquet, also .gz), folders or 'books/*.txt', comma-separated
-    )
+    input: str = ''  # files (.txt, .json, .jsonl, .csv, .tsv, .parquet, .arrow), folders or 'books/*.txt', with commas
     hf_dataset: str = ''  # a dataset on the Hugging Face hub instead, such as roneneldan/TinyStories
     hf_config: str = ''  # its configuration, if it has several
     hf_split: str = 'train'  # its split to read
