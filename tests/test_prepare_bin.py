@@ -159,10 +159,10 @@ def test_a_shipped_file_is_found_from_any_folder(bpe):
     assert documents_of(folder, 'train') == stories_of(corpus())
 
 
-@pytest.mark.parametrize('name', ['nowhere.txt', 'nowhere*.txt', 'empty', 'stories.md'])
+@pytest.mark.parametrize('name', ['nowhere.txt', 'nowhere*.txt', 'empty', 'stories.docx'])
 def test_the_error_names_a_file_that_cannot_be_read(name):
     Path('empty').mkdir()
-    Path('stories.md').write_text(TEXT, encoding='utf-8')
+    Path('stories.docx').write_text(TEXT, encoding='utf-8')
     with pytest.raises(UserError) as error:
         prepare(input=name)
     assert name in str(error.value)
