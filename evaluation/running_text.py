@@ -89,10 +89,10 @@ def open_text(text):
         dataset, _, split = text.rpartition('/')
     if path.is_file():
         if (kind := text_kind(path)) in TABLES:
-            note(
-                f'{path} is scored as it is, with all marks of {kind}; to score the texts in it: python prepare_bin.py '
-                f'--input={path} --dataset=mine --val_fraction=1, then --text=mine'
-            )
+            command = f'python prepare_bin.py --input={path} --dataset=mine --val_fraction=1, then --text=mine'
+            if kind in ('.parquet', '.arrow', '.feather'):
+                raise UserError(f'--text={text} is a table, not a running text; to score the texts in it: {command}')
+            note(f'{path} is scored as it is, with all marks of {kind}; to score the texts in it: {command}')
             return path, lambda: read_text_chunks(path), None, None
         return path, lambda: with_notes(read_text_chunks(path), path, EOT), None, None
     folder = dataset_folder(dataset)

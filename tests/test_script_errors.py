@@ -255,7 +255,10 @@ REFUSED_BY_TRAIN = [
     (['--block_size=5000'], ['train.bin', 'too few', 'block_size=5000']),
     (['--block_size=500'], ['val.bin', 'too few', 'block_size=500']),
     (['--init_from=resume', '--out_dir=nowhere'], ['there is no checkpoint', 'nowhere']),
-    (['--init_from=resume', '--dataset=characters'], ['data/characters', 'another tokenizer', 'prepare_bin.py']),
+    (
+        ['--init_from=resume', '--dataset=characters'],
+        ['data/characters', 'another tokenizer', 'resume with --dataset=stories', 'prepare_bin.py'],
+    ),
     (['--init_from=folder', '--dataset=characters'], ['data/characters', '--tokenizer=folder']),
     (['--init_from=folder', '--block_size=0'], ['block_size=0']),
     (['--wandb_log'], ['--wandb_log', 'pip install wandb']),

@@ -171,7 +171,7 @@ def choose_columns(rows, column, source):
         raise UserError(f'{source} has several text columns, choose one with --text_column: {listed}{more}')
     (name,) = examples
     inner = max(nested, key=nested.get, default=None)
-    if nested and name.casefold() not in ROW_KEYS and nested[inner] > 2 * sum(map(len, values[name])):
+    if nested and name.casefold() not in ROW_KEYS and nested[inner] > sum(map(len, values[name])):
         raise UserError(
             f'{source}: most of its text is inside {inner!r}; make each {inner!r} one text first, or choose '
             f'--text_column={name} ({shorten_value(examples[name])})'

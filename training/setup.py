@@ -97,7 +97,7 @@ def prepare_model(settings, device):
             f'({type(error.__cause__).__name__}); begin from a shipped model instead: {_story_commands(settings)}'
         ) from error
     model, tokenizer, checkpoint = loaded
-    _check_same_tokenizer(settings, tokenizer)
+    _check_same_tokenizer(settings, tokenizer, checkpoint)
     if settings.init_from == 'resume':
         if not settings.eval_only:
             check_resumable(settings, checkpoint, file)
@@ -136,7 +136,7 @@ def _new_model(settings, device):
     return model.to(device).train(), tokenizer
 
 
-def _check_same_tokenizer(settings, tokenizer):
+def _check_same_tokenizer(settings, tokenizer, checkpoint):
     """Raise UserError if the dataset was made with another tokenizer than the model's; either may be unknown (None)."""
     of_data = tokenizer_from_folder(dataset_folder(settings.dataset))
     if of_data is None or tokenizer is None or of_data.fingerprint == tokenizer.fingerprint:
@@ -147,9 +147,11 @@ def _check_same_tokenizer(settings, tokenizer):
         commands = _story_commands(settings, name)
     else:
         commands = f'python prepare_bin.py --input=... --dataset=ANOTHER_NAME --tokenizer={name}'
+    begun_with = (checkpoint.get('config') or {}).get('dataset') if settings.init_from == 'resume' else None
+    other = f'resume with --dataset={begun_with}, as the run began, or ' if begun_with else ''
     raise UserError(
-        f'data/{settings.dataset} was made with another tokenizer than the one of {settings.init_from}; make it again '
-        f'with: {commands}'
+        f'data/{settings.dataset} was made with another tokenizer than the one of {settings.init_from}; {other}make it '
+        f'again with: {commands}'
     )
 
 

@@ -93,6 +93,13 @@ def test_a_folder_of_texts_is_refused_with_the_way_to_score_them(tmp_path, monke
     assert list(open_text('mine')[2]) == list(open_text('data/mine')[2]) == list(range(9))
 
 
+def test_a_parquet_table_is_refused_with_the_way_to_score_its_texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.parquet').write_bytes(b'PAR1')
+    with pytest.raises(UserError, match=r'--text=a\.parquet is a table, .*--input=a\.parquet --dataset=mine'):
+        open_text('a.parquet')
+
+
 def test_a_sentence_instead_of_a_file_is_refused_with_the_way_to_score_it():
     with pytest.raises(UserError, match=r'--text=The quick fox .*--fixed_response="the text"'):
         open_text('The quick fox')
