@@ -221,7 +221,7 @@ def test_a_checkpoint_without_its_optimizer_cannot_be_resumed(here):
         ({'model_type': 'llama'}, ["'llama'", 'gpt2']),
         ({'n_layer': 3}, ['folder', 'lacks weights']),
         ({'n_embd': 64}, ['folder', '(300, 32)', '(300, 64)']),
-        ({'n_head': 0}, ['folder', 'n_head=0']),
+        ({'n_head': 0}, ['folder', 'n_head is 0']),
         ({'activation_function': 'relu'}, ["'relu'"]),
     ],
     ids=['missing', 'model_type', 'n_layer', 'n_embd', 'n_head', 'activation'],
