@@ -10,7 +10,6 @@ printed.
 
 import math
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,12 @@ import torch
 import configurator
 from common.errors import UserError
 from common.files import atomic_write, expand_path
+from common.folders import finish_replacing, lock_folder, remove_leftovers, replace_together
 from lm import checkpoint as checkpoints
+from lm.checkpoint import MODEL_FILES as FILES
 from lm.hardware import pick_dtype
 from lm.settings import ModelChoice, choose_model
 
-# The files that a model folder may contain. An export deletes those of an older model that it does not replace.
-FILES = (
-    *('config.json', 'model.safetensors', 'README.md', 'tokenizer.json', 'tokenizer_config.json', 'characters.json'),
-    *('pytorch_model.bin', 'model.safetensors.index.json', 'vocab.json', 'merges.txt', 'special_tokens_map.json'),
-    *('generation_config.json', 'added_tokens.json', 'chat_template.jinja'),
-)
 PUBLISHED = {
     'gpt2': 'openai-community/gpt2',
     'distilgpt2': 'distilbert/distilgpt2',
@@ -59,6 +54,14 @@ def main(settings):
     if tokenizer is None:
         raise UserError(f'{settings.init_from} has no tokenizer, so the exported model could not be used')
     folder = expand_path(settings.folder)
+    with lock_folder(folder, 'choose another --folder'):
+        finish_replacing(folder, FILES, is_locked=True)
+        refuse_to_overwrite(folder, settings.overwrite)
+        write_and_push(folder, model, tokenizer, checkpoint, settings, token)
+
+
+def write_and_push(folder, model, tokenizer, checkpoint, settings, token):
+    """Write the folder, compare it with the model, and push it if the settings say so."""
     card = write_card(folder.name, model, tokenizer, checkpoint, settings)
     write_model_folder(folder, model, tokenizer, card, settings.dtype)
     size = sum((folder / name).stat().st_size for name in FILES if (folder / name).exists())
@@ -77,8 +80,7 @@ def check_export_settings(settings):
     folder = expand_path(settings.folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f'--folder={folder} is a file, not a folder')
-    if not settings.overwrite and (present := [name for name in FILES if (folder / name).exists()]):
-        raise UserError(f'{folder} contains {present[0]}: choose another --folder, or replace it (--overwrite=True)')
+    refuse_to_overwrite(folder, settings.overwrite)
     source = Path(settings.init_from)
     if source.is_dir() and folder.exists() and folder.samefile(source):
         raise UserError(f'--folder={folder} is the folder of the model itself; choose another')
@@ -101,21 +103,18 @@ def check_export_settings(settings):
     return token
 
 
+def refuse_to_overwrite(folder, overwrite):
+    """Raise UserError if a folder holds files of a model, which may not be replaced."""
+    if not overwrite and (present := [name for name in reversed(FILES) if (folder / name).exists()]):
+        raise UserError(f'{folder} contains {present[0]}: choose another --folder, or replace it (--overwrite=True)')
+
+
 def write_model_folder(folder, model, tokenizer, card, dtype):
-    """Write the files to a temporary folder and then move them: if writing fails, the old files remain."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as temporary:
-            checkpoints.save_pretrained(model, temporary, tokenizer, pick_dtype(dtype))
-            (Path(temporary) / 'README.md').write_text(card, encoding='utf-8')
-            folder.mkdir(exist_ok=True)
-            for name in FILES:
-                if (Path(temporary) / name).exists():
-                    (Path(temporary) / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f'cannot write {folder}: {error.strerror or error}') from error
+    """Write the files of a model, all of them or none, and remove those of an older model; the folder is locked."""
+    remove_leftovers(folder, 'new', *FILES)
+    with replace_together(folder, FILES) as new:
+        checkpoints.write_model_files(model, new, tokenizer, pick_dtype(dtype))
+        (new / 'README.md').write_text(card, encoding='utf-8')
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ import tempfile
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -33,7 +33,8 @@ from tqdm import tqdm
 
 import configurator
 from common.errors import UserError
-from common.files import atomic_write, expand_path, file_sha256
+from common.files import PARTIAL, expand_path, file_sha256
+from common.folders import lock_folder, remove_leftovers, replace_together
 from common.notes import note
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents, tokenizer_from_name, train_bpe
 from texts.corpus import cut_for_tokenizer, gather_documents, read_documents
@@ -41,6 +42,7 @@ from texts.hub_datasets import read_hub
 from texts.json_rows import PairKeys
 from texts.readers import input_paths, read_files
 from texts.splits import SPLITS, assign_splits
+from texts.token_files import FILES
 
 STORIES = 'childrens_stories'  # the dataset that the project ships
 BATCH = 2**20  # bytes of text that a process encodes at a time
@@ -147,18 +149,17 @@ def count_cores():
 
 @contextmanager
 def temporary_file_in(folder):
-    """Yield a path for a temporary file in a folder; remove it afterwards, and the folder if it is new and empty."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix='.documents.', dir=folder) as temporary:
-            yield Path(temporary) / 'documents'
-    except OSError as error:  # most likely a full disk
-        raise UserError(f'cannot write {folder}: {error.strerror or error}; nothing was overwritten') from error
-    finally:
-        for path in missing:
-            with suppress(OSError):
-                path.rmdir()
+    """Yield a path for a temporary file in a folder that no other process may write to meanwhile; remove it afterwards.
+
+    The folder is removed, too, if it is new and remains empty.
+    """
+    with lock_folder(folder, 'choose another --dataset'):
+        remove_leftovers(folder, 'documents', 'new')
+        try:
+            with tempfile.TemporaryDirectory(prefix='.documents.', suffix=PARTIAL, dir=folder) as temporary:
+                yield Path(temporary) / 'documents'
+        except OSError as error:  # most likely a full disk
+            raise UserError(f'cannot write {folder}: {error.strerror or error}; nothing was overwritten') from error
 
 
 def split_shares(settings):
@@ -224,9 +225,9 @@ def write_dataset(folder, meta, corpus, split, between, encode_batches):
             batches.append((name, corpus.starts[part], corpus.ends[part]))
     total = sum(meta[name]['bytes'] for name in names)
     progress = tqdm(total=total, desc='encoding', unit='B', unit_scale=True, leave=False, disable=None)
-    with ExitStack() as stack:  # files get their final names in reverse order, meta.json last
-        meta_path = stack.enter_context(atomic_write(folder / 'meta.json'))
-        paths = {name: stack.enter_context(atomic_write(folder / f'{name}.bin')) for name in reversed(names)}
+    # An older test.bin goes with the other files, since it may contain documents that are now in train.bin.
+    with replace_together(folder, FILES) as new:
+        paths = {name: new / f'{name}.bin' for name in names}
         with ExitStack() as opened, progress:
             files = {name: opened.enter_context(open(path, 'wb')) for name, path in paths.items()}
             ids_of_batches = encode_batches([batch[1:] for batch in batches])
@@ -238,9 +239,7 @@ def write_dataset(folder, meta, corpus, split, between, encode_batches):
                 progress.update(int((ends - starts).sum()))
         for name in names:
             meta[name]['sha256'] = file_sha256(paths[name])
-        meta_path.write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
-    if 'test' not in names:
-        (folder / 'test.bin').unlink(missing_ok=True)  # an older one may contain documents that are now in train.bin
+        (new / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
 
 
 @contextmanager

@@ -43,11 +43,11 @@ from training.setup import (
     check_tokens,
     check_training_settings,
     choose_configs,
+    claim_out_dir,
     expand_paths,
     freeze_layers,
     prepare_model,
     remove_earlier_run,
-    remove_partial_files,
 )
 
 
@@ -127,12 +127,19 @@ def main(settings):
 
 def train_or_evaluate(settings):
     """Prepare the run, then train it or, with eval_only, evaluate it once."""
-    run = Run(settings)
-    if settings.eval_only:
-        print(describe_losses(run.estimate_loss(), run))
-    else:
-        run.prepare()
-        train(run)
+    processes = Processes(settings.device, settings.backend)
+    if settings.gradient_accumulation_steps % processes.count:
+        raise UserError(
+            f'--gradient_accumulation_steps={settings.gradient_accumulation_steps} cannot be shared equally among '
+            f'{processes.count} processes; choose a multiple of {processes.count}'
+        )
+    with claim_out_dir(settings, processes):
+        run = Run(settings, processes)
+        if settings.eval_only:
+            print(describe_losses(run.estimate_loss(), run))
+        else:
+            run.prepare()
+            train(run)
 
 
 def train(run):
@@ -196,14 +203,9 @@ def evaluate(run, progress):
 class Run:
     """A model in training: its data, its weights, its optimizer, and how far it has got."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, processes):
         """Load the data and the model, and check that they fit together."""
-        self.settings, self.processes = settings, Processes(settings.device, settings.backend)
-        if settings.gradient_accumulation_steps % self.processes.count:
-            raise UserError(
-                f'--gradient_accumulation_steps={settings.gradient_accumulation_steps} cannot be shared equally among '
-                f'{self.processes.count} processes; choose a multiple of {self.processes.count}'
-            )
+        self.settings, self.processes = settings, processes
         self.device = pick_device(self.processes.device)
         if settings.compile:
             check_compiler(self.device)
@@ -249,10 +251,10 @@ class Run:
             wandb_id = self.checkpoint.get('wandb_id')
             self.checkpoint = None  # free its memory
         if self.processes.first:
-            self.log = TrainingLog(settings, self.tokenizer, resumed, self.iter_num, self.evaluated, wandb_id)
-            remove_partial_files(settings.out_dir)
+            self.log = TrainingLog(settings, self.tokenizer, wandb_id)
             if not resumed:
                 remove_earlier_run(settings.out_dir)
+            self.log.start(resumed, self.iter_num, self.evaluated)
         if settings.compile:
             self.raw_loss_fn.compile()
         if self.processes.count > 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
+PARTIAL = '.partial'  # how the names of files end that are not complete yet
 
 
 def expand_path(text):
@@ -97,6 +98,29 @@ def file_sha256(path):
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def make_folder(folder):
+    """Make a folder and those above it, if they are missing. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(f'cannot write to the folder {folder}: {path} is a file') from error
+        raise UserError(f'cannot create the folder {folder}: {error.strerror}') from error
+
+
+def flush_to_disk(path):
+    """Wait until a file is on the disk, or the names in a folder are, as far as the system can tell."""
+    if path.is_dir():
+        with suppress(OSError):  # Windows cannot do this, and need not
+            folder = os.open(path, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    else:
+        with open(path, 'r+b') as file:  # Windows can only flush a file opened for writing
+            os.fsync(file.fileno())
+
+
 @contextmanager
 def atomic_write(path):
     """Yield a temporary path, which is renamed to `path` if the block succeeds and deleted if it fails.
@@ -104,25 +128,21 @@ def atomic_write(path):
     A reader sees either the old file or the new one, never half of one. Raises UserError if writing fails.
     """
     path = expand_path(path)
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=PARTIAL)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror}') from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, 'r+b') as file:  # Windows can only flush a file opened for writing
-            os.fsync(file.fileno())  # on disk before the rename
+        flush_to_disk(temporary)  # before the rename
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
         temporary.replace(path)
-        with suppress(OSError):  # Windows cannot do this, and need not
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)  # the rename, too
-            os.close(folder)
+        flush_to_disk(path.parent)  # the rename, too
     except OSError as error:  # most likely a full disk
         raise UserError(f'cannot write {path}: {error.strerror or error}; nothing was overwritten') from error
     finally:
@@ -133,16 +153,15 @@ def create_run_folder(parent, name):
     """Make a new folder in `parent` and return its path: <name>-<date>-<time>, with a number if that name is taken."""
     words = re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')[:50].strip('-')
     parent = expand_path(parent)
+    make_folder(parent)
     stem = f'{words}-{datetime.datetime.now():%Y%m%d-%H%M%S}'
     number = 1
     while True:
         folder = parent / (stem if number == 1 else f'{stem}-{number}')
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
         except FileExistsError:
-            if not parent.is_dir():
-                raise UserError(f'{parent} is a file, not a folder') from None
             number += 1
         except OSError as error:
             raise UserError(f'cannot create the folder {folder}: {error.strerror}') from error

@@ -4,12 +4,14 @@ import json
 import os
 import platform
 import shlex
-import sys
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 
 from common.errors import UserError
 from common.files import atomic_write, expand_path
+from common.folders import lock_folder, remove_leftovers
+from common.notes import note
 from evaluation.sources import window_start
 from lm.checkpoint import weights_sha256
 from lm.wording import describe_sampler
@@ -103,16 +105,20 @@ class ResultFolder:
         self.path = path
         self._part, self._finished = path / 'pairs.jsonl.part', path / 'pairs.jsonl'
         self._command = header['command']
-        self._check_header(header, resume)
-        if resume and not self._part.exists() and self._finished.exists():
-            self._finished.rename(self._part)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f'--save: cannot create the folder {self.path}: {error.strerror}') from error
-        self.next_index = self._cut_to_whole_windows() if self._part.exists() else 0
-        write_json(self.path / 'summary.json', {'complete': False, **header})
-        self._file = open(self._part, 'a', encoding='utf-8')  # noqa: SIM115 (closed in __exit__)
+        with ExitStack() as stack:
+            stack.enter_context(lock_folder(path, 'choose another --save'))
+            remove_leftovers(path, *FILES)
+            self._check_header(header, resume)
+            try:
+                if resume and not self._part.exists() and self._finished.exists():
+                    self._finished.rename(self._part)
+                self.next_index = self._cut_to_whole_windows() if self._part.exists() else 0
+                write_json(self.path / 'summary.json', {'complete': False, **header})
+                # Without a buffer: what could not be written is not tried again when the file is closed.
+                self._file = stack.enter_context(open(self._part, 'ab', buffering=0))
+            except OSError as error:
+                raise UserError(f'cannot write {self._part}: {error.strerror}') from error
+            self._stack = stack.pop_all()
 
     def _check_header(self, header, resume):
         """Raise UserError if the folder holds another evaluation, or one that must be resumed first."""
@@ -153,15 +159,17 @@ class ResultFolder:
         """Cut off the last window, which may be incomplete, and half a line; return the index to continue from."""
         window, size = 0, 0
         with open(self._part, 'r+b') as file:
-            place = 0
+            place, last = 0, -1
             for line in file:
                 try:
                     index = json.loads(line)['index']
-                except ValueError:
+                    if type(index) is not int or index <= last:
+                        break
+                except (ValueError, KeyError, TypeError, RecursionError):
                     break
                 if window_start(index) != window:
                     window, size = window_start(index), place
-                place += len(line)
+                place, last = place + len(line), index
             file.truncate(size)
         return window
 
@@ -171,27 +179,34 @@ class ResultFolder:
             yield from map(json.loads, file)
 
     def add(self, rows):
-        """Keep the rows of a window."""
+        """Keep the rows of a window, all of them or none."""
+        lines = ''.join(f'{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n' for row in rows)
+        data, size = lines.encode(), self._file.seek(0, os.SEEK_END)
         try:
-            self._file.writelines(f'{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n' for row in rows)
-            self._file.flush()
+            while data:
+                data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
         except OSError as error:  # a full disk, most likely
+            with suppress(OSError):
+                self._file.truncate(size)
             raise UserError(f'cannot write {self._part}: {error.strerror}') from error
 
     def finish(self, summary):
-        """Write the summary; last, the rows get their final name."""
-        write_json(self.path / 'summary.json', summary)
+        """Give the rows their final name; last, write the summary, which says that the evaluation is complete."""
         self._file.close()
-        self._part.replace(self._finished)
+        try:
+            self._part.replace(self._finished)
+        except OSError as error:
+            raise UserError(f'cannot write {self._finished}: {error.strerror}') from error
+        write_json(self.path / 'summary.json', summary)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        self._file.close()
+        self._stack.close()
         if kind is not None:
-            print(f'rows scored so far are kept; resume with: {self._command} --resume_eval=True', file=sys.stderr)
+            note(f'rows scored so far are kept; resume with: {self._command} --resume_eval=True')
 
 
 def write_json(path, value):

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from common.errors import UserError
 from common.files import atomic_write, expand_path, is_there, resolve_path
+from common.folders import finish_replacing, lock_folder, replace_together
 from common.notes import note
 from common.strings import shorten, show_value
 from lm.adapter import adapted_model, merge_adapter
@@ -29,6 +30,13 @@ from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, tokenizer_from_contents, tok
 from lm.weight_files import check_weights, first_line, load_torch_file
 from model import GPT, GPTConfig
 
+# The files that a model folder may contain; those of an older model go when a new one is written.
+WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin', 'model.safetensors.index.json', 'config.json')
+MODEL_FILES = (
+    *('README.md', 'tokenizer.json', 'tokenizer_config.json', 'characters.json', 'vocab.json', 'merges.txt'),
+    *('special_tokens_map.json', 'generation_config.json', 'added_tokens.json', 'chat_template.jinja'),
+    *WEIGHT_FILES,  # config.json last: without it, no program takes the folder for a model
+)
 PADDED_TO = 128  # training programs pad the number of ids to a multiple of this, or of 64, for speed
 
 
@@ -61,10 +69,22 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
 
 def _load_folder(folder):
     """Return (model, tokenizer) of a model folder, or of a folder with a LoRA adapter."""
+    finish_replacing(folder, MODEL_FILES)
+    before = _signature(folder)
     tokenizer = tokenizer_from_folder(folder)
     if tokenizer is None and (base := adapted_model(folder)) is not None:
         tokenizer = tokenizer_from_folder(locate_model(base))
-    return load_pretrained(folder), tokenizer
+    model = load_pretrained(folder)
+    if _signature(folder) != before:
+        raise UserError(f'{folder} was written while it was being read: try again')
+    return model, tokenizer
+
+
+def _signature(folder):
+    """Return what changes whenever a file of a model folder is written."""
+    paths = [folder / name for name in MODEL_FILES]
+    stats = [(path.name, path.stat()) for path in paths if path.exists()]
+    return [(name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _fit_vocabularies(model, tokenizer, path, is_folder):
@@ -121,6 +141,13 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
     probabilities. A model without biases is saved with biases of zero, which is the same model.
     """
     folder = expand_path(folder)
+    names = [name for name in MODEL_FILES if tokenizer is not None or name in WEIGHT_FILES]
+    with lock_folder(folder, 'choose another folder'), replace_together(folder, names) as new:
+        write_model_files(model, new, tokenizer, dtype)
+
+
+def write_model_files(model, folder, tokenizer, dtype):
+    """Write the files of a model into a new folder; see `save_pretrained`."""
     with _report_write_errors(folder / 'model.safetensors') as path:
         save_file(make_hub_state(model, dtype), path, metadata={'format': 'pt'})
     with atomic_write(folder / 'config.json') as path:
@@ -154,8 +181,9 @@ def save_checkpoint(path, model, tokenizer, state=None, **rest):
         'tokenizer': None if tokenizer is None else tokenizer.contents,
         **rest,
     }
-    with _report_write_errors(path) as temporary:
-        torch.save(checkpoint, temporary)
+    # Through a file of Python's, whose error is the disk's; torch's own says "unexpected pos".
+    with _report_write_errors(path) as temporary, open(temporary, 'wb') as file:
+        torch.save(checkpoint, file)
 
 
 @contextmanager
@@ -165,7 +193,8 @@ def _report_write_errors(path):
         with atomic_write(path) as temporary:
             yield temporary
     except (RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        cause = error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
         raise UserError(f'cannot write {path}: {reason}; nothing was overwritten') from error
 
 

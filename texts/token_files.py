@@ -1,14 +1,22 @@
 """Open the token files of a dataset, data/<dataset>/train.bin, val.bin, test.bin and meta.json."""
 
 import hashlib
+import threading
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from common.files import check_regular, expand_path, is_there, resolve_path
+from common.files import expand_path, file_sha256, is_there, open_regular, resolve_path
+from common.folders import finish_replacing
 from common.json_files import read_json_object
 from common.strings import show_value
+from texts.splits import SPLITS
+
+FILES = (*(f'{split}.bin' for split in SPLITS), 'meta.json')  # what prepare_bin.py writes, together
+HASHED_BYTES = 2**28  # of larger files the hash is not checked, which would take seconds, but the size is
 
 
 def dataset_folder(dataset):
@@ -24,14 +32,22 @@ def read_meta(dataset):
     """Return the contents of a dataset's meta.json; {} if nanoGPT prepared it, which writes none."""
     path = dataset_folder(dataset) / 'meta.json'
     try:
-        return read_json_object(path, missing={})
+        meta = read_json_object(path, missing={})
     except UserError as error:
         raise UserError(f'{error}; prepare_bin.py can make it again') from error
+    for split in SPLITS:
+        if not isinstance(meta.get(split, {}), dict):
+            raise UserError(f'{path} is damaged: its {split} is not a JSON object; prepare_bin.py can make it again')
+    return meta
 
 
 def open_tokens(dataset, split):
-    """Return the tokens of one split as a memory map, (n,): only what is used is read."""
+    """Return the tokens of one split as a TokenFile: only what is used is read.
+
+    Raises UserError if the file is missing, or is not the one that meta.json describes.
+    """
     path = dataset_folder(dataset) / f'{split}.bin'
+    finish_replacing(path.parent, FILES)
     if not is_there(path):
         more = ' --test_fraction=0.1' if split == 'test' else ''
         text = expand_path(dataset)
@@ -39,19 +55,74 @@ def open_tokens(dataset, split):
         raise UserError(
             f'there is no {path}; make it with: python prepare_bin.py --input={text} --dataset={name}{more}'
         )
-    name = read_meta(dataset).get('dtype', 'uint16')
+    meta = read_meta(dataset)
+    name = meta.get('dtype', 'uint16')
     if name not in ('uint16', 'uint32'):
         raise UserError(
             f'{path.parent / "meta.json"} is damaged: its dtype is {show_value(name)}, but token files have uint16 '
             'or uint32; prepare_bin.py can make it again'
         )
-    dtype, size = np.dtype(name), check_regular(path)
-    if size == 0:
-        return np.zeros(0, dtype)  # an empty file cannot be mapped
-    try:
-        return np.memmap(path, dtype, mode='r')
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read as {dtype.name} tokens: {error}') from error
+    tokens = TokenFile(path, np.dtype(name))
+    if meta:
+        _check_belongs(path, tokens, meta.get(split))
+    return tokens
+
+
+def _check_belongs(path, tokens, described):
+    """Raise UserError unless a file is the one that meta.json describes: its size and, if it is not large, its hash."""
+    again = 'make the dataset again with prepare_bin.py'
+    if not described:
+        raise UserError(f'{path} does not belong to the meta.json beside it, which names no such file: {again}')
+    is_same = described.get('tokens', len(tokens)) == len(tokens)
+    if is_same and 'sha256' in described and path.stat().st_size <= HASHED_BYTES:
+        is_same = described['sha256'] == file_sha256(path)
+    if not is_same:
+        raise UserError(
+            f'{path} is not the file that the meta.json beside it describes, so its tokens may be of another text or '
+            f'tokenizer: {again}'
+        )
+
+
+class TokenFile(Sequence):
+    """The tokens in a file, (n,), which are read when they are used, a slice at a time.
+
+    It is no memory map: if the file is cut short while it is in use, reading a map kills the process, and reading a
+    file is an error.
+    """
+
+    def __init__(self, path, dtype):
+        """Open the file. Raises UserError if that fails, or if its size is not a multiple of a token's."""
+        self.path, self.dtype, self.itemsize = path, dtype, dtype.itemsize
+        self._file = open_regular(path)
+        weakref.finalize(self, self._file.close)
+        size = path.stat().st_size
+        self._lock = threading.Lock()  # batches are loaded in one thread and evaluated in another
+        if size % self.itemsize:
+            raise UserError(
+                f'{path} cannot be read as {dtype.name} tokens: its {size:,} bytes are no multiple of {self.itemsize}'
+            )
+        self._length = size // self.itemsize
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, part):
+        """Return the tokens of a slice, which has no step, as an array; or one token."""
+        if not isinstance(part, slice):
+            return int(self._read(range(len(self))[part], 1)[0])
+        start, stop, _ = part.indices(len(self))
+        return self._read(start, max(0, stop - start))
+
+    def _read(self, start, count):
+        with self._lock:
+            try:
+                self._file.seek(start * self.itemsize)
+                data = self._file.read(count * self.itemsize)
+            except OSError as error:
+                raise UserError(f'{self.path} cannot be read: {error.strerror}') from error
+        if len(data) < count * self.itemsize:
+            raise UserError(f'{self.path} became shorter while it was in use; make it again with prepare_bin.py')
+        return np.frombuffer(data, self.dtype)
 
 
 def tokens_sha256(tokens):

@@ -57,5 +57,6 @@ def evaluation_batches(tokens, block_size, batch_size, max_batches):
 
 def inputs_and_targets(tokens, starts, block_size):
     """Return the blocks that begin at `starts`, (B, T) int64, and the token that follows each of theirs, (B, T)."""
-    rows = torch.from_numpy(tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64))  # (B, T + 1)
+    rows = np.stack([tokens[start : start + block_size + 1] for start in starts.tolist()])  # (B, T + 1)
+    rows = torch.from_numpy(rows.astype(np.int64))
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()

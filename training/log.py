@@ -26,11 +26,8 @@ SAMPLE_TOKENS = 60  # length of the sample at each evaluation
 class TrainingLog:
     """Writes metrics.jsonl and loss.png into out_dir; can log to Weights & Biases. Only the first process has one."""
 
-    def __init__(self, settings, tokenizer, resumed, iter_num=0, evaluated=False, wandb_id=None):
-        """Check the settings, then start metrics.jsonl.
-
-        resumed: keep its lines up to iteration iter_num, including that iteration's evaluation if `evaluated`.
-        """
+    def __init__(self, settings, tokenizer, wandb_id=None):
+        """Check the settings; nothing is written yet. wandb_id: that of a resumed run."""
         self._settings, self._tokenizer = settings, tokenizer
         if tokenizer is None and (settings.sample_prompt is not None or settings.eval_file):
             raise UserError('--sample_prompt and --eval_file need a tokenizer, but this model has none')
@@ -39,6 +36,12 @@ class TrainingLog:
         self._wandb, self.wandb_id = _start_wandb(settings, wandb_id) if settings.wandb_log else (None, None)
         self._path = Path(settings.out_dir) / 'metrics.jsonl'
         self._drawn = False  # whether loss.png shows every line of metrics.jsonl
+
+    def start(self, resumed, iter_num=0, evaluated=False):
+        """Start metrics.jsonl.
+
+        resumed: keep its lines up to iteration iter_num, including that iteration's evaluation if `evaluated`.
+        """
         kept = _lines_to_keep(self._path, iter_num, evaluated) if resumed and self._path.exists() else []
         with atomic_write(self._path) as temporary:
             temporary.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
@@ -116,13 +119,13 @@ def _start_wandb(settings, id):
 def _lines_to_keep(path, iter_num, evaluated):
     """Return the lines of metrics.jsonl that a run resumed at iter_num will not write again."""
     kept = []
-    for line in path.read_text(encoding='utf-8').splitlines():
+    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # cut off when the machine stopped
+            if entry['iter'] < iter_num or (entry['iter'] == iter_num and ('loss' in entry or evaluated)):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):  # cut off when the machine stopped, or damaged
             continue
-        if entry['iter'] < iter_num or (entry['iter'] == iter_num and ('loss' in entry or evaluated)):
-            kept.append(line)
     return kept
 
 

@@ -1,6 +1,8 @@
-"""Everything before the first step: checking the settings, making or loading the model, tidying out_dir."""
+"""Everything before the first step: the settings, making or loading the model, claiming and tidying out_dir."""
 
+import contextlib
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 
 from common.errors import UserError
 from common.files import PROJECT, expand_path
+from common.folders import lock_folder, remove_leftovers
 from common.notes import note
 from lm import checkpoint as checkpoints
 from lm.locate import DownloadError
@@ -24,6 +27,8 @@ AT_LEAST_0 = (
     *('n_layer', 'dropout', 'freeze', 'lora_rank', 'lora_alpha', 'max_iters', 'epochs', 'save_minutes', 'seed'),
     *('learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'beta1', 'beta2'),
 )
+RUN_FILES = ('last.pt', 'ckpt.pt', 'loss.png', 'metrics.jsonl')
+REMOVING = '.removing'  # in out_dir, as long as an earlier run is being deleted
 BELOW = {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63}
 
 
@@ -72,8 +77,36 @@ def check_training_settings(settings):
             raise UserError(f'--{name}={getattr(settings, name)}: it must be below {limit}')
     if settings.lora_rank and settings.freeze is not None:
         raise UserError('--lora_rank already freezes all weights; leave out --freeze')
+
+
+@contextlib.contextmanager
+def claim_out_dir(settings, processes):
+    """Keep other runs out of out_dir while the block runs. Several processes are one run: the first has the lock.
+
+    Raises UserError if another run is writing there, or if an earlier one is there that may not be deleted.
+    """
+    error, out_dir = None, Path(settings.out_dir)
+    with contextlib.ExitStack() as stack:
+        if processes.first and not settings.eval_only:
+            try:
+                stack.enter_context(lock_folder(out_dir, 'choose another --out_dir'))
+                finish_removing(out_dir)
+                check_earlier_run(settings)
+                remove_leftovers(out_dir, *RUN_FILES)
+            except UserError as raised:
+                error = raised
+        error = processes.broadcast(error)
+        if error is not None and not processes.first:
+            sys.exit(2)  # the first process reports it
+        if error is not None:
+            raise error
+        yield
+
+
+def check_earlier_run(settings):
+    """Raise UserError if out_dir holds an earlier run that is neither to be resumed nor to be deleted."""
     existing = [name for name in ('last.pt', 'ckpt.pt') if (Path(settings.out_dir) / name).exists()]
-    if existing and settings.init_from != 'resume' and not (settings.overwrite or settings.eval_only):
+    if existing and settings.init_from != 'resume' and not settings.overwrite:
         raise UserError(
             f'{settings.out_dir} holds {" and ".join(existing)} of an earlier run: resume that run '
             '(--init_from=resume), choose another --out_dir, or delete it (--overwrite=True)'
@@ -190,12 +223,15 @@ def freeze_layers(model, blocks):
 
 def remove_earlier_run(out_dir):
     """Delete what an earlier run wrote into out_dir, so that it is not mistaken for this run's."""
-    for name in ('last.pt', 'ckpt.pt', 'loss.png'):
-        (Path(out_dir) / name).unlink(missing_ok=True)
+    (Path(out_dir) / REMOVING).touch()
+    finish_removing(out_dir)
 
 
-def remove_partial_files(out_dir):
-    """Delete half-written checkpoints that a killed run left behind."""
-    for name in ('last.pt', 'ckpt.pt'):
-        for path in Path(out_dir).glob(f'.{name}.*'):
-            path.unlink(missing_ok=True)
+def finish_removing(out_dir):
+    """Delete the rest of an earlier run, if a process was killed while it deleted it; the caller holds the lock.
+
+    What is left of it could otherwise be resumed with the settings of the run that was to replace it.
+    """
+    if (Path(out_dir) / REMOVING).exists():
+        for name in (*RUN_FILES, REMOVING):
+            (Path(out_dir) / name).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Saving and resuming: an interrupted run continues bit for bit, and nothing is lost or overwritten by mistake."""
 
 import dataclasses
+import json
 import multiprocessing.forkserver
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +22,7 @@ from helpers.training import SMALL, assert_same_run, checkpoint, losses, run, ru
 import configurator
 import train
 from common.errors import UserError
+from common.files import file_sha256
 from texts.token_files import tokens_sha256
 from train import Settings
 from training import log
@@ -104,6 +107,11 @@ def test_resuming_on_other_data_is_refused():
     tokens = np.fromfile('data/rhymes/train.bin', np.uint16)
     tokens[7] ^= 1
     tokens.tofile('data/rhymes/train.bin')
+    with pytest.raises(UserError, match=r'train\.bin is not the file that the meta\.json beside it describes'):
+        run(init_from='resume')
+    meta = json.loads(Path('data/rhymes/meta.json').read_text())
+    meta['train']['sha256'] = file_sha256('data/rhymes/train.bin')
+    Path('data/rhymes/meta.json').write_text(json.dumps(meta))
     with pytest.raises(UserError, match='data/rhymes is not the data that the run in out started with'):
         run(init_from='resume')
 
@@ -134,10 +142,10 @@ def test_overwriting_deletes_the_old_run_only_after_all_checks(tmp_path):
         run(eval_file='nowhere.json')
     assert len(losses('out')) == 8
     assert (tmp_path / 'out' / 'ckpt.pt').exists()
-    (tmp_path / 'out' / '.last.pt.abc').write_bytes(b'half')
+    (tmp_path / 'out' / '.last.pt.abc.partial').write_bytes(b'half')
     run(max_iters=2, always_save_checkpoint=False, learning_rate=3.0, min_lr=3.0, warmup_iters=0)
     assert not (tmp_path / 'out' / 'ckpt.pt').exists()  # this run has written none
-    assert not (tmp_path / 'out' / '.last.pt.abc').exists()
+    assert not (tmp_path / 'out' / '.last.pt.abc.partial').exists()
 
 
 @pytest.mark.slow
@@ -219,12 +227,12 @@ def test_a_failed_write_leaves_the_old_checkpoint(monkeypatch, tmp_path):
     run(out_dir='whole', save_interval=1)
     torch_save, calls = torch.save, []
 
-    def full_disk(value, path):
-        calls.append(path)
+    def full_disk(value, file):
+        calls.append(file)
         if len(calls) == 7:
-            path.write_bytes(b'half a checkpoint')
+            file.write(b'half a checkpoint')
             raise OSError(28, 'No space left on device')
-        torch_save(value, path)
+        torch_save(value, file)
 
     monkeypatch.setattr(torch, 'save', full_disk)
     with pytest.raises(UserError, match=r'cannot write .*No space left on device'):
