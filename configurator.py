@@ -128,7 +128,7 @@ def _run_config(file, settings, kinds):
     that it imports, and names that start with an underscore, are not settings.
     """
     path = resolve_path(file)
-    if not path.exists() and (similar := find_configs(file, kinds)):
+    if not path.exists() and (similar := find_configs(file, kinds, cutoff=0.0)):
         raise UserError(f'cannot read the config file {file}: No such file; did you mean {" or ".join(similar)}?')
     try:
         source = read_text(path)

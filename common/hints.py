@@ -99,10 +99,10 @@ def hint_at_file(word, kinds):
     return f'did you mean --start=FILE:{word}?' if 'start' in kinds else ''
 
 
-def find_configs(word, kinds):
+def find_configs(word, kinds, cutoff=0.6):
     """Return the config files, here and of the project, with a name like this word; [] for scripts that have none."""
     if 'max_iters' not in kinds:
         return []
     names = {path.stem for folder in (Path('config'), PROJECT / 'config') for path in folder.glob('*.py')}
     stem = word.replace('\\', '/').rpartition('/')[2].removesuffix('.py')
-    return [f'config/{name}.py' for name in difflib.get_close_matches(stem, sorted(names), n=3, cutoff=0.6)]
+    return [f'config/{name}.py' for name in difflib.get_close_matches(stem, sorted(names), n=3, cutoff=cutoff)]

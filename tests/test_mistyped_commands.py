@@ -129,6 +129,13 @@ def test_a_variable_that_is_not_set_does_not_mean_the_shipped_model():
     assert choose_model(read('sample.py --init_from=')).init_from == ''  # --init_from=$MODEL
 
 
+def test_a_config_file_of_nanogpt_that_is_not_here_gets_those_that_are():
+    with pytest.raises(
+        UserError, match=r'train_shakespeare_char\.py: No such file; did you mean config/.*train_tiny\.py'
+    ):
+        read('train.py config/train_shakespeare_char.py')
+
+
 def test_a_text_named_as_the_dataset_is_how_the_dataset_is_made():
     with pytest.raises(UserError, match=r'prepare_bin\.py --input=story\.txt --dataset=story$'):
         open_tokens('story.txt', 'train')
