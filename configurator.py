@@ -14,12 +14,15 @@ import types
 import typing
 import warnings
 
-from common.errors import UserError
+from common.errors import UserError, describe_os_error, is_out_of_memory, on_one_line
 from common.files import resolve_path
 from common.hints import find_configs, hint_at_setting, hint_at_word
+from common.interrupts import INTERRUPTED, raise_interrupts
 from common.notebook import in_notebook
 from common.notes import forget_notes, note
+from common.streams import discard_stdout, flush_stdout, prepare_streams, print_error
 from common.text_files import read_text
+from pictures.style import drop_unknown_backend
 
 BOOLS = {**dict.fromkeys(('true', '1', 'yes', 'on'), 'True'), **dict.fromkeys(('false', '0', 'no', 'off'), 'False')}
 
@@ -42,25 +45,44 @@ def run(main, settings_class, choose_configs=None):
 
 def run_or_exit(main, settings_class, choose_configs=None):
     """Read the settings and call main(settings); after an error, print it and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # a notebook's streams cannot, and need not
-            stream.reconfigure(errors='replace')  # a Windows pipe cannot encode ⏎; print ? rather than fail
+    prepare_streams()
     forget_notes()
+    drop_unknown_backend()
     try:
+        raise_interrupts()
         try:
             main(read(settings_class, sys.argv[1:], choose_configs))
-        finally:
-            sys.stdout.flush()  # here, where a broken pipe is caught, not when Python exits
+        except SystemExit:  # after --help, for example
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where errors are caught, not when Python exits
     except UserError as error:
-        rank = os.environ.get('RANK', '0')  # common.processes has silenced sys.stderr in all but the first process
-        prefix, stderr = ('error:', sys.stderr) if rank == '0' else (f'error in process {rank}:', sys.__stderr__)
-        print(prefix, ' '.join(str(error).split()), file=stderr)
-        sys.exit(2)
+        fail(on_one_line(error))
     except KeyboardInterrupt:
-        print('\ninterrupted', file=sys.stderr)
-        sys.exit(130)  # a shell's exit code for Ctrl-C
+        flush_stdout()
+        print_error('\ninterrupted')
+        sys.exit(INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f'out of memory: {on_one_line(error) or "this needs more than there is"}')
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
+        discard_stdout()
+    except OSError as error:
+        if error.errno is None:
+            raise  # not from the operating system, so nothing that the user can correct
+        fail(on_one_line(describe_os_error(error)))
+
+
+def fail(message):
+    """Print an error on stderr, after what stdout still holds, and exit."""
+    flush_stdout()
+    rank = os.environ.get('RANK', '0')  # common.processes has silenced sys.stderr in all but the first process
+    if rank == '0':
+        print_error(f'error: {message}')
+    else:
+        print(f'error in process {rank}: {message}', file=sys.__stderr__)
+    sys.exit(2)
 
 
 def read(settings_class, arguments, choose_configs=None):
@@ -78,7 +100,11 @@ def read(settings_class, arguments, choose_configs=None):
     settings = settings_class()
     for file in files:
         settings = dataclasses.replace(settings, **_run_config(file, settings, kinds))
-    return _parse(settings, flags)
+    settings = _parse(settings, flags)
+    for key, value in dataclasses.asdict(settings).items():
+        if isinstance(value, int) and abs(value) > sys.maxsize:
+            raise UserError(f'--{key}={value}: it must be at most {sys.maxsize}')
+    return settings
 
 
 def _split(arguments, kinds):

@@ -10,6 +10,11 @@ pair that is printed. Pairs are read, scored and written 512 at a time, so a fil
 `torchrun --nproc_per_node=2 eval.py ...` shares the work.
 """
 
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
 import math
 import time
 from contextlib import ExitStack, suppress
@@ -23,6 +28,7 @@ from common.errors import UserError
 from common.files import create_run_folder
 from common.notes import note
 from common.processes import Processes
+from common.strings import show_invisible
 from evaluation.markdown import write_report
 from evaluation.pair_files import KeyChoice, Pair
 from evaluation.result_folder import ResultFolder, describe_run, format_command, result_path
@@ -35,7 +41,7 @@ from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
 from lm.boundary import describe_join
 from lm.hardware import peak_memory_mib
-from lm.responses import generate_responses
+from lm.responses import generate_responses, require_sample_memory
 from lm.settings import (
     SamplingSettings,
     check_sampling_settings,
@@ -48,7 +54,7 @@ from lm.settings import (
 )
 from lm.wording import describe_sampler, format_likelihood
 from pictures.bars import make_charts, save_bar_charts
-from pictures.search_results import print_beams, print_most_probable
+from pictures.search_results import print_beams, print_most_probable, require_beam_memory
 
 
 @dataclass
@@ -104,6 +110,7 @@ def eval(settings=None):
         settings = replace(settings, stride=source.stride)
     header = {'command': command, **describe_run(settings, source, subjects, processes)}
     subjects = [subject._replace(model=optimise_for_inference(subject.model, settings)) for subject in subjects]
+    require_memory_to_continue(subjects[0].model, settings)
 
     with ExitStack() as stack:
         folder = None  # only the first process has one, and only with --save
@@ -273,7 +280,8 @@ def print_continuations(source, subject, settings, budget, rows):
     eot = tokenizer.roles.ends if settings.stop_at_eot else None
     for (prompt_ids, response_ids), row in zip(encode_printed_pairs(source, subject, settings), rows):
         likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
-        print(f'\n{tokenizer.decode(prompt_ids)}\n  fixed: {"".join(tokenizer.pieces(response_ids))}{likelihood}')
+        prompt, response = show_invisible(tokenizer.decode(prompt_ids)), ''.join(tokenizer.pieces(response_ids))
+        print(f'\n{prompt}\n  fixed: {response}{likelihood}')
         if settings.num_samples:
             print_samples(model, tokenizer, settings, prompt_ids, eot)
         if settings.beam_width is not None and searches:
@@ -282,9 +290,18 @@ def print_continuations(source, subject, settings, budget, rows):
             print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget)
 
 
+def require_memory_to_continue(model, settings):
+    """Raise UserError, before anything is scored, if samples and beams cannot fit into memory."""
+    if settings.num_samples:
+        require_sample_memory(model, settings, settings.num_samples)
+    if settings.beam_width is not None and not settings.text:
+        require_beam_memory(model, settings)
+
+
 def print_samples(model, tokenizer, settings, prompt_ids, eot):
     """Print what the model generates after a prompt."""
-    *_, responses = generate_responses(model, prompt_ids, settings, settings.num_samples, None, eot)
+    snapshots = generate_responses(model, prompt_ids, settings, settings.num_samples, None, eot)
+    *_, responses = tqdm(snapshots, total=settings.max_new_tokens + 1, unit='step', leave=False, delay=3, disable=None)
     for response in responses:
         total = math.fsum(response.sampler_logprobs)
         logprob = f'logprob {total:.4f} under the sampler: {describe_sampler(settings, False)}'

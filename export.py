@@ -8,6 +8,11 @@ Pushing needs a token with write permission, from the environment (HF_TOKEN) or 
 printed.
 """
 
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
 import math
 import re
 from contextlib import suppress

@@ -287,16 +287,16 @@ class LanguageModel(nn.Module):
         seed = torch.randint(2**31, ()).item() if seed is None else seed
         # Random hashes a string, so that neighbouring seeds and rows give unrelated numbers.
         generators, rows = [random.Random(f'{seed} {row}') for row in range(B)], torch.arange(B)
-        text, cache = F.pad(idx, (0, n)), None  # (B, T + n)
+        text, cache = idx, None
         for end in range(T, T + n):
-            logits, cache = self.next_logits(text[:, :end], cache, T + n)
+            logits, cache = self.next_logits(text, cache, T + n)
             sampler_logprobs = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()  # (B, V)
             model_logprobs = logits_to_logprobs(logits).cpu()  # (B, V)
             if fixed_response is not None:
                 ids = torch.full((B,), fixed_response[end - T])
             else:
                 ids = sample(sampler_logprobs, [generator.random() for generator in generators])
-            text[:, end] = ids.to(text.device)
+            text = torch.cat([text, ids[:, None].to(text.device)], dim=1)[:, -self.block_size - 1 :]
             yield Step(ids, sampler_logprobs[rows, ids].double(), model_logprobs[rows, ids].double(), logits)
 
     def generate(

@@ -14,6 +14,11 @@ The text may be larger than the memory. Its documents are first copied into a te
 the tokenizer is trained on that file, and several processes encode it.
 """
 
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
 import json
 import os
 import signal

@@ -9,6 +9,11 @@
 `python sample.py --help` lists every setting.
 """
 
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
 import codecs
 import math
 import sys
@@ -20,6 +25,7 @@ import configurator
 from common.errors import UserError
 from common.files import create_run_folder
 from common.notes import note
+from common.strings import show_invisible
 from lm.responses import generate_responses
 from lm.settings import (
     SamplingSettings,
@@ -122,7 +128,7 @@ def print_responses(model, tokenizer, settings, prompt, eot):
 
     snapshots = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
     if num_samples == 1:
-        print(tokenizer.decode(prompt_ids), end='', flush=True)
+        print(show_invisible(tokenizer.decode(prompt_ids)), end='', flush=True)
         stream = TokenStream(tokenizer)
         for responses in snapshots:
             stream.print_new(responses[0].ids)
@@ -131,7 +137,8 @@ def print_responses(model, tokenizer, settings, prompt, eot):
     else:
         *_, responses = tqdm(snapshots, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
         for number, response in enumerate(responses, 1):
-            print(f'sample {number} of {num_samples}\n{tokenizer.decode(prompt_ids + response.ids)}')
+            text = show_invisible(tokenizer.decode(prompt_ids + response.ids))
+            print(f'sample {number} of {num_samples}\n{text}')
             print_likelihood(response, settings, fixed)
 
     if not any(response.records for response in responses):
@@ -160,7 +167,7 @@ class TokenStream:
     def print_new(self, ids):
         """Print the tokens that were added to ids since the last call."""
         new, self._n_printed = ids[self._n_printed :], len(ids)
-        print(self._decoder.decode(self._tokenizer.decode_bytes(new)), end='', flush=True)
+        print(show_invisible(self._decoder.decode(self._tokenizer.decode_bytes(new))), end='', flush=True)
 
     def close(self):
         """Print what was held back, and end the line."""

@@ -9,10 +9,14 @@ named and there is no data/openwebtext, config/finetune_stories.py is used. The 
 determine its batches and what dropout drops, so a run can be resumed exactly without saving the state of a generator.
 """
 
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
 import contextlib
 import itertools
 import math
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import configurator
-from common.errors import UserError
+from common.errors import UserError, is_out_of_memory
 from common.processes import Processes, StopSignals
 from lm.hardware import (
     autocast,
@@ -117,7 +121,7 @@ def main(settings):
         with explain_compile_errors():
             train_or_evaluate(settings)
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not re.search('out of memory|allocate memory', str(error)):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             'out of memory: lower --batch_size and raise --gradient_accumulation_steps by the same factor, lower '

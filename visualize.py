@@ -9,6 +9,11 @@
 `python visualize.py --help` lists the pictures, `python visualize.py attention --help` the settings of one.
 """
 
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
 import difflib
 import importlib
 import sys
@@ -16,6 +21,7 @@ from dataclasses import dataclass
 
 import configurator
 from common.errors import UserError
+from pictures.style import drop_unknown_backend
 
 PICTURES = ('temperature', 'attention', 'embeddings', 'layers', 'trace')
 
@@ -27,6 +33,7 @@ class NoSettings:
 
 def load_picture(name):
     """Return the function that makes a picture, and the class of its settings: show_X and XSettings of pictures.X."""
+    drop_unknown_backend()
     module = importlib.import_module(f'pictures.{name}')  # imported only now, since matplotlib is slow to import
     return getattr(module, f'show_{name}'), getattr(module, f'{name.capitalize()}Settings')
 

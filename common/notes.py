@@ -3,6 +3,8 @@
 import os
 import sys
 
+from common.strings import show_invisible
+
 _printed = set()
 
 
@@ -15,4 +17,4 @@ def note(text):
     """Print `note: text` on stderr, unless it has been printed before; of several processes, the first one does."""
     if text not in _printed and os.environ.get('RANK', '0') == '0':
         _printed.add(text)
-        print(f'note: {text}', file=sys.stderr)
+        print(f'note: {show_invisible(text)}', file=sys.stderr)

@@ -4,6 +4,13 @@ import re
 import reprlib
 import unicodedata
 
+# Characters that would be invisible or would change the text around them: control characters except tab and newline,
+# the soft hyphen, the byte order mark, lone surrogates, marks that set the direction of writing. The joiners U+200C and
+# U+200D are not among them, since they shape letters and emoji.
+INVISIBLE = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
+)
+
 
 def shorten(text, length, from_end=False):
     """Return a text on one line, cut to `length` characters if it is longer: its beginning, or its end."""
@@ -25,6 +32,14 @@ def show_control_characters(text):
     """Return a text on one line with its control characters made visible, so that a terminal does not obey them."""
     text = text.replace('\n', '⏎')
     return ''.join(char if char.isprintable() else f'‹U+{ord(char):04X}›' for char in text)
+
+
+def show_invisible(text):
+    """Return a text with its invisible characters made visible, so that nothing in it can change what is around it.
+
+    Newlines and tabs stay. An escape sequence becomes ‹U+001B›[2J, and a terminal does not obey it.
+    """
+    return INVISIBLE.sub(lambda char: f'‹U+{ord(char[0]):04X}›', text)
 
 
 def replace_surrogates(text):

@@ -22,7 +22,7 @@ except ImportError:
     print('error: this needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
     sys.exit(2)
 import lm
-from common.errors import UserError
+from common.errors import UserError, on_one_line
 from lm.scoring import cut_text, score_pairs, segment_ends
 
 
@@ -91,5 +91,5 @@ if __name__ == '__main__':
     try:
         cli_evaluate()
     except UserError as error:
-        print('error:', error, file=sys.stderr)
+        print('error:', on_one_line(error), file=sys.stderr)
         sys.exit(2)

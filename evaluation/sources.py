@@ -9,9 +9,11 @@ import sys
 from itertools import groupby
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from common.errors import UserError
 from common.files import file_sha256, resolve_path
-from common.strings import separator_between
+from common.strings import separator_between, show_invisible
 from evaluation.pair_files import COMMON_KEYS, FORMS, read_pairs
 from lm.boundary import join_response
 from lm.scoring import WINDOW
@@ -33,7 +35,7 @@ class PairSource:
         self.name = None if path is None else str(path)
         self._path, self._given, self._keys = path, given, keys
         bad, self.count = [], 0
-        for _ in self._read(bad.append):
+        for _ in tqdm(self._read(bad.append), 'reading', unit=' pairs', leave=False, delay=3, disable=None):
             if bad and not skip_bad:
                 refuse_pair(bad[0])
             self.count += 1
@@ -102,4 +104,4 @@ def refuse_pair(reason):
 
 def report_skipped_pair(reason):
     """Print that a bad pair is left out."""
-    print(f'{reason}; left out', file=sys.stderr)
+    print(f'{show_invisible(reason)}; left out', file=sys.stderr)

@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 CHUNK = 500_000  # random numbers held at a time: memory does not grow with the number of rows
 
@@ -38,7 +39,7 @@ def resample_sums(columns, resamples, seed):
     data = np.where(infinite, 0, data)
     sums = np.empty((resamples, data.shape[1]))
     chunk = max(1, CHUNK // n)
-    for first in range(0, resamples, chunk):
+    for first in tqdm(range(0, resamples, chunk), 'resampling', leave=False, delay=3, disable=None):
         size = min(chunk, resamples - first)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.strings import show_control_characters
+from common.strings import show_control_characters, show_invisible
 from evaluation.results import arrow
 from evaluation.sentences import measures_heading, result_sentences, rows_heading
 from evaluation.tables import measure_lines, row_columns, row_remarks
@@ -21,17 +21,17 @@ def print_results(rows, summary):
             if left := summary['rows'] - len(rows):
                 console.print(f'and {left:,} more: --show=N prints more, --save=NAME keeps all', highlight=False)
         if summary['rows'] > 1 or summary['data']['kind'] == 'text' or 'multiple_choice' in summary:
-            console.print(Text(measures_heading(summary), style='table.title'))
+            console.print(Text(show_invisible(measures_heading(summary)), style='table.title'))
             console.print(measures_table(summary))
         for sentence in result_sentences(summary):
-            console.print(Text(sentence), soft_wrap=True)
+            console.print(Text(show_invisible(sentence)), soft_wrap=True)
     print(capture.get(), end='')
 
 
 def rows_table(rows, summary, narrow):
     """Return a table of every response with its tokens and how likely it is."""
     columns = row_columns(summary, narrow)
-    table = Table(title=Text(rows_heading(summary), style='table.title'), title_justify='left')
+    table = Table(title=Text(show_invisible(rows_heading(summary)), style='table.title'), title_justify='left')
     table.add_column('prompt, then the tokens of the response', ratio=1, overflow='fold', min_width=24)
     for column in columns:
         table.add_column(column.heading, justify='right', no_wrap=True)

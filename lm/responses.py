@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lm.alternatives import TokenRecord, record_tokens
+from lm.memory import bytes_of_samples, require_memory
 from lm.roles import end_ids
 
 
@@ -18,6 +19,15 @@ class Response:
     records: list[TokenRecord] = field(default_factory=list)  # of the first recorded_steps tokens
 
 
+def require_sample_memory(model, settings, num_samples, prompt_tokens=1):
+    """Raise UserError if so many samples, in one batch, cannot fit into memory."""
+
+    def estimate(num_samples, max_new_tokens):
+        return bytes_of_samples(model, num_samples, max_new_tokens, prompt_tokens)
+
+    require_memory(model.device, estimate, num_samples=num_samples, max_new_tokens=settings.max_new_tokens)
+
+
 def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=None, eot=None, recorded_steps=0):
     """Draw num_samples responses in one batch, or score the fixed response_ids.
 
@@ -25,6 +35,8 @@ def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=
     eot: the id, or ids, that end a response when drawn. recorded_steps: for how many steps to make a TokenRecord.
     """
     ends = end_ids(eot)
+    if response_ids is None:
+        require_sample_memory(model, settings, num_samples, len(prompt_ids))
     cuts = {} if response_ids is not None else {'top_k': settings.top_k, 'top_p': settings.top_p}
     idx = torch.tensor([prompt_ids] * num_samples, device=model.device)
     responses = [Response() for _ in range(num_samples)]

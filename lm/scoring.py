@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from lm.alternatives import TokenRecord, rank_tokens, record_tokens
 from model import Cache, LanguageModel, logits_to_logprobs
@@ -27,6 +28,7 @@ WINDOW = 512  # pairs sorted by length and batched together; a larger window pad
 CPU_BATCH_TOKENS = 512  # tokens in one forward pass; more would not fit into a CPU's cache
 GPU_BATCH_TOKENS = 16384  # it takes many to keep a GPU busy
 OUTPUT_POSITIONS = 64  # in the output layer at a time: with 50,257 ids, 13 MB of logits, which fit into a CPU's cache
+SILENCE = 3  # seconds after which a terminal shows how far a window has got
 MIN_TOKENS_SAVED = 48  # compute a prompt once for several responses if that saves this many tokens
 
 
@@ -86,13 +88,17 @@ def score_window(
     scores = [empty_score(len(response)) for _, response in pairs]
     batch_tokens = CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS
     shared, single = share_prompts(pairs, model.block_size)
-    for prefix, rows in shared:
-        cache = model.new_cache(1, len(prefix) + max(len(row.inputs) for row in rows))
-        model.hidden(torch.tensor([prefix], device=model.device), cache)
-        for batch in batches(rows, batch_tokens):
-            score_batch(model, batch, temperature, n_records or {}, scores, cache.expand(len(batch)))
-    for batch in batches(single, batch_tokens):
-        score_batch(model, batch, temperature, n_records or {}, scores)
+    total = sum(len(response) for _, response in pairs)
+    with tqdm(total=total, unit=' tokens', leave=False, delay=SILENCE, disable=None) as progress:
+        for prefix, rows in shared:
+            cache = model.new_cache(1, len(prefix) + max(len(row.inputs) for row in rows))
+            model.hidden(torch.tensor([prefix], device=model.device), cache)
+            for batch in batches(rows, batch_tokens):
+                score_batch(model, batch, temperature, n_records or {}, scores, cache.expand(len(batch)))
+                progress.update(sum(len(row.targets) for row in batch))
+        for batch in batches(single, batch_tokens):
+            score_batch(model, batch, temperature, n_records or {}, scores)
+            progress.update(sum(len(row.targets) for row in batch))
     return scores
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -27,6 +27,7 @@ from model import Cache, LanguageModel, logits_to_logprobs
 
 BATCH = 64  # prefixes that the exact search reads at once
 CACHE_BYTES = 2**28  # fewer if their caches would take more memory than this
+LONG_BEAM = 100  # steps of a beam search after which a caller with a budget looks at its clock
 MIN_BEAM_WIDTH = 8  # of the beam search that the exact search starts with: good answers found early prune more
 
 
@@ -86,10 +87,12 @@ def beam_steps(
         with torch.no_grad():
             logits, cache = model.next_logits(text, cache, idx.size(1) + max_new_tokens)
         # Twice as many candidates as beams: even if half of them end here, enough continue.
+        logprobs = logits_to_logprobs(logits).cpu()  # (w, V)
+        counts = count_hopeful(beams, logprobs, 2 * beam_width)
         totals = [
             (beam.logprob + logprob, parent, id)
-            for parent, (beam, row) in enumerate(zip(beams, logits_to_logprobs(logits).cpu()))
-            for logprob, id in likeliest(row, 2 * beam_width)
+            for parent, (beam, row, count) in enumerate(zip(beams, logprobs, counts))
+            for logprob, id in (likeliest(row, count) if count else ())
         ]
         totals = sorted(totals, key=lambda candidate: -candidate[0])[: 2 * beam_width]
         candidates = [Beam((*beams[parent].ids, id), total, parent) for total, parent, id in totals]
@@ -111,6 +114,13 @@ def beam_steps(
         text = torch.cat([text[parents], last[:, None]], dim=1)  # (w, T + size)
 
 
+def count_hopeful(beams: list[Beam], logprobs: Float[Tensor, 'w V'], n) -> list[int]:
+    """Return how many extensions of each beam are among the n likeliest of all, or as likely as the last of them."""
+    totals = logprobs.double() + torch.tensor([beam.logprob for beam in beams], dtype=torch.float64)[:, None]  # (w, V)
+    least = totals.flatten().topk(min(n, totals.numel())).values[-1]
+    return (totals >= least).sum(1).clamp(max=n).tolist()
+
+
 # The most probable continuations, exactly ---------------------------------------------------------------------------
 
 
@@ -123,7 +133,7 @@ class Found(NamedTuple):
     exact: bool  # these are proved to be the likeliest
     opened: int  # prefixes whose next token has been computed
     waiting: int  # prefixes still to be opened, including those that can no longer win
-    mebibytes: float  # memory that the waiting prefixes take
+    mebibytes: float  # memory that the waiting prefixes and the continuations take
 
 
 @dataclass
@@ -132,7 +142,7 @@ class Budget:
 
     prefixes: float | None = None
     seconds: float | None = None
-    mebibytes: float | None = None  # for the waiting prefixes
+    mebibytes: float | None = None  # for the waiting prefixes and the continuations found
 
     def is_spent(self, found, seconds):
         """Return whether a search must stop, given what it has `found` and how many seconds it has taken."""
@@ -177,7 +187,9 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
         raise ValueError(f'k={k}: it must be at least 1')
     answers, ends = Answers(k), end_ids(eos)
     for width in (1, min(max(k, MIN_BEAM_WIDTH), BATCH)):  # greedy, too: the result must not be less likely
-        *_, (_, finished) = beam_steps(model, idx, max_new_tokens, width, eos=eos)
+        for number, (_, finished) in enumerate(beam_steps(model, idx, max_new_tokens, width, eos=eos), 1):  # noqa: B007
+            if number % LONG_BEAM == 0:  # nothing is found yet, but the caller may have waited long enough
+                yield Found(*as_tensors(idx, [], max_new_tokens), 0.0, False, opened=0, waiting=1, mebibytes=0.0)
         for beam in finished:
             answers.offer(beam.ids, beam.logprob)
     cache = cache_prompt(model, idx, max_new_tokens)
@@ -213,7 +225,7 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
             exact=waiting.best <= answers.floor,
             opened=opened,
             waiting=waiting.count,
-            mebibytes=waiting.bytes / 2**20,
+            mebibytes=(waiting.bytes + answers.bytes) / 2**20,
         )
         batch = [waiting.pop() for _ in range(min(at_once, waiting.count)) if waiting.best > answers.floor]
 
@@ -227,6 +239,7 @@ class Answers:
         self._known = set()
         self.floor = -math.inf  # once there are k, a continuation must exceed this
         self.passed_over = -math.inf
+        self.bytes = 0
 
     def offer(self, ids, logprob):
         """Add a continuation if it is new and likely enough."""
@@ -242,6 +255,7 @@ class Answers:
             self.pass_over(least)
             self._known.remove(dropped)
         self._known.add(ids)
+        self.bytes = len(self._heap) * (400 + 40 * len(ids))  # about the size of the Python objects
         if len(self._heap) == self._k:
             self.floor = self._heap[0][0]
 

@@ -16,18 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import atomic_write
+from common.strings import show_invisible
 from lm.alternatives import TokenRecord
 
 TEMPLATE = Path(__file__).with_name('page.html')
 DIGITS = 7  # significant digits of probabilities and entropies, which were computed in float32
 LOGPROB_DIGITS = 9  # of logprobs: enough for a float32, and for the probability that it stands for
 TOTAL_DIGITS = 12  # of a text's logprob, so that its probability has the six digits that sample.py prints
-# Characters that would be invisible or would change the text around them: control characters except tab and newline,
-# the soft hyphen, the byte order mark, lone surrogates, marks that set the direction of writing. The joiners U+200C and
-# U+200D are not among them, since they shape letters and emoji.
-INVISIBLE = re.compile(
-    '[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]'
-)
 
 
 @dataclass
@@ -153,11 +148,6 @@ def round_number(value, digits=DIGITS):
     if math.isinf(value):
         return 'Infinity' if value > 0 else '-Infinity'
     return float(f'{value:.{digits}g}')
-
-
-def show_invisible(text):
-    """Replace invisible characters by their code points, as tokenizer.pieces does: ‹U+0000›."""
-    return INVISIBLE.sub(lambda char: f'‹U+{ord(char[0]):04X}›', text)
 
 
 def escape_html(text):

@@ -7,7 +7,9 @@ import torch
 from tqdm import tqdm
 
 from common.files import create_run_folder
+from common.strings import show_invisible
 from lm import search
+from lm.memory import bytes_of_beams, format_bytes, free_memory, require_memory
 from lm.settings import model_name
 from lm.wording import (
     describe_model_probability,
@@ -22,20 +24,34 @@ def print_beams(model, tokenizer, settings, prompt_ids, eot):
     """Run a beam search, print its result, and draw it if asked to."""
     idx = torch.tensor([prompt_ids], device=model.device)
     n, width = settings.max_new_tokens, settings.beam_width
-    steps = search.beam_steps(model, idx, n, width, settings.length_penalty, eot)
-    steps = list(tqdm(steps, total=n, unit='step', leave=False, disable=None))
-    _, finished = steps[-1]
-    print(f'{tokenizer.decode(prompt_ids)}\nthe best of {width} beams; {describe_model_probability(settings)}')
+    require_beam_memory(model, settings, len(prompt_ids))
+    steps, count = [], 0  # those to draw, and how many there are
+    found = search.beam_steps(model, idx, n, width, settings.length_penalty, eot)
+    for count, step in enumerate(tqdm(found, total=n, unit='step', leave=False, disable=None), 1):
+        if settings.show_beams and count <= settings.plot_steps:
+            steps.append(step)
+    _, finished = step
+    prompt = show_invisible(tokenizer.decode(prompt_ids))
+    print(f'{prompt}\nthe best of {width} beams; {describe_model_probability(settings)}')
     for number, beam in enumerate(finished, 1):
         print_continuation(number, beam.ids, beam.logprob, tokenizer)
     if settings.show_beams:
-        prompt = tokenizer.decode(prompt_ids)
         path = create_run_folder(settings.plot_dir, f'{model_name(settings)}-beams-{prompt}') / 'beams.png'
-        levels = make_search_tree(steps[: settings.plot_steps], finished, tokenizer)
+        levels = make_search_tree(steps, finished, tokenizer)
         title = f'{prompt} ▁  {width} beams, {model_name(settings)}, '
         draw_beams(path, levels, title + describe_model_probability(settings))
-        more = f' (the first {settings.plot_steps} steps; --plot_steps draws more)' if len(steps) > len(levels) else ''
+        more = f' (the first {settings.plot_steps} steps; --plot_steps draws more)' if count > len(steps) else ''
         print(f'the search as a tree: {path}{more}')
+
+
+def require_beam_memory(model, settings, prompt_tokens=1):
+    """Raise UserError if the beam search of the settings cannot fit into memory."""
+
+    def estimate(beam_width, max_new_tokens):
+        return bytes_of_beams(model, beam_width, max_new_tokens, prompt_tokens)
+
+    values = {'beam_width': settings.beam_width, 'max_new_tokens': settings.max_new_tokens}
+    require_memory(model.device, estimate, **values)
 
 
 def make_search_tree(steps, finished, tokenizer):
@@ -62,6 +78,7 @@ def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
     """Search for the most probable continuations; print them, and the bound for all others."""
     idx = torch.tensor([prompt_ids], device=model.device)
     started, found, why = time.perf_counter(), None, ''
+    free = free_memory(torch.device('cpu'))  # the search keeps its prefixes there
     with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
         try:
             for found in search.search_steps(model, idx, settings.max_new_tokens, settings.most_probable, eot):
@@ -70,6 +87,9 @@ def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
                 if not found.exact and budget.is_spent(found, time.perf_counter() - started):
                     why = f'the budget ({settings.budget}) is spent; a smaller --max_new_tokens needs less'
                     break
+                if not found.exact and free is not None and found.mebibytes * 2**20 > 0.8 * free:
+                    why = f'its prefixes and answers take {format_bytes(0.8 * free)}, most of the memory that was free'
+                    break
         except KeyboardInterrupt:
             if found is None:
                 raise
@@ -77,7 +97,7 @@ def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
     seconds = time.perf_counter() - started
     n_found = len(found.logprobs)
     title = f'the {n_found} most probable continuations' if found.exact else 'the most probable so far (not proved)'
-    print(f'{tokenizer.decode(prompt_ids)}\n{title}; {describe_model_probability(settings)}')
+    print(f'{show_invisible(tokenizer.decode(prompt_ids))}\n{title}; {describe_model_probability(settings)}')
     for number, (sequence, logprob) in enumerate(zip(found.sequences.tolist(), found.logprobs.tolist()), 1):
         ids = sequence[len(prompt_ids) :]
         end = next((place for place, id in enumerate(ids) if id in (eot or ())), len(ids))

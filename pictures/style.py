@@ -3,14 +3,31 @@
 matplotlib takes a second to import, so nothing here imports it.
 """
 
+import os
+import sys
 import warnings
 
 from common.files import atomic_write
+from common.notes import note
 
 BAR, CHOSEN, MARK = '#8fb3d9', '#e8743b', '#1b1b1b'  # distinct in grey and for colour-blind readers
 BLUE, ORANGE = '#2b6ca3', '#d1602a'
 GREY = '#b0b0b0'
 MISSING_GLYPHS = r'Glyph .* missing from (current )?font'
+
+
+def drop_unknown_backend():
+    """Remove the environment variable MPLBACKEND if it names no backend: matplotlib could not even be imported."""
+    name = os.environ.get('MPLBACKEND')
+    if not name or name.lower() == 'agg' or name.startswith('module://'):
+        return  # nearly always; so nobody waits for the import
+    try:
+        import matplotlib  # noqa: F401
+    except ValueError:
+        del os.environ['MPLBACKEND']
+        for module in [module for module in sys.modules if module.partition('.')[0] == 'matplotlib']:
+            del sys.modules[module]  # half imported
+        note(f'MPLBACKEND={name} is no backend of matplotlib; pictures are drawn without it')
 
 
 def allow_missing_glyphs():

@@ -4,6 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.strings import show_invisible
+
 
 def print_parts(*parts):
     """Print texts and tables, one after the other."""
@@ -18,7 +20,7 @@ def print_parts(*parts):
 
 def new_table(title, *columns):
     """Return an empty table; a column whose name starts with > holds numbers and is right-aligned."""
-    table = Table(title=Text(title, style='table.title'), title_justify='left')
+    table = Table(title=Text(show_invisible(title), style='table.title'), title_justify='left')
     for column in columns:
         table.add_column(column.removeprefix('>'), justify='right' if column.startswith('>') else 'left')
     return table

@@ -17,6 +17,7 @@ from lm.locate import DownloadError
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
 from texts.token_files import dataset_folder, largest_token
+from training.memory import require_training_memory
 from training.resume import check_resumable
 
 AT_LEAST_1 = (
@@ -29,7 +30,7 @@ AT_LEAST_0 = (
 )
 RUN_FILES = ('last.pt', 'ckpt.pt', 'loss.png', 'metrics.jsonl')
 REMOVING = '.removing'  # in out_dir, as long as an earlier run is being deleted
-BELOW = {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63}
+BELOW = {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63, 'epochs': 1e15}
 
 
 STORIES_CONFIG = 'config/finetune_stories.py'
@@ -73,7 +74,7 @@ def check_training_settings(settings):
             if value == math.inf:
                 raise UserError(f'--{name}={value}: it must be finite')
     for name, limit in BELOW.items():
-        if getattr(settings, name) >= limit:
+        if (getattr(settings, name) or 0) >= limit:
             raise UserError(f'--{name}={getattr(settings, name)}: it must be below {limit}')
     if settings.lora_rank and settings.freeze is not None:
         raise UserError('--lora_rank already freezes all weights; leave out --freeze')
@@ -142,6 +143,7 @@ def prepare_model(settings, device):
         if isinstance(module, torch.nn.Dropout):
             module.p = settings.dropout
     model.config.dropout = settings.dropout
+    require_training_memory(settings, device, model.config.vocab_size, model)
     return model.train(), tokenizer, checkpoint
 
 
@@ -161,6 +163,7 @@ def _new_model(settings, device):
     # A dataset that names no tokenizer has GPT-2's tokens, as in nanoGPT, which pads their number for speed.
     vocab_size = 50304 if tokenizer is None else tokenizer.vocab_size
     tokenizer = tokenizer or GPT2Tokenizer()
+    require_training_memory(settings, device, vocab_size)
     shape = {name: getattr(settings, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'dropout', 'bias')}
     try:
         model = GPT(GPTConfig(vocab_size=vocab_size, **shape), n_ids=tokenizer.vocab_size)

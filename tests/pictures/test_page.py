@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.strings import INVISIBLE
 from lm.alternatives import record_tokens
 from lm.tokenizer import CharTokenizer
 from model import logits_to_logprobs
@@ -141,7 +142,7 @@ def test_embedded_json_is_ascii_that_no_text_can_end(text):
 def test_invisible_characters_become_code_points(text):
     shown = pages.show_invisible(text)
     shown.encode('utf-8')  # no lone surrogates
-    assert not pages.INVISIBLE.search(shown)
+    assert not INVISIBLE.search(shown)
     assert pages.show_invisible(shown) == shown
     back = re.sub(r'‹U\+([0-9A-F]{4,6})›', lambda point: chr(int(point[1], 16)), shown)
     if '‹' not in text:
