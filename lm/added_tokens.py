@@ -10,7 +10,9 @@ A tokenizer.json has most of them itself; vocab.json with merges.txt has none.
 from common.errors import UserError
 from common.json_files import read_json_object
 from common.notes import note
+from common.strings import show_value
 from lm.roles import read_token_names
+from lm.tokenizer_check import MOST_GAPS
 
 TOKEN_NAMES = [f'{name}_token' for name in ('bos', 'eos', 'unk', 'sep', 'pad', 'cls', 'mask')]
 OPTIONS = ('lstrip', 'rstrip', 'single_word', 'normalized')
@@ -41,7 +43,7 @@ def read_added_tokens(folder):
     special = [names.get(name) for name in TOKEN_NAMES]
     for key in ('additional_special_tokens', 'extra_special_tokens'):
         more = names.get(key) or []
-        special += more.values() if isinstance(more, dict) else more
+        special += more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
     for token in special:
         text, options = _describe(token)
         if text:
@@ -63,8 +65,8 @@ def _describe(token):
 def _as_id(id, folder):
     try:
         return int(id)
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{folder}: its added tokens have the id {id!r}, which is not a number') from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f'{folder}: its added tokens have the id {show_value(id)}, which is not a number') from error
 
 
 def _add_token(bpe, text, id, options, folder):
@@ -90,4 +92,6 @@ def name_ids(bpe, last):
     from tokenizers import AddedToken
 
     first = max(bpe.get_vocab().values()) + 1
+    if last - first >= MOST_GAPS:
+        raise UserError(f'its vocabulary ends at id {first - 1:,}, but a token is said to have the id {last + 1:,}')
     bpe.add_tokens([AddedToken(f'<|{id}|>', special=True, normalized=False) for id in range(first, last + 1)])

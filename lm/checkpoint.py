@@ -26,7 +26,7 @@ from lm.hardware import pick_device, pick_dtype
 from lm.hub_models import check_config, make_hub_config, make_hub_state, read_hub_config, read_hub_state
 from lm.locate import locate_model
 from lm.roles import give_roles
-from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, tokenizer_from_contents, tokenizer_from_folder
+from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, note_changes, tokenizer_from_contents, tokenizer_from_folder
 from lm.weight_files import check_weights, first_line, load_torch_file
 from model import GPT, GPTConfig
 
@@ -228,7 +228,7 @@ def _load_checkpoint(path):
     model = _build(config, gelu, state, path)
     if checkpoint.get('tokenizer') is not None:
         try:
-            tokenizer = tokenizer_from_contents(checkpoint['tokenizer'])
+            tokenizer = note_changes(tokenizer_from_contents(checkpoint['tokenizer']), path)
         except UserError as error:
             raise UserError(f'cannot read the tokenizer in {path}: {error}') from error
     else:

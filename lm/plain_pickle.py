@@ -4,16 +4,19 @@ import io
 import pickle
 
 from common.errors import UserError
+from common.files import open_regular
 
 
 def read_meta_pkl(path):
     """Return the dict in a meta.pkl: plain data only. Raises UserError for anything else."""
     try:
-        with open(path, 'rb') as file:
+        with open_regular(path) as file:
             meta = _PlainUnpickler(io.BytesIO(file.read())).load()
         if not isinstance(meta, dict):
             raise ValueError(f'it contains a {type(meta).__name__}')
         return meta
+    except UserError:
+        raise
     except _NeedsCode as error:
         reason = ' '.join(str(error).split())
         raise UserError(

@@ -6,19 +6,21 @@ checkpoint can hold its tokenizer.
 """
 
 import functools
-import json
 import os
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import resolve_path
+from common.files import is_there, resolve_path
+from common.json_files import read_json_object
 from common.notes import note
-from common.strings import replace_surrogates
-from lm.added_tokens import add_tokens_of_folder, name_ids
+from common.strings import replace_surrogates, show_value
+from lm.added_tokens import name_ids
+from lm.bpe_files import parse_tokenizer_json, read_tokenizer_json, read_vocab_and_merges
 from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
 from lm.plain_pickle import read_meta_pkl
 from lm.roles import Roles, give_roles
 from lm.tokenizer_base import EOT, Tokenizer
+from lm.tokenizer_check import check_vocabulary, cutting_fingerprint, note_changed_texts, report_panics
 
 GPT2_SIZES = (50257, 50304)  # as released, and padded by nanoGPT
 GPT2_FINGERPRINT = '5179c95f002c1e19e034e2ac61a2fb511b01641798da4793cf55a8b6edd9a4ac'
@@ -103,7 +105,7 @@ class BPETokenizer(Tokenizer):
         tokenizer.no_truncation()  # settings for other programs' batches must neither cut texts nor pad them
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+        self.vocab_size = check_vocabulary(tokenizer.get_vocab())
         self.eot = tokenizer.token_to_id(EOT)
         self._special = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items()}
         self._bytes_of_letters = {letter: byte for byte, letter in letters_of_bytes().items()}
@@ -114,54 +116,29 @@ class BPETokenizer(Tokenizer):
 
         Raises UserError if the file is damaged or not a byte-level BPE.
         """
-        path = Path(path)
-        try:
-            tokenizer = cls.from_json(path.read_text(encoding='utf-8'))._tokenizer
-            add_tokens_of_folder(tokenizer, path.parent)
-            return cls(tokenizer)
-        except (OSError, UnicodeDecodeError, UserError) as error:
-            raise UserError(f'cannot read {path} as a tokenizer.json: {error}') from error
+        return cls(read_tokenizer_json(Path(path)))
 
     @classmethod
     def from_json(cls, text):
         """Return the tokenizer that the text of a tokenizer.json describes."""
-        from tokenizers import Tokenizer as HuggingFaceTokenizer
-
-        try:
-            kind = json.loads(text)
-            kinds = json.dumps([kind.get('pre_tokenizer'), kind.get('decoder')])
-        except (ValueError, AttributeError) as error:
-            raise UserError('it is not a JSON object') from error
-        if 'ByteLevel' not in kinds:
-            raise UserError('it is not a byte-level BPE, the only kind that is supported')
-        try:
-            return cls(HuggingFaceTokenizer.from_str(text))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(str(error)) from error
+        return cls(parse_tokenizer_json(text))
 
     @classmethod
     def from_vocab_and_merges(cls, vocab_path, merges_path):
         """Read GPT-2's older format, the pair of files vocab.json and merges.txt."""
-        from tokenizers.models import BPE
-
-        try:
-            vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
-            bpe = byte_level_bpe(vocab, merges)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {error}') from error
-        if EOT in vocab:
-            bpe.add_special_tokens([EOT])
-        add_tokens_of_folder(bpe, Path(vocab_path).parent)
-        return cls(bpe)
+        return cls(read_vocab_and_merges(Path(vocab_path), Path(merges_path)))
 
     def encode(self, text):
         """Return the token ids of a text; <|endoftext|> in it is the special token."""
-        return self._limited(self._tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids)
+        with report_panics('this text cannot be encoded'):
+            ids = self._tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids
+        return self._limited(ids)
 
     def encode_batch(self, texts):
         """Return the token ids of many texts, encoded in parallel."""
         texts = [replace_surrogates(text) for text in texts]
-        batch = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        with report_panics('these texts cannot be encoded'):
+            batch = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [self._limited(encoding.ids) for encoding in batch]
 
     def _bytes_of(self, id):
@@ -170,7 +147,10 @@ class BPETokenizer(Tokenizer):
         token = self._tokenizer.id_to_token(id)
         if token is None:
             raise UserError(f'unknown token ids [{id}]; the vocabulary of this tokenizer leaves them out')
-        return bytes(self._bytes_of_letters[letter] for letter in token)
+        try:
+            return bytes(self._bytes_of_letters[letter] for letter in token)
+        except KeyError:  # it is not made of letters for bytes, and so in no text; as in tokenizers, it is itself
+            return token.encode()
 
     def _has(self, id):
         return self._tokenizer.id_to_token(id) is not None
@@ -193,6 +173,11 @@ class BPETokenizer(Tokenizer):
         """What a checkpoint stores of it: the text of its tokenizer.json."""
         return self._with_roles({'kind': 'bpe', 'json': self._tokenizer.to_str()})
 
+    @functools.cached_property
+    def fingerprint(self):
+        """SHA-256 of all tokens in order, and of how texts are cut into them if that is unlike GPT-2's way."""
+        return cutting_fingerprint(super().fingerprint, self._tokenizer)
+
     def save(self, folder):
         """Write tokenizer.json, and the tokenizer_config.json that `transformers` needs."""
         bos, ends, pad = self.roles
@@ -212,6 +197,8 @@ class CharTokenizer(Tokenizer):
         if not all(isinstance(char, str) and len(char) == 1 for char in self._chars):
             raise UserError('it is not a list of single characters')
         self._ids = {char: id for id, char in enumerate(self._chars)}
+        if len(self._ids) < len(self._chars):
+            raise UserError('two of its characters are the same')
         self.vocab_size = len(self._chars)
 
     @classmethod
@@ -294,19 +281,26 @@ def tokenizer_from_folder(folder):
     """Return the tokenizer in a folder, in any of the known formats, or None if there is none."""
     folder = Path(folder)
     tokenizer = _find_tokenizer(folder)
-    return tokenizer and give_roles(tokenizer, folder)
+    return tokenizer and note_changes(give_roles(tokenizer, folder), folder)
+
+
+def note_changes(tokenizer, where):
+    """Return a tokenizer that was read from a file; say so if it changes texts, refuse it if it is not reliable."""
+    if isinstance(tokenizer, BPETokenizer):  # the others cannot
+        note_changed_texts(tokenizer, where)
+    return tokenizer
 
 
 def _find_tokenizer(folder):
-    if (folder / 'tokenizer.json').exists():
+    if is_there(folder / 'tokenizer.json'):
         return _from_tokenizer_json(folder / 'tokenizer.json')
-    if (folder / 'vocab.json').exists() and (folder / 'merges.txt').exists():
+    if is_there(folder / 'vocab.json') and is_there(folder / 'merges.txt'):
         return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
-    if (folder / 'characters.json').exists():  # an older format of this project
+    if is_there(folder / 'characters.json'):  # an older format of this project
         return _from_json_file(folder / 'characters.json')
-    if (folder / 'meta.json').exists():
+    if is_there(folder / 'meta.json'):
         return _from_json_file(folder / 'meta.json', 'tokenizer')
-    if (folder / 'meta.pkl').exists():
+    if is_there(folder / 'meta.pkl'):
         return _from_meta_pkl(folder / 'meta.pkl')
     return None
 
@@ -320,31 +314,31 @@ def _from_meta_pkl(path):
         note(f"{path} lists no characters; its vocab_size of {size} is that of GPT-2's BPE, which is used")
         return GPT2Tokenizer()
     raise UserError(
-        f"{path} has no 'itos', the list of its characters, and its vocab_size is {size!r}, not that of GPT-2's BPE "
-        '(50257); without it, its tokens cannot be read as text'
+        f"{path} has no 'itos', the list of its characters, and its vocab_size is {show_value(size)}, not that of "
+        "GPT-2's BPE (50257); without it, its tokens cannot be read as text"
     )
 
 
 def _from_tokenizer_json(path):
     """Return the tokenizer of a tokenizer.json: characters, as CharTokenizer saves them, or a byte-level BPE."""
     try:
-        model = json.loads(path.read_text(encoding='utf-8'))['model']
+        model = read_json_object(path)['model']
         if model['type'] == 'WordLevel' and sorted(model['vocab'].values()) == list(range(len(model['vocab']))):
             return CharTokenizer(sorted(model['vocab'], key=model['vocab'].get))
     except UserError as error:
         raise UserError(f'{path} is neither a byte-level BPE nor a list of characters: {error}') from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         pass  # reported below
     return BPETokenizer.from_file(path)
 
 
 def _from_json_file(path, *keys):
     try:
-        contents = json.loads(path.read_text(encoding='utf-8'))
+        contents = read_json_object(path)
         for key in keys:
             contents = contents[key]
         return tokenizer_from_contents(contents)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a UserError is a ValueError
+    except (ValueError, KeyError, TypeError) as error:  # a UserError is a ValueError
         raise UserError(f'cannot read {path} as the description of a tokenizer: {error}') from error
 
 
@@ -354,9 +348,12 @@ def tokenizer_from_name(name):
         return GPT2Tokenizer()
     shipped = resolve_path(Path('models') / name)
     path = shipped if shipped.is_dir() else resolve_path(name)
-    if not path.exists():
+    if not is_there(path):
         raise UserError(f'there is no tokenizer {name!r}; name gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
-    found = tokenizer_from_folder(path) if path.is_dir() else give_roles(_from_tokenizer_json(path), path.parent)
+    if path.is_dir():
+        found = tokenizer_from_folder(path)
+    else:
+        found = note_changes(give_roles(_from_tokenizer_json(path), path.parent), path)
     if found is None:
         raise UserError(
             f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'

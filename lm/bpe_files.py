@@ -1,0 +1,70 @@
+"""Reading the files of a byte-level BPE: tokenizer.json, or the older vocab.json with merges.txt."""
+
+import json
+
+from common.errors import UserError
+from common.files import check_regular
+from common.json_files import parse_json, read_json_object
+from common.strings import show_control_characters
+from common.text_files import read_text
+from lm.added_tokens import add_tokens_of_folder
+from lm.byte_level import byte_level_bpe
+from lm.tokenizer_base import EOT
+from lm.tokenizer_check import check_bpe, follow_prefix_space, report_panics
+
+
+def read_tokenizer_json(path):
+    """Return the tokenizer, of the `tokenizers` library, of a tokenizer.json and what other files of its folder add."""
+    try:
+        tokenizer = parse_tokenizer_json(read_text(path))
+        with report_panics('its added tokens cannot be used'):
+            add_tokens_of_folder(tokenizer, path.parent)
+        follow_prefix_space(tokenizer, path.parent)
+        return tokenizer
+    except UserError as error:
+        raise UserError(f'cannot read {path} as a tokenizer.json: {error}') from error
+
+
+def parse_tokenizer_json(text):
+    """Return the tokenizer, of the `tokenizers` library, that the text of a tokenizer.json describes."""
+    from tokenizers import Tokenizer
+
+    try:
+        described = parse_json(text)
+        kinds = json.dumps([described.get('pre_tokenizer'), described.get('decoder')])
+    except AttributeError as error:
+        raise UserError('it is not a JSON object') from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if 'ByteLevel' not in kinds:
+        raise UserError('it is not a byte-level BPE, the only kind that is supported')
+    try:
+        with report_panics('it cannot be used'):
+            tokenizer = Tokenizer.from_str(text)
+            check_bpe(tokenizer, described['model'])
+        return tokenizer
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(show_control_characters(str(error))) from error
+
+
+def read_vocab_and_merges(vocab_path, merges_path):
+    """Return the tokenizer, of the `tokenizers` library, of vocab.json and merges.txt, and what other files of
+    their folder add."""
+    from tokenizers.models import BPE
+
+    read_json_object(vocab_path)  # which says what is wrong
+    check_regular(merges_path)
+    try:
+        with report_panics('they cannot be used'):
+            vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
+            bpe = byte_level_bpe(vocab, merges)
+            if EOT in vocab:
+                bpe.add_special_tokens([EOT])
+            add_tokens_of_folder(bpe, vocab_path.parent)
+            check_bpe(bpe, {'vocab': vocab, 'merges': merges})
+            return bpe
+    except Exception as error:  # tokenizers raises bare Exception
+        reason = show_control_characters(str(error))
+        raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {reason}') from error
