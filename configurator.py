@@ -56,7 +56,7 @@ def run_or_exit(main, settings_class, choose_configs=None):
             sys.stdout.flush()
             raise
         sys.stdout.flush()  # here, where errors are caught, not when Python exits
-    except UserError as error:
+    except (UserError, FloatingPointError) as error:  # the second: a model's logits are not finite
         fail(on_one_line(error))
     except KeyboardInterrupt:
         flush_stdout()

@@ -230,8 +230,8 @@ def score_all(source, subjects, settings, processes, folder):
     for window in group_windows(source.units(start_index)):
         try:
             share = score_units(processes.share(window), source, subjects, settings, to_record)
-        except UserError as error:
-            share = error  # gather raises it, here and in the first process
+        except (UserError, FloatingPointError) as error:
+            share = UserError(str(error))  # gather raises it, here and in the first process
         rows = processes.gather(share)
         for row in rows:
             if 'left_out' in row:

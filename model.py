@@ -172,7 +172,7 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
     the likeliest tokens that together reach this probability, and any as likely as the last of them (nucleus sampling,
     Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
     With the defaults these are the model's log-probabilities, otherwise the sampler's.
-    Returns (..., V) natural logarithms, float32. Raises ValueError for invalid settings.
+    Returns (..., V) natural logs, float32. Raises ValueError for invalid settings, FloatingPointError for inf or nan.
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f'temperature={temperature}: it must be 0 (greedy) or a positive number')
@@ -190,6 +190,8 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
         # Subtract the largest first: a tiny temperature would give inf - inf. The limits are those of float32.
         logits = (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, 1.2e-38), 3e38)
     logprobs = F.log_softmax(logits, dim=-1)
+    if logprobs[..., 0].isnan().any():  # one inf or nan makes a whole row nan
+        raise FloatingPointError('the logits are not finite: the weights, or float16, led to too large numbers')
     if top_p is None or top_p == 1:
         return logprobs
     n_possible = (logprobs > -math.inf).sum(-1).max()  # after top-k there are few to sort
@@ -383,8 +385,7 @@ class GPT(LanguageModel):
 
     def hidden(self, idx, cache=None):
         T = idx.size(1)
-        length = T if cache is None else cache.end + T
-        if length > self.block_size:
+        if (length := T if cache is None else cache.end + T) > self.block_size:
             raise ValueError(f'{length} tokens do not fit into block_size={self.block_size}')
         positions = torch.arange(T, device=idx.device) if cache is None else cache.reserve(T)  # (T,) or (B, T)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
@@ -405,8 +406,7 @@ class GPT(LanguageModel):
         """Predict the next token, as in nanoGPT.
 
         idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each; -1 is left out of the loss.
-        Returns (logits (B, 1, V) at the last position, None) without targets, otherwise (logits (B, T, V), mean
-        cross-entropy in nats).
+        Returns (logits of the last position (B, 1, V), None), or with targets (logits (B, T, V), mean loss in nats).
         """
         x = self.hidden(idx)
         if targets is None:

@@ -90,6 +90,6 @@ if __name__ == '__main__':
 
     try:
         cli_evaluate()
-    except UserError as error:
+    except (UserError, FloatingPointError) as error:
         print('error:', on_one_line(error), file=sys.stderr)
         sys.exit(2)
