@@ -221,7 +221,13 @@ def score_all(source, subjects, settings, processes, folder):
     results = Results(have_same_tokens(subjects), settings.temperature, settings.show, text=bool(settings.text))
     records, to_record = {}, recorded_tokens(settings)
     if folder is not None:
-        results.extend(folder.kept_rows())
+        try:
+            results.extend(folder.kept_rows())
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f'{folder.path} cannot be resumed: a row that it keeps is damaged ({type(error).__name__}: {error}); '
+                'choose another --save, or delete that folder'
+            ) from error
     start_index = processes.broadcast(0 if folder is None else folder.next_index)
     run = {'kept_from_before': results.count, 'peak_memory_mib': []}
     started = time.perf_counter()

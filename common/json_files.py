@@ -43,6 +43,23 @@ def parse_json(text):
         raise ValueError(f'it is not JSON ({error})') from error
 
 
+def parse_json_lines(file):
+    """Yield each line of an open file, bytes, with the object that it holds: None if it is damaged or holds another.
+
+    That is what is left where a machine stopped. NaN and Infinity, which are not JSON, count as damage.
+    """
+    for line in file:
+        try:
+            value = json.loads(line.decode('utf-8'), parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            value = None
+        yield line, value if isinstance(value, dict) else None
+
+
+def _refuse(constant):
+    raise ValueError(f'{constant} is not JSON')
+
+
 def describe_type(value):
     """Return what kind of JSON value this is, with its article."""
     kinds = {dict: 'an object', list: 'a list', str: 'a text', bool: 'true or false', type(None): 'null'}

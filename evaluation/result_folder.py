@@ -9,8 +9,9 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 
 from common.errors import UserError
-from common.files import atomic_write, expand_path
+from common.files import atomic_write, check_regular, expand_path, is_there
 from common.folders import lock_folder, remove_leftovers
+from common.json_files import parse_json_lines, read_json_object
 from common.notes import note
 from evaluation.sources import window_start
 from lm.checkpoint import weights_sha256
@@ -144,28 +145,29 @@ class ResultFolder:
 
     def _identity_before(self):
         """Return the identity of the evaluation that the folder holds, None if it holds none."""
-        present = [name for name in FILES if (self.path / name).exists()]
+        present = [name for name in FILES if is_there(self.path / name)]
         if not present:
             return None
         try:
-            return run_identity(json.loads((self.path / 'summary.json').read_text(encoding='utf-8')))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return run_identity(read_json_object(self.path / 'summary.json'))
+        except (UserError, KeyError, TypeError, AttributeError) as error:
+            reason = f' ({error})' if isinstance(error, UserError) else ''
             raise UserError(
-                f'{self.path} holds {", ".join(present)} but no readable summary.json of an evaluation: choose '
+                f'{self.path} holds {", ".join(present)} but no readable summary.json of an evaluation{reason}: choose '
                 'another --save, so that nothing is overwritten'
             ) from error
 
     def _cut_to_whole_windows(self):
-        """Cut off the last window, which may be incomplete, and half a line; return the index to continue from."""
+        """Cut off the last window, which may be incomplete, and what follows a damaged line; return where to go on."""
+        check_regular(self._part)
         window, size = 0, 0
         with open(self._part, 'r+b') as file:
             place, last = 0, -1
-            for line in file:
-                try:
-                    index = json.loads(line)['index']
-                    if type(index) is not int or index <= last:
-                        break
-                except (ValueError, KeyError, TypeError, RecursionError):
+            for number, (line, row) in enumerate(parse_json_lines(file), 1):
+                index = row.get('index') if row else None
+                if type(index) is not int or index <= last:
+                    if line.endswith(b'\n'):  # else it is half a line, as an interrupted run leaves it
+                        note(f'{self._part}: line {number} is damaged; what it and later lines held is scored again')
                     break
                 if window_start(index) != window:
                     window, size = window_start(index), place
@@ -175,8 +177,9 @@ class ResultFolder:
 
     def kept_rows(self):
         """Yield the rows that were kept from before."""
-        with open(self._part, encoding='utf-8') as file:
-            yield from map(json.loads, file)
+        with open(self._part, 'rb') as file:
+            for _, row in parse_json_lines(file):
+                yield row
 
     def add(self, rows):
         """Keep the rows of a window, all of them or none."""

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import atomic_write, is_there, open_regular
+from common.json_files import parse_json_lines
 from common.notebook import in_notebook
+from common.notes import note
 from evaluation.sources import PairSource
 from lm.hardware import peak_flops
 from lm.scoring import score_pairs
@@ -42,7 +44,7 @@ class TrainingLog:
 
         resumed: keep its lines up to iteration iter_num, including that iteration's evaluation if `evaluated`.
         """
-        kept = _lines_to_keep(self._path, iter_num, evaluated) if resumed and self._path.exists() else []
+        kept = _lines_to_keep(self._path, iter_num, evaluated) if resumed and is_there(self._path) else []
         with atomic_write(self._path) as temporary:
             temporary.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
 
@@ -99,10 +101,23 @@ class TrainingLog:
 def read_curves(out_dir):
     """Return the losses in a run's metrics.jsonl so far: name -> [(iteration, loss in nats per token)]."""
     path = out_dir / 'metrics.jsonl'
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith('}')]  # the last line may still be incomplete
+    rows = [row for _, row in _read_metrics(path)] if is_there(path) else []
     names = {'of each step': 'loss', 'training part': 'train_loss', 'validation part': 'val_loss'}
-    return {name: [(row['iter'], row[key]) for row in rows if key in row] for name, key in names.items()}
+    return {name: [(row['iter'], row[key]) for row in rows if _is_number(row.get(key))] for name, key in names.items()}
+
+
+def _read_metrics(path):
+    """Yield the whole lines of a metrics.jsonl, and the object of each; a damaged one is left out, with a note."""
+    with open_regular(path) as file:
+        for number, (line, row) in enumerate(parse_json_lines(file), 1):
+            if row is not None and type(row.get('iter')) is int:
+                yield line.decode('utf-8').rstrip('\n'), row
+            elif line.endswith(b'\n'):  # else it is being written, or was when the machine stopped
+                note(f'{path}: line {number} is damaged; it is left out')
+
+
+def _is_number(value):
+    return type(value) in (int, float)
 
 
 def _start_wandb(settings, id):
@@ -118,15 +133,11 @@ def _start_wandb(settings, id):
 
 def _lines_to_keep(path, iter_num, evaluated):
     """Return the lines of metrics.jsonl that a run resumed at iter_num will not write again."""
-    kept = []
-    for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-        try:
-            entry = json.loads(line)
-            if entry['iter'] < iter_num or (entry['iter'] == iter_num and ('loss' in entry or evaluated)):
-                kept.append(line)
-        except (ValueError, KeyError, TypeError, RecursionError):  # cut off when the machine stopped, or damaged
-            continue
-    return kept
+    return [
+        line
+        for line, row in _read_metrics(path)
+        if row['iter'] < iter_num or (row['iter'] == iter_num and ('loss' in row or evaluated))
+    ]
 
 
 class SpeedClock:

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from common.strings import show_value
 from lm import checkpoint as checkpoints
+from lm.weight_files import first_line
 from training.log import divergence_error
 
 # The optimizer's state fits only weights of the shapes that these settings give.
@@ -41,7 +43,24 @@ def check_resumable(settings, checkpoint, file):
 
 
 def restore_run(run, checkpoint):
-    """Restore a run's state from its last.pt, or from the ckpt.pt of nanoGPT."""
+    """Restore a run's state from its last.pt, or from the ckpt.pt of nanoGPT. Raises UserError if it is damaged."""
+    try:
+        _restore_run(run, checkpoint)
+    except (RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise _damaged_state(run.settings, error) from error
+    except ValueError as error:  # of torch or of Python
+        raise (error if isinstance(error, UserError) else _damaged_state(run.settings, error)) from error
+
+
+def _damaged_state(settings, reason):
+    return UserError(
+        f'{settings.out_dir} cannot be resumed: what its checkpoint holds besides the weights is damaged '
+        f'({type(reason).__name__}: {first_line(reason)}); --init_from={settings.out_dir} --out_dir=ANOTHER starts a '
+        'new run from its weights'
+    )
+
+
+def _restore_run(run, checkpoint):
     settings = run.settings
     if checkpoint.get('data_sha256', run.data_sha256) != run.data_sha256:
         raise UserError(
@@ -52,10 +71,26 @@ def restore_run(run, checkpoint):
     run.optimizer.load_state_dict(checkpoint['optimizer'])
     if run.scaler.is_enabled() and checkpoint.get('scaler'):
         run.scaler.load_state_dict(checkpoint['scaler'])
+    for name in ('iter_num', 'evaluations_since_best'):
+        if type(value := checkpoint.get(name, 0)) is not int or value < 0:
+            raise TypeError(f'{name} is {show_value(value)}')
     run.iter_num, run.best_val_loss = checkpoint['iter_num'], float(checkpoint['best_val_loss'])
+    # In float16 the first steps may all have been skipped.
+    _check_optimizer(run.optimizer, may_be_new=run.iter_num == 0 or run.scaler.is_enabled())
     run.begun_from = checkpoint.get('begun_from', (checkpoint.get('config') or {}).get('init_from'))
     run.evaluations_since_best = checkpoint.get('evaluations_since_best', 0)
     run.evaluated, run.saved = checkpoint.get('evaluated', False), checkpoint.get('saved', True)
+
+
+def _check_optimizer(optimizer, may_be_new):
+    """Raise ValueError unless the optimizer has a state for each parameter, of its shape; a new one has none at all."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    if len(optimizer.state) != len(parameters) and not (may_be_new and not optimizer.state):
+        raise ValueError(f'the optimizer has the state of {len(optimizer.state)} of {len(parameters)} parameters')
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, torch.Tensor) or (value.dim() and value.shape != parameter.shape):
+                raise ValueError(f'{name} of the optimizer does not fit the weights')
 
 
 def save_run(run, file, weights, **more):
