@@ -64,9 +64,12 @@ def _describe(token):
 
 def _as_id(id, folder):
     try:
-        return int(id)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f'{folder}: its added tokens have the id {show_value(id)}, which is not a number') from error
+        number = int(id)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not 0 <= number < 2**32:
+        raise UserError(f'{folder}: its added tokens have the id {show_value(id)}, which is not the number of a token')
+    return number
 
 
 def _add_token(bpe, text, id, options, folder):

@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.files import atomic_write, expand_path, is_there, resolve_path
 from common.folders import finish_replacing, lock_folder, replace_together
 from common.notes import note
-from common.strings import shorten, show_value
+from common.strings import shorten, show_control_characters, show_value
 from lm.adapter import adapted_model, merge_adapter
 from lm.hardware import pick_device, pick_dtype
 from lm.hub_models import check_config, make_hub_config, make_hub_state, read_hub_config, read_hub_state
@@ -53,9 +53,9 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
     if init_from == 'scratch':
         raise UserError('--init_from=scratch means an untrained model; only train.py can use it')
     path = expand_path(out_dir) / file if init_from == 'resume' else locate_model(init_from)
-    if init_from != 'resume' and is_there(path / 'ckpt.pt'):
-        path = path / 'ckpt.pt'
     is_folder = init_from != 'resume' and path.is_dir()
+    if is_folder and is_there(path / 'ckpt.pt'):
+        path, is_folder = path / 'ckpt.pt', False
     if is_folder:
         model, tokenizer, checkpoint = *_load_folder(path), None
     else:
@@ -257,6 +257,10 @@ def _build(config, gelu, state, where):
     """
     if config.n_layer > len(state):
         raise UserError(f'{where}: its config means {config.n_layer:,} layers, but it has only {len(state):,} weights')
+    embeddings, shape = state.get('transformer.wte.weight'), (config.vocab_size, config.n_embd)
+    if embeddings is not None and embeddings.shape != shape:  # first, since other sizes may overflow
+        found = tuple(embeddings.shape)
+        raise UserError(f'{where}: transformer.wte.weight is {found}, but its config means {shape}')
     try:
         # Shapes only, without memory. Initial weights would be thrown away, and to draw them on `meta` torch would
         # import its compiler, which takes a second.
@@ -267,7 +271,7 @@ def _build(config, gelu, state, where):
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name != 'lm_head.weight'}
     for problem, names in (('lacks', expected.keys() - state.keys()), ('has unknown', state.keys() - expected.keys())):
         if names:
-            shown = ', '.join(shorten(name, 80) for name in sorted(names)[:3])
+            shown = ', '.join(shorten(show_control_characters(name), 80) for name in sorted(names)[:3])
             raise UserError(f'{where} {problem} weights: {shown} ({len(names)} in all)')
     for name, shape in expected.items():
         if state[name].shape != shape:

@@ -93,8 +93,9 @@ def check_weights(weights, where):
                 f'{where}: {name} is {kind}, but weights must be plain floats; convert them in the program that made '
                 'them, for example model.float()'
             )
-    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in weights.values()}
-    used = sum(tensor.numel() * tensor.itemsize for name, tensor in weights.items() if 'lm_head.weight' not in name)
+    counted = [tensor for name, tensor in weights.items() if 'lm_head.weight' not in name]
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in counted}
+    used = sum(tensor.numel() * tensor.itemsize for tensor in counted)
     if used > sum(stored.values()):
         raise UserError(
             f'{where} is refused: its weights take {used:,} bytes, but it stores only {sum(stored.values()):,}, so '
