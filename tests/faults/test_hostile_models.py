@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from faults import hostile_files as make
-from faults.harness import assert_one_line, assert_went_well, run
+from faults.harness import assert_one_line, run
 
 MEMORY = 15 * 10**8  # bytes; a model of some kilobytes needs half a gigabyte, for what is imported
 DEEP_OBJECT = '{"a":' * 200_000
