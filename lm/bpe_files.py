@@ -17,8 +17,7 @@ def read_tokenizer_json(path):
     """Return the tokenizer, of the `tokenizers` library, of a tokenizer.json and what other files of its folder add."""
     try:
         tokenizer = parse_tokenizer_json(read_text(path))
-        with report_panics('its added tokens cannot be used'):
-            add_tokens_of_folder(tokenizer, path.parent)
+        add_tokens_of_folder(tokenizer, path.parent)
         follow_prefix_space(tokenizer, path.parent)
         return tokenizer
     except UserError as error:
@@ -41,12 +40,12 @@ def parse_tokenizer_json(text):
     try:
         with report_panics('it cannot be used'):
             tokenizer = Tokenizer.from_str(text)
-            check_bpe(tokenizer, described['model'])
-        return tokenizer
     except UserError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(show_control_characters(str(error))) from error
+    check_bpe(tokenizer, described['model'])
+    return tokenizer
 
 
 def read_vocab_and_merges(vocab_path, merges_path):
@@ -60,11 +59,11 @@ def read_vocab_and_merges(vocab_path, merges_path):
         with report_panics('they cannot be used'):
             vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
             bpe = byte_level_bpe(vocab, merges)
-            if EOT in vocab:
-                bpe.add_special_tokens([EOT])
-            add_tokens_of_folder(bpe, vocab_path.parent)
-            check_bpe(bpe, {'vocab': vocab, 'merges': merges})
-            return bpe
+        if EOT in vocab:
+            bpe.add_special_tokens([EOT])
+        add_tokens_of_folder(bpe, vocab_path.parent)
+        check_bpe(bpe, {'vocab': vocab, 'merges': merges})
+        return bpe
     except Exception as error:  # tokenizers raises bare Exception
         reason = show_control_characters(str(error))
         raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {reason}') from error

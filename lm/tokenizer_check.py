@@ -28,7 +28,7 @@ PROBES = (  # what normalisers, patterns and small alphabets change: case, accen
 def report_panics(what):
     """Turn a panic of the `tokenizers` library, which is no Exception, into a UserError that says what failed.
 
-    Its own message of many lines, which Rust writes to stderr past Python, is held back.
+    Its own message of many lines, which Rust writes to stderr past Python, is held back; so would be a note of ours.
     """
     saved = None
     with suppress(OSError):  # stderr may be closed
@@ -80,6 +80,8 @@ def check_bpe(tokenizer, model):
             'each time. It is off here; transformers leaves it on'
         )
     vocab, merges = model.get('vocab'), model.get('merges')
+    if not vocab:
+        raise UserError('its vocabulary is empty')
     if not isinstance(vocab, dict) or not isinstance(merges, list) or model.get('ignore_merges'):
         return  # not a BPE, or one that takes whole words from its vocabulary
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
