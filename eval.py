@@ -286,7 +286,7 @@ def print_continuations(source, subject, settings, budget, rows):
     eot = tokenizer.roles.ends if settings.stop_at_eot else None
     for (prompt_ids, response_ids), row in zip(encode_printed_pairs(source, subject, settings), rows):
         likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
-        prompt, response = show_invisible(tokenizer.decode(prompt_ids)), ''.join(tokenizer.pieces(response_ids))
+        prompt, response = show_invisible(tokenizer.decode(prompt_ids)), tokenizer.show(response_ids)
         print(f'\n{prompt}\n  fixed: {response}{likelihood}')
         if settings.num_samples:
             print_samples(model, tokenizer, settings, prompt_ids, eot)
@@ -311,7 +311,7 @@ def print_samples(model, tokenizer, settings, prompt_ids, eot):
     for response in responses:
         total = math.fsum(response.sampler_logprobs)
         logprob = f'logprob {total:.4f} under the sampler: {describe_sampler(settings, False)}'
-        print(f'  sample: {"".join(tokenizer.pieces(response.ids))}  ({logprob})')
+        print(f'  sample: {tokenizer.show(response.ids)}  ({logprob})')
 
 
 def draw_charts(source, subject, settings):

@@ -175,7 +175,12 @@ python sample.py --init_from={name} --show_probs=True
 The model imitates these texts, with their mistakes and prejudices, and does not know what is true.
 """
 UNKNOWN_TEXTS = 'Which texts the model learned from, and what their authors allow, is not stated.'
-TOKENIZERS = {'gpt2': "GPT-2's byte-level BPE", 'bpe': 'byte-level BPE', 'char': 'characters'}
+TOKENIZERS = {
+    'gpt2': "GPT-2's byte-level BPE",
+    'bpe': 'byte-level BPE',
+    'char': 'characters',
+    'story': 'words, gaps and case marks',
+}
 
 
 def write_card(name, model, tokenizer, checkpoint, settings):

@@ -66,7 +66,7 @@ class Settings:
     prompt_key: str = ''  # column or key of the prompts, if each document is a prompt and a response with unusual names
     response_key: str = ''  # that of the responses
     dataset: str = ''  # name of the dataset: its files go to data/<dataset>/
-    tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a model folder, or a tokenizer.json
+    tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a folder with a model, or a tokenizer's .json
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
     separator: str = '\\n\\n\\n'  # text between the documents of a .txt file; the default is two empty lines
     max_documents: int | None = None  # read only this many documents; None reads all
@@ -296,9 +296,10 @@ def encode_in_worker(batch):
 
 def encode_documents(tokenizer, between, dtype, path, starts, ends):
     """Return the ids of the documents between these byte positions of a file, with `between` after each."""
-    ids = [np.zeros(0, dtype)]
+    ids, cut = [np.zeros(0, dtype)], tokenizer.can_be_cut
     for document in read_documents(path, starts, ends):
-        ids += [tokenizer.encode_array(piece, dtype) for piece in cut_for_tokenizer(document)]
+        pieces = cut_for_tokenizer(document) if cut else [document]
+        ids += [tokenizer.encode_array(piece, dtype) for piece in pieces]
         ids.append(np.array(between, dtype))
     return np.concatenate(ids)
 

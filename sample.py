@@ -129,7 +129,7 @@ def print_responses(model, tokenizer, settings, prompt, eot):
     snapshots = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
     if num_samples == 1:
         print(show_invisible(tokenizer.decode(prompt_ids)), end='', flush=True)
-        stream = TokenStream(tokenizer)
+        stream = TokenStream(tokenizer, prompt_ids)
         for responses in snapshots:
             stream.print_new(responses[0].ids)
         stream.close()
@@ -159,15 +159,16 @@ def note_truncation(prompt_ids, model):
 class TokenStream:
     """Prints tokens as they are generated, holding back the bytes of a character until it is complete."""
 
-    def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer, prompt_ids):
+        self._tokenizer, self._prompt_ids = tokenizer, prompt_ids
         self._decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
         self._n_printed = 0  # tokens
 
     def print_new(self, ids):
         """Print the tokens that were added to ids since the last call."""
-        new, self._n_printed = ids[self._n_printed :], len(ids)
-        print(show_invisible(self._decoder.decode(self._tokenizer.decode_bytes(new))), end='', flush=True)
+        before, new = [*self._prompt_ids, *ids[: self._n_printed]], ids[self._n_printed :]
+        self._n_printed = len(ids)
+        print(show_invisible(self._decoder.decode(self._tokenizer.decode_bytes(new, before))), end='', flush=True)
 
     def close(self):
         """Print what was held back, and end the line."""

@@ -79,7 +79,7 @@ class NanoGPTProbs(LM):
             if step.ids.item() in self.tokenizer.roles.ends:
                 break
             ids.append(step.ids.item())
-            text = self.tokenizer.decode(ids)
+            text = self.tokenizer.decode(ids, prompt)
             if any(stop in text for stop in stops):
                 return text[: min(text.find(stop) for stop in stops if stop in text)]
         return text

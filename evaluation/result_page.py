@@ -5,7 +5,6 @@ whole window is scored again, in the same batches, so every number comes out bit
 """
 
 import math
-from itertools import accumulate
 
 from tqdm import tqdm
 
@@ -80,8 +79,8 @@ def page_text(row, unit, records, source, subjects, settings, unit_name):
     tokenizers = [subject.tokenizer for subject in subjects]
     item = source.encode(unit, tokenizers, settings.boundary, settings.separator)
     prompt_ids, _ = item.pairs[0][0]
-    responses = [choices[0][1] for choices in item.pairs]
-    sizes = shown_sizes(responses, tokenizers)
+    pairs = [choices[0] for choices in item.pairs]
+    responses, sizes = [response for _, response in pairs], shown_sizes(pairs, tokenizers)
     label = str(row.get('id', f'{unit_name} {row["index"]}'))
     if any(size < len(response) for size, response in zip(sizes, responses)):
         label += f' (its first {sizes[0]} tokens of {row["tokens"]:,})'
@@ -89,14 +88,15 @@ def page_text(row, unit, records, source, subjects, settings, unit_name):
     return PageText(label, tokenizers[0].decode(prompt_ids), sides)
 
 
-def shown_sizes(responses, tokenizers):
+def shown_sizes(pairs, tokenizers):
     """Return how many tokens of a response the page shows for each tokenizer: at most PAGE_TOKENS.
 
-    If one of them has more, all are cut where the text of its first PAGE_TOKENS tokens ends.
+    If one of them has more, all are cut where the text of its first PAGE_TOKENS tokens ends. pairs: (prompt ids,
+    response ids) of each.
     """
     ends = [
-        list(accumulate(len(tokenizer.decode_bytes([id])) for id in response))  # of each token, in bytes
-        for response, tokenizer in zip(responses, tokenizers)
+        tokenizer.byte_sizes(response, prompt).cumsum().tolist()  # of each token, in bytes
+        for (prompt, response), tokenizer in zip(pairs, tokenizers)
     ]
     limit = min((end[PAGE_TOKENS - 1] for end in ends if len(end) > PAGE_TOKENS), default=math.inf)
     return [sum(place <= limit for place in end) for end in ends]

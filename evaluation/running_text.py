@@ -5,7 +5,6 @@ with the text.
 """
 
 import codecs
-import json
 import re
 import tempfile
 from itertools import islice
@@ -75,8 +74,9 @@ class TextSource:
 
     def encode(self, unit, tokenizers, boundary, separator):
         """Return an Item. The text was encoded as a whole, so there is no boundary and no separator."""
-        (_, response), *_ = unit
-        return Item({'response': tokenizers[0].decode(response)}, [[pair] for pair in unit], [None] * len(unit))
+        (before, response), *_ = unit
+        row = {'response': tokenizers[0].decode(response, before)}
+        return Item(row, [[pair] for pair in unit], [None] * len(unit))
 
 
 def open_text(text):
@@ -114,7 +114,8 @@ def decode_tokens(ids, tokenizer):
     """Yield the text of token ids in chunks."""
     decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
     for start in range(0, len(ids), TOKENS):
-        yield decoder.decode(tokenizer.decode_bytes(ids[start : start + TOKENS].tolist()))
+        before = ids[max(0, start - TOKENS) : start].tolist()
+        yield decoder.decode(tokenizer.decode_bytes(ids[start : start + TOKENS].tolist(), before))
     yield decoder.decode(b'', final=True)
 
 
@@ -123,7 +124,7 @@ def decode_tokens(ids, tokenizer):
 
 def encode_chunks(chunks, tokenizer, name):
     """Return the ids of a text that arrives in chunks, (n,), in a temporary file: the same ids as of the whole text."""
-    if can_cut_before_space(tokenizer):
+    if tokenizer.can_be_cut:
         pieces = cut_before_space(chunks)
     else:
         note(f'{name}: this tokenizer has no places where a text can be cut safely; it is encoded as a whole')
@@ -150,31 +151,6 @@ def cut_before_space(chunks, size=None):
     yield text
 
 
-def can_cut_before_space(tokenizer):
-    """Return whether a text can be cut before any space or newline that follows something else, without other tokens.
-
-    GPT-2's pattern begins a new word at each of these places, and no token crosses a word. Others may not: a pattern
-    that keeps a full stop with its line break, a normaliser, a space that is put before each text, or a special token
-    that swallows the space after it.
-    """
-    match tokenizer.contents:
-        case {'kind': 'gpt2' | 'char'}:
-            return True
-        case {'kind': 'bpe', 'json': text}:
-            described = json.loads(text)
-            added = described['added_tokens']
-            pre_tokenizer = described.get('pre_tokenizer') or {}
-            return (
-                described.get('normalizer') is None
-                and pre_tokenizer.get('type') == 'ByteLevel'
-                and pre_tokenizer.get('use_regex', True)
-                and not pre_tokenizer.get('add_prefix_space')
-                and not described['model'].get('dropout')
-                and not any(token['rstrip'] or re.search(r'\s', token['content']) for token in added)
-            )
-    return False
-
-
 # Places in the text, in bytes ----------------------------------------------------------------------------------------
 
 
@@ -191,13 +167,9 @@ def move_ends(ends, ids, tokenizer, other_ids, other_tokenizer):
 
 def byte_starts(ids, tokenizer):
     """Yield, for TOKENS ids at a time, the index of the first, and where each starts and the last ends, in bytes."""
-    sizes, place = {}, 0
+    place = 0
     for first in range(0, len(ids), TOKENS):
-        unique, which = np.unique(ids[first : first + TOKENS], return_inverse=True)
-        for id in unique.tolist():
-            if id not in sizes:
-                sizes[id] = len(tokenizer.decode_bytes([id]))
-        sizes_here = np.array([sizes[id] for id in unique.tolist()])[which]
-        starts = place + np.insert(np.cumsum(sizes_here), 0, 0)
+        sizes = tokenizer.byte_sizes(ids[first : first + TOKENS], ids[max(0, first - TOKENS) : first])
+        starts = place + np.insert(np.cumsum(sizes), 0, 0)
         yield first, starts
         place = starts[-1]

@@ -91,13 +91,13 @@ def log_ratio(after, before, per):
 
 def describe_side(choices, scores, tokenizer, temperature):
     """Return what one model says about a response, the first of the choices, in plain types."""
-    (_, ids), score = choices[0], scores[0]
+    (prompt_ids, ids), score = choices[0], scores[0]
     logprob = math.fsum(score.model_logprobs.tolist())
     ranks = score.ranks.tolist()
     side = {
         'pieces': tokenizer.pieces(ids),
         'tokens': len(ids),
-        'bytes': len(tokenizer.decode_bytes([id for id in ids if id != tokenizer.eot])),  # <|endoftext|> is not text
+        'bytes': count_bytes(ids, prompt_ids, tokenizer),
         'logprob': logprob,
         'prob': math.exp(logprob),
         'prob_per_token': math.exp(logprob / len(ids)) if ids else None,
@@ -116,6 +116,12 @@ def describe_side(choices, scores, tokenizer, temperature):
     if len(choices) > 1:
         side |= describe_choices(choices, scores, tokenizer)
     return side
+
+
+def count_bytes(ids, prompt_ids, tokenizer):
+    """Return the bytes of text of a response. <|endoftext|> is not text."""
+    sizes = tokenizer.byte_sizes(ids, prompt_ids).tolist()
+    return sum(size for id, size in zip(ids, sizes) if id != tokenizer.eot)
 
 
 def describe_unusual(item, number, block_size):
@@ -139,12 +145,13 @@ def describe_choices(choices, scores, tokenizer):
     """Return what one model says about a multiple-choice question; the first choice is the right one."""
     sums = [math.fsum(score.model_logprobs.tolist()) for score in scores]
     # The space before a choice does not count, as in lm-evaluation-harness.
-    sizes = [len(tokenizer.decode_bytes(ids).lstrip()) for _, ids in choices]
+    texts = [tokenizer.decode_bytes(ids, prompt_ids) for prompt_ids, ids in choices]
+    sizes = [len(text.lstrip()) for text in texts]
     per_byte = [total / max(1, size) for total, size in zip(sums, sizes)]
     return {
         'choices': [
-            {'text': tokenizer.decode(ids), 'bytes': size, 'logprob': total}
-            for (_, ids), size, total in zip(choices, sizes, sums)
+            {'text': text.decode('utf-8', 'replace'), 'bytes': size, 'logprob': total}
+            for text, size, total in zip(texts, sizes, sums)
         ],
         # It must be likelier than every distractor: ties count as wrong.
         'right': sums[0] > max(sums[1:]),

@@ -7,9 +7,11 @@ a few, and nothing is unknown. (Gage 1994 compressed files this way; Sennrich et
 words; GPT-2, Radford et al. 2019, started from bytes; with GPT-2's merges, this is GPT-2's tokenizer.)
 
     python -m lessons.bpe --sentence="Which tokens are in this?"       (GPT-2's tokens are shown next to ours)
+    python -m lessons.bpe --text=FILE:my.txt --tokenizer=ours,gpt2     (colours your own text, and saves it as a page)
 
-What to look for: how merges build on each other; which words are one token for GPT-2 and several for us; how a larger
-vocabulary keeps shortening the text it was learned from, but other text less; how few words a merge has to look at.
+What to look for: how merges build on each other; that an id keeps its meaning when the vocabulary grows; which words
+are one token for GPT-2 and several for us; how a larger vocabulary keeps shortening the text it was learned from, but
+other text less; how few words a merge has to look at.
 """
 
 import heapq
@@ -23,13 +25,13 @@ from pathlib import Path
 import regex  # like the standard library's re, but it has \p{L}, any letter of any script
 from matplotlib import pyplot
 from rich.console import Console
-from rich.text import Text
 
 import configurator
 from common.errors import UserError
 from common.strings import replace_surrogates
+from lessons.token_colours import align_ids, colour_pieces, colour_text
 from lm.tokenizer import EOT, GPT2Tokenizer, Tokenizer
-from pictures.style import BAR, BLUE, CHOSEN, GREY, MARK, ORANGE, hide_spines, save_figure
+from pictures.style import BLUE, ORANGE, hide_spines, save_figure
 from pictures.token_sheet import draw_token_sheet
 from texts.readers import input_paths, read_files
 
@@ -43,6 +45,8 @@ class Settings:
     input: str = 'data/childrens_stories/childrens_stories.txt'  # the text to learn from (UTF-8)
     num_merges: int = 4000  # tokens to learn in addition to the 256 bytes
     sentence: str = "Grandmother's fox didn't sell 1,024 umbrellas; it lent them to a hippopotamus. Voilà! 🦊"  # to cut
+    text: str = ''  # only colour the tokens of this text, or of FILE:path, and save tokens.png and tokens.html
+    tokenizer: str = 'ours'  # whose tokens: ours, gpt2, any model (as --init_from), a .json file; several with commas
     plot_dir: str = 'results/lessons'  # folder for bpe.png and bpe-compression.png
 
 
@@ -189,6 +193,9 @@ def main(settings):
     text = '\n\n\n'.join(read_files(input_paths(settings.input), '\n\n\n'))  # two empty lines between documents
     if len(text) < 1000 or settings.num_merges < 1 or not settings.sentence:
         raise UserError(f'needed: 1,000 characters in --input ({len(text)} now), --num_merges=1 and a --sentence')
+    if settings.text:
+        colour_text(settings.text, settings.tokenizer, settings.plot_dir, lambda: BPE.train(text, settings.num_merges))
+        return
     example = 'the fat cat sat on the flat mat'
     for bpe in (BPE.train(example, number) for number in range(9)):
         console.print(f'merges: {len(bpe.merges)} ', colour_pieces(bpe.pieces(bpe.encode(example))))
@@ -209,7 +216,7 @@ def main(settings):
         rows.append((bpe.vocab_size, *(len(part.encode()) / len(bpe.encode(part)) for part in parts)))
         _, learned, held_out = rows[-1]
         console.print(f'\n{lines[-1][0]}; bytes per token: {learned:.2f} in training text, {held_out:.2f} held out')
-        console.print(colour_pieces(bpe.pieces(ids)))
+        console.print(*align_ids(bpe.pieces(ids), ids, console.width), sep='\n')
     draw_token_sheet(Path(settings.plot_dir) / 'bpe.png', lines, 'bytes in a token', 'above 0')
     draw_compression(Path(settings.plot_dir) / 'bpe-compression.png', rows[: len(sizes)], rows[len(sizes) :])
     as_text = colour_pieces(largest.pieces(largest.encode(EOT, specials=False)))
@@ -224,11 +231,6 @@ def main(settings):
     slow = (time.perf_counter() - start - fast) / 20 * 1000
     console.print(f'\n1,000 merges from 1 MB ({len(words):,} different words): {fast:.1f} s; a merge looks at')
     console.print(f'{sum(looked_at) / 1000:.0f} words on average. Counting all pairs each time: about {slow:.0f} s')
-
-
-def colour_pieces(pieces):
-    """Return pieces in alternating colours, separated by lines for output without colours."""
-    return Text('│').join(Text(piece, f'{MARK} on {(BAR, CHOSEN, GREY)[n % 3]}') for n, piece in enumerate(pieces))
 
 
 def draw_compression(path, ours, gpt2):

@@ -34,15 +34,17 @@ def split_pair(tokenizer, prompt, response, boundary='joint'):
     if boundary not in ('joint', 'separate'):
         raise UserError(f'boundary={boundary!r}: it must be joint or separate')
     if boundary == 'separate' or not response:
-        prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(response)
+        prompt_ids = tokenizer.encode(prompt)
+        response_ids = tokenizer.encode_after(prompt_ids, response)
         return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
     stripped = prompt.rstrip()
     whole, prompt_ids = tokenizer.encode(prompt + response), tokenizer.encode(stripped)
     response_ids, n = whole[len(prompt_ids) :], len(prompt_ids)
     if whole[:n] == prompt_ids and response_ids:
         return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
-    alone = tokenizer.encode(prompt[len(stripped) :] + response)  # white space at the prompt's end moves to it
-    if response_ids and tokenizer.decode_bytes(response_ids) == tokenizer.decode_bytes(alone):
+    moved = prompt[len(stripped) :]  # white space at the prompt's end
+    alone = tokenizer.encode_after(prompt_ids, moved + response)
+    if response_ids and tokenizer.decode_bytes(response_ids, prompt_ids) == tokenizer.decode_bytes(alone, prompt_ids):
         return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
     pieces = [*tokenizer.pieces(prompt_ids[-1:]), *tokenizer.pieces(alone[:1])]
     note = f'prompt and response meet inside a token; they were encoded separately, as …{"|".join(pieces)}…'

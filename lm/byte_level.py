@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 from common.files import atomic_write
@@ -36,6 +37,23 @@ def byte_level_bpe(vocab=None, merges=None):
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     return bpe
+
+
+def can_be_cut(description):
+    """Return whether the tokenizer of a tokenizer.json keeps its ids if a text is cut before a space or newline.
+
+    Some do not: a pattern that keeps a full stop with its line break, a normaliser, a space that is put before each
+    text, a special token that swallows the space after it. description: the contents of the file.
+    """
+    pre_tokenizer = description.get('pre_tokenizer') or {}
+    return bool(
+        description.get('normalizer') is None
+        and pre_tokenizer.get('type') == 'ByteLevel'
+        and pre_tokenizer.get('use_regex', True)
+        and not pre_tokenizer.get('add_prefix_space')
+        and not description['model'].get('dropout')
+        and not any(token['rstrip'] or re.search(r'\s', token['content']) for token in description['added_tokens'])
+    )
 
 
 def write_tokenizer_files(tokenizer, folder, special=()):

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with three kinds of tokenizer: GPT-2's BPE, any byte-level BPE, single characters.
+"""Text to token ids and back: GPT-2's BPE, any byte-level BPE, single characters, words and gaps of stories.
 
 Each has `encode`, `decode`, `decode_bytes`, `pieces`, `encode_pair`, `vocab_size` and `eot` (the id of <|endoftext|>,
 or None), and can be saved into a model folder. Its `contents` describe it completely in plain types, so that a
@@ -6,6 +6,7 @@ checkpoint can hold its tokenizer.
 """
 
 import functools
+import json
 import os
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from common.files import is_there, resolve_path
 from common.json_files import read_json_object
 from common.notes import note
 from common.strings import replace_surrogates, show_value
+from lm import byte_level
 from lm.added_tokens import name_ids
 from lm.bpe_files import parse_tokenizer_json, read_tokenizer_json, read_vocab_and_merges
 from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
 from lm.plain_pickle import read_meta_pkl
 from lm.roles import Roles, give_roles
+from lm.story_tokenizer import StoryTokenizer
 from lm.tokenizer_base import EOT, Tokenizer
 from lm.tokenizer_check import check_vocabulary, cutting_fingerprint, note_changed_texts, report_panics
 
@@ -30,6 +33,7 @@ class GPT2Tokenizer(Tokenizer):
     """GPT-2's own byte-level BPE of 50,257 tokens, computed by tiktoken."""
 
     vocab_size, eot = 50257, 50256
+    can_be_cut = True  # GPT-2's pattern begins a word at each space, and no token crosses a word
     fingerprint = GPT2_FINGERPRINT  # a constant, so that training on token files does not need the vocabulary
 
     @functools.cached_property
@@ -178,6 +182,11 @@ class BPETokenizer(Tokenizer):
         """SHA-256 of all tokens in order, and of how texts are cut into them if that is unlike GPT-2's way."""
         return cutting_fingerprint(super().fingerprint, self._tokenizer)
 
+    @functools.cached_property
+    def can_be_cut(self):
+        """Whether the ids stay the same if a text is cut before any space or newline that follows something else."""
+        return byte_level.can_be_cut(json.loads(self._tokenizer.to_str()))
+
     def save(self, folder):
         """Write tokenizer.json, and the tokenizer_config.json that `transformers` needs."""
         bos, ends, pad = self.roles
@@ -190,6 +199,8 @@ class BPETokenizer(Tokenizer):
 
 class CharTokenizer(Tokenizer):
     """One token for each character of a text, as in nanoGPT's character-level datasets."""
+
+    can_be_cut = True
 
     def __init__(self, chars):
         """chars: the characters in the order of their ids."""
@@ -269,6 +280,8 @@ def tokenizer_from_contents(contents):
             tokenizer = BPETokenizer.from_json(text)
         case {'kind': 'char', 'chars': list(chars)}:
             tokenizer = CharTokenizer(chars)
+        case {'kind': 'story', 'merges': list(merges), 'words': list(words), 'gaps': list(gaps)}:
+            tokenizer = StoryTokenizer.from_contents(merges, words, gaps)
         case _:
             raise UserError('its description of a tokenizer is of an unknown kind')
     match contents.get('roles'):
@@ -320,16 +333,17 @@ def _from_meta_pkl(path):
 
 
 def _from_tokenizer_json(path):
-    """Return the tokenizer of a tokenizer.json: characters, as CharTokenizer saves them, or a byte-level BPE."""
+    """Return the tokenizer of a file: a tokenizer.json, of characters or a byte-level BPE, or contents of any kind."""
     try:
-        model = read_json_object(path)['model']
+        contents = read_json_object(path)
+        model = {'type': contents['kind']} if 'kind' in contents else contents['model']
         if model['type'] == 'WordLevel' and sorted(model['vocab'].values()) == list(range(len(model['vocab']))):
             return CharTokenizer(sorted(model['vocab'], key=model['vocab'].get))
     except UserError as error:
         raise UserError(f'{path} is neither a byte-level BPE nor a list of characters: {error}') from error
     except (KeyError, TypeError, AttributeError):
         pass  # reported below
-    return BPETokenizer.from_file(path)
+    return _from_json_file(path) if 'kind' in contents else BPETokenizer.from_file(path)
 
 
 def _from_json_file(path, *keys):
@@ -343,13 +357,13 @@ def _from_json_file(path, *keys):
 
 
 def tokenizer_from_name(name):
-    """Return the tokenizer of a name: gpt2, a shipped model, a model folder, or a tokenizer.json."""
+    """Return the tokenizer of a name: gpt2, a shipped model, the folder of a model or dataset, or a .json file."""
     if name == 'gpt2':
         return GPT2Tokenizer()
     shipped = resolve_path(Path('models') / name)
     path = shipped if shipped.is_dir() else resolve_path(name)
     if not is_there(path):
-        raise UserError(f'there is no tokenizer {name!r}; name gpt2, tiny, tiny-stories, a folder or a tokenizer.json')
+        raise UserError(f'there is no tokenizer {name!r}; name gpt2, tiny, tiny-stories, a folder or a .json file')
     if path.is_dir():
         found = tokenizer_from_folder(path)
     else:

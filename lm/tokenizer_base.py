@@ -13,10 +13,11 @@ VISIBLE = {' ': '·', '\n': '⏎', '\t': '⇥', '\r': '␍'}
 
 
 class Tokenizer:
-    """What all three kinds have in common."""
+    """What all kinds have in common."""
 
     eot = None
     limit = None  # how many ids the model has, if it has fewer than the tokenizer
+    can_be_cut = False  # whether the ids stay the same if a text is cut before any space or newline in it
     _roles = None
 
     @property
@@ -37,17 +38,33 @@ class Tokenizer:
         """The id to begin a text with; None if there is none."""
         return self.eot if self.roles.bos is None else self.roles.bos
 
-    def decode(self, ids):
-        """Return the text of token ids; bytes that are not UTF-8 (such as half a character) become U+FFFD."""
-        return self.decode_bytes(ids).decode('utf-8', errors='replace')
+    def decode(self, ids, after=()):
+        """Return the text of token ids; bytes that are not UTF-8 (such as half a character) become U+FFFD.
 
-    def decode_bytes(self, ids):
-        """Return the UTF-8 bytes of token ids. Raises UserError for unknown ids."""
-        return b''.join(self._bytes_of(id) for id in self._check(ids))
+        after: the ids that they follow. A story tokenizer writes a word differently after different ids.
+        """
+        return self.decode_bytes(ids, after).decode('utf-8', errors='replace')
+
+    def decode_bytes(self, ids, after=()):
+        """Return the UTF-8 bytes of token ids that follow others. Raises UserError for unknown ids."""
+        return b''.join(self.split_bytes(ids, after))
+
+    def split_bytes(self, ids, after=()):
+        """Return the UTF-8 bytes that each of these ids adds to the text of those that they follow."""
+        return [self._bytes_of(id) for id in self._check(ids)]
 
     def pieces(self, ids):
         """Return each token made visible: · for a space, ⏎ for a newline, ‹e2 80› for part of a character."""
         return [make_visible(self._bytes_of(id)) for id in self._check(ids)]
+
+    def byte_sizes(self, ids, after=()):
+        """Return how many bytes each of these ids adds to the text of those that they follow: a NumPy array, (n,)."""
+        unique, which = np.unique(ids, return_inverse=True)
+        return np.array([len(data) for data in self.split_bytes(unique.tolist())], np.int64)[which]
+
+    def show(self, ids):
+        """Return a text of tokens on one line, with its white space made visible."""
+        return ''.join(self.pieces(ids))
 
     @property
     def fingerprint(self):
@@ -83,6 +100,10 @@ class Tokenizer:
             return contents
         bos, ends, pad = self._roles
         return {**contents, 'roles': {'bos': bos, 'eos': list(ends), 'pad': pad}}
+
+    def encode_after(self, before, text):
+        """Return the ids of a text that follows these ids and is encoded apart from them."""
+        return self.encode(text)
 
     def encode_array(self, text, dtype):
         """Return the token ids of a text as a NumPy array, as fast as possible."""

@@ -125,4 +125,4 @@ def print_proof(found, seconds, why, precision):
 
 def print_continuation(number, ids, logprob, tokenizer):
     """Print one continuation that a search found, and how likely it is."""
-    print(f'{number:3}  {"".join(tokenizer.pieces(ids))}\n     {format_likelihood(logprob, len(ids))}')
+    print(f'{number:3}  {tokenizer.show(ids)}\n     {format_likelihood(logprob, len(ids))}')

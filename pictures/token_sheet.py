@@ -1,13 +1,14 @@
 """Draws texts token by token, each token on the colour of its value."""
 
 from common.strings import shorten
-from pictures.style import allow_missing_glyphs, save_figure, text_colour
+from pictures.style import BAR, CHOSEN, GREY, MARK, allow_missing_glyphs, save_figure, text_colour
 
 SCALES = {  # range of the values -> colour map, limits as multiples of the largest value, open ends
     'around 0': ('RdBu', -1, 1, 'both'),  # red below, blue above
     'below 0': ('YlOrRd_r', -1, 0, 'min'),  # dark red is the lowest
     'above 0': ('Blues', 0, 1, 'max'),  # dark blue is the highest
 }
+COLOURS = (BAR, CHOSEN, GREY)  # of neighbouring tokens, where colours mean nothing else
 LINE_LENGTH, MARGIN = 118, 44  # characters in a line; how many of them are for the text before the tokens
 FONT_SIZE = 8  # points
 CHARACTER_WIDTH, LINE_HEIGHT = FONT_SIZE * 0.602 / 72, FONT_SIZE * 1.5 / 72  # inches, in DejaVu Sans Mono
@@ -76,3 +77,36 @@ def place_tokens(lines):
             x += len(piece)
         y += 1.4
     return placed, y
+
+
+def draw_token_ids(path, sections):
+    """Write a picture of texts token by token: neighbours in different colours, and below each token its id.
+
+    sections: (heading, pieces, ids) of each text.
+    """
+    from matplotlib import pyplot
+    from matplotlib.patches import Rectangle
+
+    allow_missing_glyphs()
+    placed, y = [], 0.0  # (x, y, text, colour of the background or None), in characters and lines
+    for heading, pieces, ids in sections:
+        placed.append((0, y, heading, None))
+        x, y = 0, y + 1.6
+        for number, (piece, id) in enumerate(zip(pieces, ids, strict=True)):
+            piece = shorten(piece, LINE_LENGTH - 2)
+            width = max(len(piece), len(str(id)))
+            if x and x + width > LINE_LENGTH - 2:
+                x, y = 0, y + 2.6
+            placed += [(x, y, piece, COLOURS[number % len(COLOURS)]), (x, y + 1, str(id), None)]
+            x += width + 0.5
+        y += 3.4
+    figure = pyplot.figure(figsize=(LINE_LENGTH * CHARACTER_WIDTH, (y + 1) * LINE_HEIGHT))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-1, LINE_LENGTH - 1), ylim=(y, -1))
+    axes.set_axis_off()
+    for x, y, text, colour in placed:
+        if colour:
+            axes.add_patch(Rectangle((x, y - 0.5), len(text), 1, facecolor=colour))
+        ink = MARK if colour else '#555555'
+        axes.text(x, y, text, color=ink, fontsize=FONT_SIZE, family='monospace', va='center', parse_math=False)
+    save_figure(figure, path)
+    pyplot.close(figure)

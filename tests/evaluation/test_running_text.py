@@ -15,7 +15,7 @@ import prepare_bin
 from common.errors import UserError
 from common.notes import forget_notes
 from evaluation import running_text
-from evaluation.running_text import TextSource, can_cut_before_space, cut_before_space, encode_chunks, open_text
+from evaluation.running_text import TextSource, cut_before_space, encode_chunks, open_text
 from lm.tokenizer import BPETokenizer, CharTokenizer, GPT2Tokenizer, tokenizer_from_folder, train_bpe
 
 
@@ -180,7 +180,7 @@ ONE_WORD = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True
 def test_a_tokenizer_without_safe_places_encodes_the_text_as_a_whole_and_says_so(monkeypatch, capsys, changes):
     forget_notes()
     tokenizer = bpe_with(**changes)
-    assert not can_cut_before_space(tokenizer)
+    assert not tokenizer.can_be_cut
     monkeypatch.setattr(running_text, 'PIECE', 100)
     text = STORIES.read_text(encoding='utf-8')[:2000]
     assert encode_chunks([text[:500], text[500:]], tokenizer, 'book.txt').tolist() == tokenizer.encode(text)

@@ -5,6 +5,7 @@ import string
 
 from hypothesis import strategies as st
 
+from lm.story_tokenizer import StoryTokenizer
 from lm.tokenizer import EOT, CharTokenizer, GPT2Tokenizer, train_bpe
 
 PROSE = """\
@@ -67,4 +68,9 @@ def char_tokenizer():
     return CharTokenizer(CHARS)
 
 
-MAKE = {'gpt2': gpt2_tokenizer, 'bpe': bpe_tokenizer, 'char': char_tokenizer}
+@functools.cache
+def story_tokenizer():
+    return StoryTokenizer.train([PROSE, WORDS, CODE], 400)
+
+
+MAKE = {'gpt2': gpt2_tokenizer, 'bpe': bpe_tokenizer, 'char': char_tokenizer, 'story': story_tokenizer}

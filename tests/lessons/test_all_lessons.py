@@ -44,7 +44,7 @@ def test_the_default_folder_of_pictures(lesson):
                 ('bpe', ['--num_merges=0'], '--num_merges'),
                 ('dictionary', ['--rounds=0'], '--rounds'),
                 ('features', ['--layer=0'], '--layer'),
-                ('story_tokenizer', ['--seeds=0'], '--seeds'),
+                ('story_tokenizer', ['--epochs=0'], '--epochs'),
             )
         ),
     ],

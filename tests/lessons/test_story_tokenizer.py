@@ -1,43 +1,30 @@
-"""lessons/story_tokenizer.py: nothing is lost, and models are compared on the same bytes."""
+"""lessons/story_tokenizer.py: models are compared on the same bytes; what it saves can be trained with."""
 
 import functools
 import math
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from helpers.models import random_gpt
 from helpers.scripts import PROJECT, run_lesson
+from helpers.world import call_well, rows_in
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+import export
 from common.errors import UserError
 from lessons.bpe import BPE
-from lessons.story_tokenizer import CASES, PASSAGE, WORD, Settings, StoryTokenizer, compute_bits, main
-from lm.tokenizer import EOT
+from lessons.story_tokenizer import PASSAGE, Settings, compute_bits, main
+from lm.checkpoint import load_model
+from lm.scoring import score
+from lm.story_tokenizer import WORD, StoryTokenizer
+from lm.tokenizer import EOT, tokenizer_from_name
 from model import logits_to_logprobs
 
 STORIES = (PROJECT / 'data/childrens_stories/childrens_stories.txt').read_text(encoding='utf-8')
-AWKWARD = [
-    '',
-    ' ',
-    'a',
-    ' a ',
-    "'tis it''s 's rock'n'roll ’n’ '' don't DON'T Don'T",
-    'ß ẞ ǅ ǆ Ǆ ŉ ﬁ İstanbul ı ΑΣ ας Σ ας.Σ e\u0301 É ⅷ Ⓐ ⓐ ª ʰ ᾳ ᾼ',
-    'iPhone McDonald eLIN ELIN elin Elin e E i I THE tHE The. the. THE. tHE',
-    '日本語のテキスト 中文，标点。 עברית हिन्दी 🙂👩‍👩‍👧‍👦 \U0001d54f',
-    'a  b   c\t\td\n\n\n\ne \n f\r\ng\u00a0h\u2003i\u2028j\x0bk_l__m',
-    '\x00\x01\x1b[0m\x85\ufeff\ufffd\u200b',
-    ' ⇧ ⇪ ⇩ • ◦ ⇧the',
-    'x' * 300 + ' ' * 70 + '=' * 90,
-    '<|endoftext <|endoftext| endoftext|>',
-]
 stories_like = st.lists(st.sampled_from(['the', 'Elin', 'THE', 'tHE', 'fox', 'ß', 'é', '🦊', '7', *' .,\n"\'!', EOT]))
 any_text = st.text(st.characters(exclude_categories=['Cs'])) | stories_like.map(''.join)
 
@@ -50,145 +37,6 @@ def passages():
 @functools.cache
 def story_tokenizer(vocab_size=1536):
     return StoryTokenizer.train(EOT.join(passages()[:194]), vocab_size)
-
-
-def tiny():
-    """Return a tokenizer simple enough to check by hand: two words, the end of a sentence and a comma."""
-    return StoryTokenizer(words=['fox', 'Elin'], gaps={'. ': '⇧', ', ': '⇩'})
-
-
-# Nothing is lost ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('make', [StoryTokenizer, tiny, story_tokenizer], ids=['bytes', 'tiny', 'stories'])
-def test_lossless_on_the_corpus_and_on_awkward_texts(make):
-    tokenizer = make()
-    for text in (STORIES, *passages(), *AWKWARD, *(f'{text}{EOT}The {text}' for text in AWKWARD)):
-        assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-@pytest.mark.parametrize('make', [StoryTokenizer, tiny, story_tokenizer], ids=['bytes', 'tiny', 'stories'])
-def test_lossless_on_any_text_and_any_bytes(make):
-    tokenizer = make()
-
-    @settings(deadline=None, max_examples=300)
-    @given(any_text)
-    @example(f'one{EOT}two {EOT} {EOT}{EOT}')
-    def any_text_comes_back(text):
-        for specials in (True, False):
-            ids = tokenizer.encode(text, specials)
-            assert tokenizer.decode(ids) == text
-            assert tokenizer.encode(text.encode(), specials) == ids
-            assert all(0 <= id < tokenizer.vocab_size for id in ids)
-
-    @settings(deadline=None, max_examples=200)
-    @given(st.binary())
-    @example('🦊'.encode()[:2] + b' the ' + '🦊'.encode()[2:])
-    @example(b'\xed\xa0\x80 \xed\xb2\x80')  # surrogates, which are no UTF-8
-    @example(bytes(range(256)))
-    def any_bytes_come_back(data):
-        assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
-
-    any_text_comes_back()
-    any_bytes_come_back()
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.lists(st.integers(0, 1535), max_size=30) | st.lists(st.integers(500, 620), max_size=30))
-def test_a_model_may_write_any_ids_in_any_order(ids):
-    tokenizer = story_tokenizer()
-    data = tokenizer.decode_bytes(ids)
-    assert tokenizer.decode_bytes(tokenizer.encode(data)) == data
-    assert len(tokenizer.pieces(ids)) == len(ids) and all(tokenizer.pieces(ids))
-
-
-def test_lossless_whatever_the_training_text():
-    for text in (*AWKWARD, *(text * 3 for text in AWKWARD), f'A b. A b.{EOT}A b. A b.', STORIES[:5000].swapcase()):
-        for vocab_size in (0, 300, 600):
-            tokenizer = StoryTokenizer.train(text, vocab_size)
-            assert tokenizer.vocab_size <= max(vocab_size, StoryTokenizer().vocab_size)
-            for other in (text, *AWKWARD):
-                assert tokenizer.decode(tokenizer.encode(other)) == other
-
-
-def test_a_lone_surrogate_is_read_as_in_other_tokenizers():
-    assert story_tokenizer().decode(story_tokenizer().encode('a\ud800b')) == 'a\ufffdb'
-
-
-# What costs a token ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('text', 'pieces'),
-    [
-        ('fox fox', 'fox fox⇩'),
-        ('Fox', 'fox'),
-        ('Fox fox Elin', 'fox fox Elin'),
-        ('Fox. Elin, fox', 'fox .· Elin ,· fox'),
-        ('Fox, Fox. fox. Fox', 'fox ,· ⇧ fox .· ⇩ fox .· fox'),
-        ('ELIN FOX', '⇪ Elin ⇪ fox'),
-        ('Foxes', 'fox +e +s'),
-        ('Hi, fox', '• +h +i ,· fox'),
-        ('Fox elin', 'fox • +e +l +i +n'),
-        ('Fox iX', 'fox • +i +X'),
-        ('Fox,fox', 'fox ◦ +, fox'),
-        ('Fox, - fox', 'fox ,· +- +· fox'),
-        (' fox ', '◦ +· fox ◦ +·'),
-        (f'Fox{EOT}Fox', f'fox {EOT} fox'),
-    ],
-)
-def test_only_the_unexpected_costs_a_token(text, pieces):
-    if pieces == 'fox fox⇩':  # the text begins without a capital, which a mark has to say
-        pieces = '⇩ fox fox'
-    assert tiny().pieces(tiny().encode(text)) == pieces.split()
-
-
-def test_pieces_of_the_stories_read_as_words_and_gaps():
-    tokenizer = story_tokenizer()
-    pieces = tokenizer.pieces(tokenizer.encode('"I can\'t," said Elin.\n\n"You CAN," said the old man. and He went.'))
-    text = '" I can\'t ,"· said Elin .⏎⏎" you ⇪ can ,"· said the old man .· ⇩ and ⇧ he went .'
-    assert [piece.lstrip('+') for piece in pieces if piece != '◦'] == text.split()
-
-
-def test_marks_change_case():
-    assert {mark: change('fOx') for mark, change in CASES.items()} == {'⇧': 'FOx', '⇪': 'FOX', '⇩': 'fOx'}
-
-
-def test_the_learned_vocabulary():
-    text = 'The fox saw Elin. The Owl saw Elin. A fox, the fox, an elk. ' * 3 + 'Zebra'
-    tokenizer = StoryTokenizer.train(text, 300, share=0)
-    kinds = {kind: [token.decode() for k, token in tokenizer.tokens if k == kind] for kind in ('word', 'gap')}
-    assert set(kinds['word']) == {'', 'the', 'fox', 'saw', 'Elin', 'Owl', 'a', 'an', 'elk'}
-    assert tokenizer.expected_after == {'. ': '⇧', ', ': '⇩'}
-    assert b'zebra' in tokenizer.tokens[tokenizer.encode('the zebra')[-1]]  # of what was seen once, pieces
-
-
-@pytest.mark.parametrize('vocab_size', [512, 1024, 1536, 2048])
-def test_the_vocabulary_has_the_requested_size(vocab_size):
-    tokenizer = story_tokenizer(vocab_size)
-    assert tokenizer.vocab_size == len(tokenizer.tokens) == vocab_size
-    assert len(set(tokenizer.tokens)) == vocab_size
-    assert tokenizer.tokens[tokenizer.eot] == ('special', EOT.encode())
-    with pytest.raises(UserError, match=str(vocab_size)):
-        tokenizer.decode([vocab_size])
-
-
-@pytest.mark.slow
-def test_training_in_another_process_gives_the_same_tokens():
-    script = (
-        'import sys; from lessons.story_tokenizer import StoryTokenizer;'
-        'print(StoryTokenizer.train(open(sys.argv[1], encoding="utf-8").read()[:30000], 900).fingerprint)'
-    )
-    file = PROJECT / 'data/childrens_stories/childrens_stories.txt'
-    env = {**os.environ, 'PYTHONHASHSEED': '1', 'PYTHONPATH': str(PROJECT)}  # strings have other hashes there
-    there = subprocess.run([sys.executable, '-c', script, str(file)], env=env, capture_output=True, text=True)
-    assert there.stdout.strip() == StoryTokenizer.train(STORIES[:30000], 900).fingerprint, there.stderr
-
-
-def test_a_very_long_gap_is_fast():
-    text = 'The end' + '=' * 100_000 + 'the' + 'e' * 20_000
-    tokenizer = tiny()
-    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 # The comparison is fair -----------------------------------------------------------------------------------------------
@@ -288,8 +136,11 @@ def test_the_lesson_compares_by_bytes(tmp_path):
         ({'input': 'nowhere.txt'}, 'nowhere.txt'),
         ({'input': 'short.txt'}, '20 passages of text'),
         ({'epochs': 0}, '--epochs'),
-        ({'seeds': 0}, '--seeds'),
+        ({'seeds': -1}, '--seeds'),
         ({'sentence': ''}, '--sentence'),
+        ({'save': 'mine.txt'}, '--save=mine.txt: .* .json'),
+        ({'input': 'short.txt', 'hf_dataset': 'x/y'}, 'not both'),
+        ({'device': 'quantum'}, '--device=quantum'),
         ({'vocab_size': 100}, '--vocab_size=262'),
         pytest.param({'vocab_size': 50_000}, '--vocab_size=50000: .* too few words', marks=pytest.mark.slow),
     ],
@@ -300,3 +151,46 @@ def test_invalid_settings_are_reported(wrong, words, tmp_path, monkeypatch):
     (tmp_path / 'short.txt').write_text('short')
     with pytest.raises(UserError, match=words):
         main(Settings(**wrong))
+
+
+# Trained with ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_sampled_and_scored_with_a_tokenizer_that_the_lesson_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'mine.txt').write_text(STORIES[:25_000], encoding='utf-8')
+    main(Settings(input='mine.txt', vocab_size=600, seeds=0, save='made/mine.json'))
+    assert 'prepare_bin.py --input=... --dataset=mine --tokenizer=made/mine.json' in capsys.readouterr().out
+    call_well(
+        capsys,
+        'prepare_bin.py',
+        '--input=mine.txt',
+        '--dataset=mine',
+        '--tokenizer=made/mine.json',
+        '--val_fraction=0.3',
+    )
+    tokenizer, ids = tokenizer_from_name('made/mine.json'), np.fromfile('data/mine/val.bin', np.uint16)
+    first = tokenizer.decode(ids[1 : ids.tolist().index(tokenizer.eot, 1)].tolist())
+    assert first in STORIES
+    assert ids[1 : 1 + len(tokenizer.encode(first))].tolist() == tokenizer.encode(first)
+
+    shape = ['--n_layer=1', '--n_head=2', '--n_embd=32', '--block_size=64', '--batch_size=4', '--eval_iters=2']
+    steps = ['--max_iters=6', '--eval_interval=3', '--gradient_accumulation_steps=1', '--device=cpu']
+    call_well(capsys, 'train.py', '--dataset=mine', '--out_dir=out', *shape, *steps)
+    model, of_run, _ = load_model('resume', 'out')
+    assert of_run.fingerprint == tokenizer.fingerprint and model.config.vocab_size == 600
+    out = call_well(capsys, 'sample.py', '--out_dir=out', '--start=Once upon a time', '--max_new_tokens=12', '--seed=1')
+    assert out.startswith('Once upon a time')
+
+    response = ' there was a king'
+    out = call_well(capsys, 'eval.py', '--out_dir=out', '--start=Once upon a time', f'--fixed_response={response}')
+    rows = rows_in(out)
+    prompt_ids, response_ids = tokenizer.encode_pair('Once upon a time', response)
+    (logprobs,) = score(model, [prompt_ids], [response_ids])
+    assert rows[0][0] == len(response_ids)
+    assert rows[0][1] == pytest.approx(logprobs.sum().item(), abs=0.01)
+    call_well(capsys, 'eval.py', '--out_dir=out', '--text=mine')
+    with pytest.raises(UserError, match='transformers has none'):
+        export.main(export.Settings(out_dir='out', folder='exported'))
+    assert not (tmp_path / 'exported').exists()

@@ -5,7 +5,7 @@ from helpers.models import needs_gpt2_vocabulary
 from helpers.tokenizers import MAKE
 
 
-@pytest.fixture(scope='module', params=[pytest.param('gpt2', marks=needs_gpt2_vocabulary), 'bpe', 'char'])
+@pytest.fixture(scope='module', params=[pytest.param('gpt2', marks=needs_gpt2_vocabulary), 'bpe', 'char', 'story'])
 def tokenizer(request):
     return MAKE[request.param]()
 
