@@ -9,9 +9,8 @@ words; GPT-2, Radford et al. 2019, started from bytes; with GPT-2's merges, this
     python -m lessons.bpe --sentence="Which tokens are in this?"       (GPT-2's tokens are shown next to ours)
     python -m lessons.bpe --text=FILE:my.txt --tokenizer=ours,gpt2     (colours your own text, and saves it as a page)
 
-What to look for: how merges build on each other; that an id keeps its meaning when the vocabulary grows; which words
-are one token for GPT-2 and several for us; how a larger vocabulary keeps shortening the text it was learned from, but
-other text less; how few words a merge has to look at.
+What to look for: how merges build on each other; which words are one token for GPT-2 and several for us; how a larger
+vocabulary keeps shortening the text it was learned from, but other text less; how few words a merge has to look at.
 """
 
 import heapq
@@ -199,7 +198,6 @@ def main(settings):
     example = 'the fat cat sat on the flat mat'
     for bpe in (BPE.train(example, number) for number in range(9)):
         console.print(f'merges: {len(bpe.merges)} ', colour_pieces(bpe.pieces(bpe.encode(example))))
-
     parts = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]  # to learn from, and held out
     largest = BPE.train(parts[0], settings.num_merges)
     sizes = sorted({0, *(len(largest.merges) >> halvings for halvings in range(7))})

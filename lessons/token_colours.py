@@ -1,20 +1,23 @@
 """Colours the tokens of any text, with their ids: in the terminal, as a picture, and as a page for a browser.
 
-This is what pages such as tiktokenizer show. `python -m lessons.bpe --text="Your own text"` calls it, with the tokens of
-that lesson, of GPT-2 or of any model. A piece is a token made visible: `·` is a space, `⏎` a newline, `‹f0 9f›` are
-bytes that are only part of a character. Neighbours have different colours, so that one sees where a token ends; a colour
-means nothing else. Below each piece is its id, the number that a model gets instead of the text.
+This is what pages such as tiktokenizer show. `python -m lessons.bpe --text="Your own text"` calls it, with the tokens
+of that lesson, of GPT-2 or of any model. A piece is a token made visible: `·` is a space, `⏎` a newline, `‹f0 9f›` are
+bytes that are only part of a character. Neighbours have different colours, so that one sees where a token ends; a
+colour means nothing else. Below each piece is its id, the number that a model gets instead of the text.
 """
 
 import html
 from pathlib import Path
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from common.errors import UserError
 from common.files import atomic_write, resolve_path
 from common.notes import note
+from common.strings import replace_surrogates
+from common.text_files import read_text
 from lm.checkpoint import load_model, require_tokenizer
 from lm.tokenizer import tokenizer_from_folder, tokenizer_from_name
 from pictures.style import MARK
@@ -38,6 +41,26 @@ body {{ font: 16px/1.4 system-ui, sans-serif; max-width: 60em; margin: 2em auto;
 {sections}
 </body></html>
 """
+
+
+def colour_text(text, names, folder, learn):
+    """Colour the tokens of a text, or of FILE:path, in the terminal, and in tokens.png and tokens.html in a folder.
+
+    names: of tokenizers, with commas. learn: a function that returns the BPE called 'ours'.
+    """
+    text = replace_surrogates(read_text(text.removeprefix('FILE:')) if text.startswith('FILE:') else text)
+    console, sections = Console(markup=False, emoji=False, highlight=False), []
+    for name in filter(None, map(str.strip, names.split(','))):
+        tokenizer = learn() if name == 'ours' else find_tokenizer(name)
+        ids = tokenizer.encode(text)
+        pieces = tokenizer.pieces(ids)
+        heading = count_tokens(f'ours, {len(tokenizer.merges):,} merges' if name == 'ours' else name, text, ids)
+        console.print(heading, *align_ids(pieces, ids, console.width), '', sep='\n')
+        sections.append((heading, pieces, ids))
+    if not sections:
+        raise UserError('--tokenizer is empty: name ours, gpt2, a model or a .json file')
+    save_colours(folder, sections)
+    console.print(f'saved in {folder}: tokens.png and tokens.html')
 
 
 def colour_pieces(pieces):
@@ -71,8 +94,6 @@ def find_tokenizer(name):
     path = resolve_path(Path('models') / name) if not resolve_path(name).exists() else resolve_path(name)
     if name == 'gpt2' or (path.is_file() and path.suffix == '.json') or (path.is_dir() and tokenizer_from_folder(path)):
         return tokenizer_from_name(name)
-    if name == 'ours':
-        raise UserError('--tokenizer=ours is the one that this lesson learns')
     return require_tokenizer(load_model(name, device='cpu')[1], name)
 
 
@@ -81,9 +102,8 @@ def save_colours(folder, sections):
     folder = Path(folder)
     if any(len(ids) > MAX_DRAWN for _, _, ids in sections):
         note(f'tokens.png shows the first {MAX_DRAWN} tokens of each tokenizer; tokens.html shows all')
-    draw_token_ids(
-        folder / 'tokens.png', [(name, pieces[:MAX_DRAWN], ids[:MAX_DRAWN]) for name, pieces, ids in sections]
-    )
+    drawn = [(heading, pieces[:MAX_DRAWN], ids[:MAX_DRAWN]) for heading, pieces, ids in sections]
+    draw_token_ids(folder / 'tokens.png', drawn)
     rules = '\n'.join(f'.c{n} {{ background: {colour} }}' for n, colour in enumerate(COLOURS))
     written = '\n'.join(write_section(*section) for section in sections)
     with atomic_write(folder / 'tokens.html') as path:

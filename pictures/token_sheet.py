@@ -88,24 +88,24 @@ def draw_token_ids(path, sections):
     from matplotlib.patches import Rectangle
 
     allow_missing_glyphs()
-    placed, y = [], 0.0  # (x, y, text, colour of the background or None), in characters and lines
+    placed, y = [], 0.0  # (x, y, text, width of the background, its colour or None), in characters and lines
     for heading, pieces, ids in sections:
-        placed.append((0, y, heading, None))
+        placed.append((0, y, heading, 0, None))
         x, y = 0, y + 1.6
         for number, (piece, id) in enumerate(zip(pieces, ids, strict=True)):
             piece = shorten(piece, LINE_LENGTH - 2)
             width = max(len(piece), len(str(id)))
             if x and x + width > LINE_LENGTH - 2:
                 x, y = 0, y + 2.6
-            placed += [(x, y, piece, COLOURS[number % len(COLOURS)]), (x, y + 1, str(id), None)]
-            x += width + 0.5
+            placed += [(x, y, piece, width, COLOURS[number % len(COLOURS)]), (x, y + 1, str(id), 0, None)]
+            x += width + 1
         y += 3.4
     figure = pyplot.figure(figsize=(LINE_LENGTH * CHARACTER_WIDTH, (y + 1) * LINE_HEIGHT))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-1, LINE_LENGTH - 1), ylim=(y, -1))
     axes.set_axis_off()
-    for x, y, text, colour in placed:
+    for x, y, text, width, colour in placed:
         if colour:
-            axes.add_patch(Rectangle((x, y - 0.5), len(text), 1, facecolor=colour))
+            axes.add_patch(Rectangle((x, y - 0.5), width, 1, facecolor=colour))
         ink = MARK if colour else '#555555'
         axes.text(x, y, text, color=ink, fontsize=FONT_SIZE, family='monospace', va='center', parse_math=False)
     save_figure(figure, path)

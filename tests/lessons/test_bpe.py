@@ -1,8 +1,10 @@
 """lessons/bpe.py: against `tokenizers`, against tiktoken, against counting all pairs again."""
 
 import functools
+import html
 import json
 import os
+import re
 import sysconfig
 import time
 from itertools import islice, pairwise
@@ -16,9 +18,11 @@ from helpers.scripts import PROJECT, run_lesson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
+from rich.cells import cell_len
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+import lm
 from common.errors import UserError
 from lessons.bpe import (
     BPE,
@@ -33,6 +37,7 @@ from lessons.bpe import (
     spell_word,
     split_words,
 )
+from lessons.token_colours import align_ids
 from lm.tokenizer import EOT, GPT2Tokenizer
 
 STORIES = (PROJECT / 'data/childrens_stories/childrens_stories.txt').read_text(encoding='utf-8')
@@ -343,6 +348,49 @@ def test_the_lesson_works_without_gpt2(tmp_path):
     assert process.returncode == 0, process.stderr
     assert 'Without GPT-2' in process.stdout and '3 merges' in process.stdout
     assert (tmp_path / 'results/lessons/bpe-compression.png').exists()
+
+
+def test_a_class_colours_its_own_text_and_gets_the_ids(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = 'The fox said <b>"no"</b> & left. 🦊\nEnd.\n'
+    Path('mine.txt').write_text(text, encoding='utf-8')
+    main(Settings(text='FILE:mine.txt', tokenizer='ours, tiny', num_merges=50, plot_dir='handed_in'))
+    out, page = capsys.readouterr().out, Path('handed_in/tokens.html').read_text(encoding='utf-8')
+    ours, tiny = BPE.train(STORIES, 50), lm.load('tiny')[1]
+    for name, tokenizer in (('ours, 50 merges', ours), ('tiny', tiny)):
+        ids = tokenizer.encode(text)
+        heading = f'{name}: {len(ids)} tokens for {len(text)} characters, {len(text.encode())} bytes'
+        assert heading in out
+        section = next(part for part in page.split('<section>') if f'<h2>{heading}' in part)
+        found = re.findall(r'<span class="t c(\d)">(.*?)<small>(\d+)</small>', section)
+        assert [int(id) for *_, id in found] == ids
+        assert [html.unescape(piece) for _, piece, _ in found] == tokenizer.pieces(ids)
+        assert all(left[0] != right[0] for left, right in pairwise(found))
+    assert imread('handed_in/tokens.png').shape[1] > 500
+    assert not Path('handed_in/bpe.png').exists()
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'words'),
+    [({'tokenizer': './nowhere'}, 'nowhere'), ({'tokenizer': ','}, '--tokenizer'), ({'text': 'FILE:no.txt'}, 'no.txt')],
+    ids=str,
+)
+def test_a_text_or_tokenizer_that_is_not_there_is_an_error(wrong, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        main(Settings(**{'text': 'A fox.', 'num_merges': 5} | wrong))
+
+
+@pytest.mark.parametrize('width', [8, 30, 100])
+def test_each_id_is_below_its_piece(width):
+    pieces, ids = ['the', '·fox', '你好', '!', '‹f0 9f›'], [3, 12345, 67, 0, 999]
+    lines = [line.plain for line in align_ids(pieces, ids, width)]
+    found = []
+    for above, below in zip(lines[::2], lines[1::2]):
+        cells = ''.join(char + '\0' * (cell_len(char) - 1) for char in above)  # one character for each cell
+        found += [(cells[m.start() :].replace('\0', ''), int(m[0])) for m in re.finditer(r'\d+', below)]
+    assert [id for _, id in found] == ids
+    assert all(rest.startswith(piece) for (rest, _), piece in zip(found, pieces, strict=True))
 
 
 def test_neighbours_have_different_colours_and_a_line_between_them():
