@@ -333,7 +333,7 @@ def test_the_lesson_prints_and_draws(as_command, tmp_path, capsys):
     arguments = ['--num_merges=300', '--sentence=The $5_fox^ saw {me} [bold]there[/bold] 中 :smile:']
     out, _ = run_in_folder('bpe', *arguments, as_command=as_command, folder=tmp_path, capsys=capsys)
     assert 'the│·f│at│·│cat' in out
-    assert '300 merges' in out and '[│b' in out and '/│b' in out
+    assert '300 merges' in out and re.search(r'\[ +b', out) and re.search(r'/ +b', out)
     assert f'{EOT} as a special token is id 556' in out
     assert max(map(len, out.splitlines())) <= 100
     for name in ('bpe.png', 'bpe-compression.png'):
