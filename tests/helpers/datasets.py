@@ -94,6 +94,8 @@ def assert_whole_and_apart(train, val, documents):
 class CodePoints:
     """A tokenizer whose ids are Unicode code points."""
 
+    can_be_cut = True
+
     def __init__(self, vocab_size, eot):
         self.vocab_size, self.eot, self.contents = vocab_size, eot, {'kind': 'code points'}
 
