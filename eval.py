@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import configurator
 from common.errors import UserError
-from common.files import create_run_folder
+from common.files import create_run_folder, make_folder
 from common.notes import note
 from common.processes import Processes
 from common.strings import show_invisible
@@ -325,7 +325,7 @@ def draw_charts(source, subject, settings):
         )
         if response.records:
             target = folder / f'pair_{number:02d}'
-            target.mkdir()
+            make_folder(target)
             save_bar_charts(make_charts(response.records, prompt_ids, subject.tokenizer, sampler), target)
     print(f'charts of the first {settings.plot_steps} steps of each response: {folder}')
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import configurator
 from common.errors import UserError
-from common.files import create_run_folder
+from common.files import create_run_folder, make_folder
 from common.notes import note
 from common.strings import show_invisible
 from lm.responses import generate_responses
@@ -185,7 +185,7 @@ def save_response_charts(responses, prompt_ids, tokenizer, settings, prompt, fix
     folder = create_run_folder(settings.plot_dir, f'{model_name(settings)}-{prompt}')
     for number, response in enumerate(responses, 1):
         target = folder if len(responses) == 1 else folder / f'sample_{number:02d}'
-        target.mkdir(exist_ok=True)
+        make_folder(target)
         charts = make_charts(response.records, prompt_ids, tokenizer, describe_sampler(settings, fixed))
         *steps, sheet = save_bar_charts(charts, target, keep_open=True)
         all_drawn = len(steps) == len(response.ids)

@@ -25,11 +25,12 @@ REPLACES = '.replaces'  # in COMPLETE: the names of the old files that they repl
 
 
 @contextlib.contextmanager
-def lock_folder(folder, way_out):
+def lock_folder(folder, way_out, file=None):
     """Keep other runs from writing to a folder, which is made if it is missing, while the block runs.
 
     The system forgets the lock of a process that has ended, however it ended. A folder that the block leaves empty is
     removed if it is new. way_out: what to do if another process holds the lock, for the UserError that is then raised.
+    file: lock only the file of this name in it.
     """
     from filelock import FileLock, Timeout  # takes a while to import
 
@@ -39,12 +40,14 @@ def lock_folder(folder, way_out):
         make_folder(folder)
     except UserError as error:
         raise UserError(f'{error}; {way_out}') from error
-    path = folder / LOCK
+    path = folder / (LOCK if file is None else f'.{file}{LOCK}')
     lock = FileLock(path.resolve(), timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f'{folder} is in use by {_read_holder(path)}: wait until it ends, or {way_out}') from None
+        raise UserError(
+            f'{folder / (file or "")} is in use by {_read_holder(path)}: wait until it ends, or {way_out}'
+        ) from None
     except PermissionError as error:
         raise UserError(f'cannot write to the folder {folder}: {error.strerror}') from error
     except (OSError, NotImplementedError) as error:

@@ -108,13 +108,13 @@ class ResultFolder:
         self._command = header['command']
         with ExitStack() as stack:
             stack.enter_context(lock_folder(path, 'choose another --save'))
-            remove_leftovers(path, *FILES)
+            remove_leftovers(path, '*')
             self._check_header(header, resume)
             try:
+                write_json(self.path / 'summary.json', {'complete': False, **header})
                 if resume and not self._part.exists() and self._finished.exists():
                     self._finished.rename(self._part)
                 self.next_index = self._cut_to_whole_windows() if self._part.exists() else 0
-                write_json(self.path / 'summary.json', {'complete': False, **header})
                 # Without a buffer: what could not be written is not tried again when the file is closed.
                 self._file = stack.enter_context(open(self._part, 'ab', buffering=0))
             except OSError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.strings import shorten
 from lm.alternatives import TokenRecord
-from pictures.style import BAR, CHOSEN, MARK, allow_missing_glyphs, format_bar_value, hide_spines
+from pictures.style import BAR, CHOSEN, MARK, allow_missing_glyphs, format_bar_value, hide_spines, save_figure
 
 
 @dataclass
@@ -84,7 +84,7 @@ def save_steps(charts, folder):
         draw_bars(axes, chart)
         axes.set_xlabel('probability (bar and number: sampler, mark: model)')
         paths.append(folder / f'step_{number:02d}.png')
-        figure.savefig(paths[-1], dpi=110)
+        save_figure(figure, paths[-1], dpi=110)
     pyplot.close(figure)
     return paths
 
@@ -102,7 +102,7 @@ def save_sheet(charts, folder, keep_open):
         axes.set_axis_off()
     figure.supxlabel('probability (bar and number: sampler, mark: model); the chosen token in orange')
     path = folder / 'sheet.png'
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, dpi=90)
     if not (keep_open and has_screen()):
         pyplot.close(figure)
     return path

@@ -4,6 +4,7 @@ Positions are measured from the upper left corner, so that a picture grows with 
 keep their size. Figures are drawn without a display.
 """
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from common.errors import UserError
-from common.files import create_run_folder
+from common.files import create_run_folder, expand_path
+from common.folders import lock_folder, remove_leftovers
 from common.strings import shorten
 from pictures.style import allow_missing_glyphs, save_figure
 
@@ -93,12 +95,15 @@ def save_pictures(figures, settings, picture, about):
     picture: the name of the figure that gets the path in --save; the others get that path with their name added.
     about: the model and the text, for the name of the new folder that is used without --save.
     """
-    if settings.save is None:
-        folder = create_run_folder(settings.plot_dir, f'{picture}-{about}')
-        paths = {name: folder / f'{name}.png' for name in figures}
-    else:
-        chosen = Path(settings.save)
-        paths = {name: chosen if name == picture else chosen.with_stem(f'{chosen.stem}-{name}') for name in figures}
-    for name, figure in figures.items():
-        save_figure(figure, paths[name])
-        print(f'{name}: {paths[name]}')
+    with contextlib.ExitStack() as stack:
+        if settings.save is None:
+            folder = create_run_folder(settings.plot_dir, f'{picture}-{about}')
+            paths = {name: folder / f'{name}.png' for name in figures}
+        else:
+            chosen = expand_path(settings.save)
+            paths = {name: chosen if name == picture else chosen.with_stem(f'{chosen.stem}-{name}') for name in figures}
+            stack.enter_context(lock_folder(chosen.parent, 'choose another --save', chosen.name))
+            remove_leftovers(chosen.parent, *(path.name for path in paths.values()))
+        for name, figure in figures.items():
+            save_figure(figure, paths[name])
+            print(f'{name}: {paths[name]}')

@@ -47,10 +47,10 @@ def text_colour(colour):
     return 'white' if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else 'black'
 
 
-def save_figure(figure, path):
+def save_figure(figure, path, dpi=100):
     """Write a figure as a PNG, atomically."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=100, format='png')
+        figure.savefig(temporary, dpi=dpi, format='png')
 
 
 def format_bar_value(probability):

@@ -82,6 +82,13 @@ static int exists(int folder, const char *path) {
     return found;
 }
 
+static int has_contents(int folder, const char *path) {
+    struct stat about;
+    int before = errno, found = !fstatat(folder, path, &about, 0) && about.st_size;
+    errno = before;
+    return found;
+}
+
 /* Changes that a full disk allows; none, if there is nothing at that path. */
 #define ALLOWED(what, folder, path) do { \
         if (mode != OFF && is_below(path) && exists(folder, path) && is_point(what, path, -1) && mode == KILL) die(); \
@@ -115,7 +122,7 @@ static int changes_files(int flags) {
         } \
         if (changes_files(flags)) { \
             if (flags & O_CREAT) NEEDS_ROOM("create", DIR, path, -1); \
-            if (flags & O_TRUNC) ALLOWED("cut", DIR, path); \
+            if (flags & O_TRUNC && has_contents(DIR, path)) ALLOWED("cut", DIR, path); \
         } \
         return next args; \
     }
@@ -128,7 +135,7 @@ OPEN(openat64, folder, (int folder, const char *path, int flags, ...), (folder, 
     FILE *name(const char *path, const char *how) { \
         NEXT(name); \
         if (strpbrk(how, "wa")) NEEDS_ROOM("create", AT_FDCWD, path, NULL); \
-        if (strchr(how, 'w')) ALLOWED("cut", AT_FDCWD, path); \
+        if (strchr(how, 'w') && has_contents(AT_FDCWD, path)) ALLOWED("cut", AT_FDCWD, path); \
         return next(path, how); \
     }
 FOPEN(fopen)
