@@ -1,11 +1,19 @@
-"""Count the situations of each kind, as a table in Markdown: python -m tests.faults.count."""
+"""Count the situations of each kind, as a table in Markdown.
+
+python -m tests.faults.count             print it
+python -m tests.faults.count --write     write it into docs/what_survives.md
+"""
 
 import contextlib
 import io
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+PAGE = Path(__file__).parent.parent.parent / 'docs' / 'what_survives.md'
+START = '<!-- written by python -m tests.faults.count --write -->'
 
 
 class _Collector:
@@ -34,4 +42,9 @@ def format_counts(counts):
 
 
 if __name__ == '__main__':
-    print(format_counts(count_situations()))
+    table = format_counts(count_situations())
+    if sys.argv[1:] == ['--write']:
+        above = PAGE.read_text(encoding='utf-8').partition(START)[0]
+        PAGE.write_text(f'{above}{START}\n\n{table}\n', encoding='utf-8')
+    else:
+        print(table)

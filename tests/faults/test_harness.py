@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from helpers.scripts import run_script
+from helpers.scripts import PROJECT, run_script
 
 from faults.harness import Fault, assert_one_line, assert_went_well, run, start
 
@@ -21,6 +21,14 @@ def test_a_forked_script_says_what_a_new_interpreter_says(tmp_path):
         for outcome in (forked, fresh):
             assert (outcome.code, outcome.out, outcome.err) == (alone.returncode, alone.stdout, alone.stderr)
         assert forked.peak_bytes > 10**8
+
+
+def test_the_page_shows_how_many_situations_there_are():
+    """If this fails: python -m tests.faults.count --write."""
+    counted = run_script('tests.faults.count', cwd=PROJECT)
+    assert counted.returncode == 0, counted.stderr
+    page = (PROJECT / 'docs' / 'what_survives.md').read_text(encoding='utf-8')
+    assert page.endswith(f'\n{counted.stdout}')
 
 
 def test_limits_of_time_and_memory(tmp_path):
