@@ -8,7 +8,7 @@ import pytest
 from helpers.scripts import PROJECT, assert_friendly_error, run_lesson
 
 PAGE = (PROJECT / 'lessons' / 'README.md').read_text(encoding='utf-8')
-FILES = sorted((PROJECT / 'lessons').glob('*.py'))
+FILES = sorted(path for path in (PROJECT / 'lessons').glob('*.py') if path.stem != '__init__')
 LESSONS = [path.stem for path in FILES if "if __name__ == '__main__'" in path.read_text(encoding='utf-8')]
 
 
