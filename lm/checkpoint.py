@@ -23,7 +23,14 @@ from common.notes import note
 from common.strings import shorten, show_control_characters, show_value
 from lm.adapter import adapted_model, merge_adapter
 from lm.hardware import pick_device, pick_dtype
-from lm.hub_models import check_config, make_hub_config, make_hub_state, read_hub_config, read_hub_state
+from lm.hub_models import (
+    OtherArchitecture,
+    check_config,
+    make_hub_config,
+    make_hub_state,
+    read_hub_config,
+    read_hub_state,
+)
 from lm.locate import locate_model
 from lm.roles import give_roles
 from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, note_changes, tokenizer_from_contents, tokenizer_from_folder
@@ -74,7 +81,12 @@ def _load_folder(folder):
     tokenizer = tokenizer_from_folder(folder)
     if tokenizer is None and (base := adapted_model(folder)) is not None:
         tokenizer = tokenizer_from_folder(locate_model(base))
-    model = load_pretrained(folder)
+    try:
+        model = load_pretrained(folder)
+    except OtherArchitecture:
+        from lm.hub_model import load_hub_model  # here: transformers is slow to import, and GPT-2 does without it
+
+        model = load_hub_model(folder)
     if _signature(folder) != before:
         raise UserError(f'{folder} was written while it was being read: try again')
     return model, tokenizer

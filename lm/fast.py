@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError
-from model import attend
+from model import GPT, attend
 
 ROWS = 512  # matrices are packed for about this many rows; for a single row every packing is equally fast
 
@@ -41,22 +41,34 @@ def can_quantize(weight: Tensor) -> bool:
 
 
 def pack(model, quantize=None):
-    """Optimise a GPT for inference, in place; it can no longer be trained or saved.
+    """Optimise a language model for inference, in place; it can no longer be trained or saved.
+
+    In a GPT whole layers are replaced, in a model of transformers each of its Linear layers.
 
     quantize: None, or 'int8'. Returns the model, unchanged if the plain one is already the fastest (on a GPU).
     Raises UserError if int8 is not supported here.
     """
     if quantize not in (None, 'int8'):
         raise UserError(f'--quantize={quantize}: it must be int8, or None')
-    weight = model.transformer.wte.weight
+    weight = next(model.parameters())
     if quantize and not can_quantize(weight):
         raise UserError(f'--quantize={quantize} needs an x86 CPU and float32; leave it out otherwise')
     if quantize or can_pack(weight):
         matrix = Int8Matrix if quantize else PackedMatrix
+        if not isinstance(model, GPT):
+            return pack_linears(model, matrix)
         blocks = model.transformer.h
         for layer in range(len(blocks)):  # one at a time, so that two whole models are never in memory
             blocks[layer] = PackedBlock(blocks[layer], model.gelu, matrix)
-        model.lm_head = PackedHead(model.lm_head, matrix)
+        model.lm_head = PackedLinear(model.lm_head, matrix)
+    return model
+
+
+def pack_linears(model, matrix):
+    """Replace each Linear layer of a model by a packed one; return the model."""
+    linears = [name for name, module in model.named_modules() if type(module) is nn.Linear]  # subclasses do more
+    for name in linears:  # one at a time, so that two whole models are never in memory
+        model.set_submodule(name, PackedLinear(model.get_submodule(name), matrix))
     return model
 
 
@@ -80,8 +92,8 @@ class PackedBlock(nn.Module):
         return x[: B * T].view(B, T, C)
 
 
-class PackedHead(nn.Module):
-    """The output layer."""
+class PackedLinear(nn.Module):
+    """A Linear layer for any shape of input, such as the output layer."""
 
     def __init__(self, linear, matrix):
         super().__init__()

@@ -1,6 +1,7 @@
 """Models in Hugging Face's form: which architectures are supported, and how their files become a GPT and back.
 
-GPT-2 is supported so far. Variants of it that model.py does not compute, and other architectures, are refused by name.
+model.py computes GPT-2. For variants of it, and for other architectures, `OtherArchitecture` is raised; lm/hub_model.py
+leaves those to transformers.
 """
 
 import re
@@ -31,14 +32,21 @@ ONLY_VALUE = {
 TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
 
 
+class OtherArchitecture(UserError):
+    """A model that model.py does not compute."""
+
+
 def read_hub_config(path, dropout):
-    """Return the GPTConfig and the kind of GELU of a config.json; raise UserError for what model.py cannot compute."""
+    """Return the GPTConfig and the kind of GELU of a config.json.
+
+    Raises UserError if it is missing or damaged, and OtherArchitecture if it describes no GPT-2 as in model.py.
+    """
     if not is_there(path):
         raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)')
     found = read_json_object(path)
     if found.get('model_type') != 'gpt2':
         kind = show_value(found.get('model_type'))
-        raise UserError(f'{path.parent} contains a model of type {kind}; only gpt2 is supported')
+        raise OtherArchitecture(f'{path.parent} contains a model of type {kind}; this needs a gpt2')
     try:
         config = GPTConfig(
             block_size=found.get('n_positions', found.get('n_ctx', 1024)),
@@ -52,15 +60,15 @@ def read_hub_config(path, dropout):
         raise UserError(f'{path} lacks {error}') from error
     activation = found.get('activation_function', 'gelu_new')
     if activation not in list(GELU_OF_ACTIVATION):  # a list, since a damaged file may hold anything
-        raise UserError(f'{path.parent}: activation_function={show_value(activation)} is not supported')
+        raise OtherArchitecture(f'{path.parent}: activation_function={show_value(activation)} is not supported')
     check_config(config, path)
     if found.get('n_inner') not in (None, 4 * config.n_embd):
-        raise UserError(
+        raise OtherArchitecture(
             f'{path.parent}: n_inner={show_value(found["n_inner"])} is not supported; it must be 4 * n_embd'
         )
     for name, value in ONLY_VALUE.items():
         if found.get(name, value) != value:
-            raise UserError(
+            raise OtherArchitecture(
                 f'{path.parent}: {name}={show_value(found[name])} is a variant of GPT-2 that is not supported'
             )
     return config, GELU_OF_ACTIVATION[activation]
@@ -87,7 +95,9 @@ def read_hub_state(folder):
     state = {name: tensor for name, tensor in state.items() if not name.endswith(('.attn.bias', '.attn.masked_bias'))}
     head = state.pop('lm_head.weight', None)
     if head is not None and 'wte.weight' in state and not torch.equal(head, state['wte.weight']):
-        raise UserError(f'{folder}: its output layer and token embeddings differ (they are untied), unlike in GPT-2')
+        raise OtherArchitecture(
+            f'{folder}: its output layer and token embeddings differ (they are untied), unlike in GPT-2'
+        )
     return {
         f'transformer.{name}': (tensor.t() if name.endswith(TRANSPOSED) else tensor) for name, tensor in state.items()
     }

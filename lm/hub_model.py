@@ -1,0 +1,198 @@
+"""Any causal language model that transformers can load, behind the interface of a `LanguageModel`.
+
+    model = load_hub_model(folder)         # Llama, Qwen, Gemma, Pythia, OPT, ...
+
+The network is transformers' own. Here the output layer is taken apart from the rest, so that only positions that
+predict something go through it, and it gets a cache that can be copied and cut back. Whether all that is right for an
+architecture is not assumed but tried, with each model that is loaded: see `check_network`.
+"""
+
+import contextlib
+import math
+
+import torch
+
+from common.errors import UserError
+from common.notes import note
+from lm.hub_cache import HubCache
+from lm.weight_files import first_line
+from model import LanguageModel
+
+# Names in config.json for the longest text that a model was made for.
+LENGTHS = ('max_position_embeddings', 'n_positions', 'max_seq_len', 'max_sequence_length', 'seq_length', 'n_ctx')
+UNSTATED_LENGTH = 2048  # of models whose positions have no limit and whose config.json names none, such as BLOOM
+TOLERANCE = 1e-3  # of logits, in units of their standard deviation; a wrong computation is off by far more
+
+
+class HubModel(LanguageModel):
+    """A causal language model of transformers; the methods that it inherits are described in `LanguageModel`."""
+
+    def __init__(self, network):
+        """network: an AutoModelForCausalLM."""
+        super().__init__()
+        self.network = network
+        self.config = network.config.get_text_config(decoder=True)
+        self.n_ids = self.config.vocab_size
+        self.block_size = next((n for name in LENGTHS if (n := getattr(self.config, name, None))), UNSTATED_LENGTH)
+        self.whole = False  # whether `hidden` returns logits, since the output layer cannot be taken apart
+
+    @property
+    def device(self):
+        return self.network.device
+
+    def new_cache(self, batch_size, length):
+        return HubCache(batch_size, length)
+
+    def hidden(self, idx, cache=None):
+        length = idx.size(1) + (0 if cache is None else cache.end)
+        if length > self.block_size:
+            raise ValueError(f'{length} tokens do not fit into block_size={self.block_size}')
+        if cache is not None and cache.ragged:
+            return self._hidden_of_ragged_rows(idx, cache)
+        network = self.network if self.whole else self.network.base_model
+        if cache is None:
+            output = network(idx, use_cache=False)
+        else:
+            output = network(idx, past_key_values=cache.past, use_cache=True)
+            cache.advance(idx.size(1))
+        return output.logits if self.whole else output.last_hidden_state
+
+    def _hidden_of_ragged_rows(self, idx, cache):
+        """Read on in rows that hold different numbers of tokens: those that hold equally many at a time."""
+        parts, places = [], []
+        for rows, length in cache.equal_rows():
+            part = cache.take(rows)
+            part.rewind(length)
+            parts.append(self.hidden(idx[rows.to(idx.device)], part))
+            places.append(rows)
+            cache.put(rows, part)
+        cache.advance(idx.size(1))
+        return torch.cat(parts)[torch.cat(places).argsort().to(idx.device)]  # (B, T, C)
+
+    def logits(self, x):
+        logits = x if self.whole else self._output_layer(x)
+        if self.n_ids < logits.size(-1):
+            logits[..., self.n_ids :] = -math.inf
+        return logits
+
+    def _output_layer(self, x):
+        """Return (..., V) logits, scaled and capped as some architectures do it after their last matrix."""
+        logits = self.network.get_output_embeddings()(x)
+        if scale := getattr(self.config, 'logit_scale', None):  # Cohere
+            logits = logits * scale
+        if scale := getattr(self.config, 'logits_scaling', None):  # Granite
+            logits = logits / scale
+        if cap := getattr(self.config, 'final_logit_softcapping', None):  # Gemma
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+
+def load_hub_model(folder):
+    """Return the HubModel in a Hugging Face folder, in float32 on the CPU, in eval mode.
+
+    Only safetensors are read, and no code that comes with the model is executed.
+    Raises UserError if transformers cannot load it, if weights are missing, or if it is no causal language model.
+    """
+    try:
+        with _quiet_transformers():
+            network = _load_network(folder)
+    except UserError:
+        raise
+    except Exception as error:  # each architecture has errors of its own
+        if 'trust_remote_code' in str(error):
+            raise UserError(
+                f'{folder} needs Python code that comes with the model, which is never executed; choose a model of an '
+                'architecture that transformers has itself'
+            ) from error
+        raise UserError(f'{folder}: transformers cannot load this model: {first_line(error)}') from error
+    model = HubModel(network.eval())
+    check_network(model, folder)
+    return model
+
+
+def _load_network(folder):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    kind = config.model_type
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(f'{folder} contains a model of type {kind!r}, which is no causal language model')
+    network, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if info['missing_keys'] or info['mismatched_keys']:
+        missing = ', '.join(sorted(map(str, [*info['missing_keys'], *info['mismatched_keys']]))[:3])
+        raise UserError(f'{folder}: weights are missing or of another shape than config.json says, such as {missing}')
+    if network._is_stateful:
+        raise UserError(
+            f'{folder} contains a model of type {kind!r}; its memory is a state that cannot be cut back to an earlier '
+            'token, which is not supported'
+        )
+    return network
+
+
+@contextlib.contextmanager
+def _quiet_transformers():
+    """Keep progress bars and advice of transformers off the terminal; what matters is checked and said here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def check_network(model, folder):
+    """Compare the model with transformers' own forward pass on a short random text; raise UserError if it is wrong.
+
+    If the output layer does more than is known here, the model goes through its whole forward pass from now on. A cache
+    that gives other logits is refused.
+    """
+    kind, T = model.config.model_type, min(24, model.block_size)
+    generator = torch.Generator().manual_seed(0)
+    idx = torch.randint(model.n_ids, (2, T), generator=generator).to(model.device)
+    expected = model.network(idx, use_cache=False).logits.float()
+    if not torch.isfinite(expected).all():
+        raise UserError(f'{folder}: its logits are not finite; its weights are damaged')
+    other = idx.clone()
+    other[:, -1] = (idx[:, -1] + 1) % model.n_ids
+    # The same numbers are computed in the same order, so hardly anything is rounded otherwise.
+    if not _are_equal(lambda: model.network(other, use_cache=False).logits[:, :-1], expected[:, :-1], 1e-5):
+        raise UserError(f'{folder}: a model of type {kind!r} does not read only from left to right, as it must here')
+    if not _are_equal(lambda: model.logits(model.hidden(idx)), expected):
+        model.whole = True
+        note(f'{folder}: its output layer is computed by transformers, for all tokens of a text: right, but slower')
+    if not _are_equal(lambda: _logits_in_pieces(model, idx), expected):
+        raise UserError(
+            f'{folder}: a model of type {kind!r} gives other logits when it reads a text piece by piece, which is not '
+            'supported'
+        )
+
+
+def _logits_in_pieces(model, idx):
+    """Return the logits of a text that is read with a cache, cut back and continued."""
+    T = idx.size(1)
+    cache = model.new_cache(len(idx), 1)
+    x = [model.hidden(idx[:, : T // 2], cache)]
+    model.hidden(idx[:, : T - T // 2], cache)  # something else, to be forgotten
+    cache.rewind(T // 2)
+    cache = cache.take(torch.arange(len(idx)))
+    x += [model.hidden(idx[:, at : at + 1], cache) for at in range(T // 2, T)]
+    return model.logits(torch.cat(x, dim=1))
+
+
+def _are_equal(compute, expected, tolerance=TOLERANCE):
+    """Return whether logits are as expected; an architecture may also fail to compute them in this way."""
+    try:
+        logits = compute().float()
+    except Exception:  # whatever it is: this way is closed
+        return False
+    if logits.shape != expected.shape:
+        return False
+    return bool((logits - expected).abs().max() <= tolerance * expected.std())
