@@ -248,6 +248,18 @@ class LanguageModel(nn.Module):
         """Return (..., V) logits of (..., C) hidden states; -inf for padding ids, which drop out of every softmax."""
         raise NotImplementedError
 
+    def forward(self, idx, targets=None):
+        """Predict the next token, as in nanoGPT.
+
+        idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each; -1 is left out of the loss.
+        Returns (logits of the last position (B, 1, V), None), or with targets (logits (B, T, V), mean loss in nats).
+        """
+        x = self.hidden(idx)
+        if targets is None:
+            return self.logits(x[:, [-1]]), None
+        logits = self.logits(x)
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
     def prefill(self, idx, length):
         """Process a prompt, (B, T) ids; return the logits after it, (B, V), and a cache with room for `length` ids."""
         cache = self.new_cache(idx.size(0), length)
@@ -401,18 +413,6 @@ class GPT(LanguageModel):
         if self.n_ids < self.config.vocab_size:
             logits[..., self.n_ids :] = -math.inf
         return logits
-
-    def forward(self, idx, targets=None):
-        """Predict the next token, as in nanoGPT.
-
-        idx: (B, T) ids with T <= block_size. targets: (B, T) the id that follows each; -1 is left out of the loss.
-        Returns (logits of the last position (B, 1, V), None), or with targets (logits (B, T, V), mean loss in nats).
-        """
-        x = self.hidden(idx)
-        if targets is None:
-            return self.logits(x[:, [-1]]), None
-        logits = self.logits(x)
-        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
 
     # Only for training ------------------------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from lm import hub_internals
 from lm.alternatives import entropy, rank_tokens
-from model import GPT, MLP, Block, CausalSelfAttention, attend, logits_to_logprobs
+from model import GPT, MLP, Block, CausalSelfAttention, LanguageModel, attend, logits_to_logprobs
 
 
 class Activation(NamedTuple):
@@ -47,6 +48,13 @@ def capture_activations(
             hook.remove()
 
 
+def count_layers_and_heads(model: LanguageModel) -> tuple[int, int]:
+    """Return how many blocks a model has, and how many attention heads each of them."""
+    if isinstance(model, GPT):
+        return model.config.n_layer, model.config.n_head
+    return model.config.num_hidden_layers, model.config.num_attention_heads
+
+
 def residual_stream(model: GPT, idx: Int64[Tensor, 'B T']) -> Float[Tensor, 'L_plus_1 B T C']:
     """Return the residual stream after the embedding and after each of the L blocks."""
     modules = [model.transformer.drop, *model.transformer.h]
@@ -75,8 +83,11 @@ def attention_weights(qkv: Float[Tensor, 'B T three_C'], n_head: int) -> Float[T
     return scores.masked_fill(future, -math.inf).softmax(-1)
 
 
-def layer_attentions(model: GPT, idx: Int64[Tensor, 'B T']) -> Iterator[Float[Tensor, 'B nh T T']]:
+def layer_attentions(model: LanguageModel, idx: Int64[Tensor, 'B T']) -> Iterator[Float[Tensor, 'B nh T T']]:
     """Yield the attention weights of each layer, one at a time: all of GPT-2 XL's for 1,024 tokens take 5 GB."""
+    if not isinstance(model, GPT):
+        yield from hub_internals.layer_attentions(model, idx)
+        return
     matrices = [block.attn.c_attn for block in model.transformer.h]
     _, seen = capture_activations(model, idx, matrices)
     for matrix in matrices:
@@ -111,7 +122,7 @@ class Lens(NamedTuple):
 
 
 @torch.no_grad()
-def logit_lens(model: GPT, idx: Int64[Tensor, 'B T']) -> Lens:
+def logit_lens(model: LanguageModel, idx: Int64[Tensor, 'B T']) -> Lens:
     """Apply ln_f and lm_head to the residual stream after every block, as if it were the last.
 
     This is the logit lens of nostalgebraist 2020, "interpreting GPT: the logit lens",
@@ -120,13 +131,21 @@ def logit_lens(model: GPT, idx: Int64[Tensor, 'B T']) -> Lens:
     """
     following = idx[:, 1:, None]  # (B, T - 1, 1)
     layers = []
-    for x in residual_stream(model, idx):  # one layer at a time: the logits of all layers would fill the memory
-        logprobs = logits_to_logprobs(model.logits(model.transformer.ln_f(x)))  # (B, T, V)
+    for logits in layer_logits(model, idx):  # one layer at a time: the logits of all layers would fill the memory
+        logprobs = logits_to_logprobs(logits)  # (B, T, V)
         best = logprobs.max(-1)
         before = logprobs[:, :-1]
         of_next = before.gather(-1, following)
         layers.append((best.indices, best.values, of_next[..., 0], rank_tokens(before, following[..., 0])))
     return Lens(*map(torch.stack, zip(*layers, strict=True)))
+
+
+def layer_logits(model: LanguageModel, idx: Int64[Tensor, 'B T']) -> Iterator[Float[Tensor, 'B T V']]:
+    """Yield the logits that follow from the embedding, and from the residual stream after each block."""
+    if isinstance(model, GPT):
+        yield from (model.logits(model.transformer.ln_f(x)) for x in residual_stream(model, idx))
+    else:
+        yield from (hub_internals.logits_of_stream(model, idx, x) for x in hub_internals.residual_stream(model, idx))
 
 
 # One distribution at several temperatures -----------------------------------------------------------------------------
@@ -174,9 +193,10 @@ def temper_distribution(logits: Float[Tensor, ' V'], temperature, top_k=None, to
 # Embeddings -----------------------------------------------------------------------------------------------------------
 
 
-def token_embeddings(model: GPT) -> Float[Tensor, 'V C']:
+def token_embeddings(model: LanguageModel) -> Float[Tensor, 'V C']:
     """Return the embeddings of all real ids."""
-    return model.transformer.wte.weight.detach()[: model.n_ids]
+    table = model.transformer.wte if isinstance(model, GPT) else model.network.get_input_embeddings()
+    return table.weight.detach()[: model.n_ids]
 
 
 def nearest_neighbours(

@@ -49,11 +49,12 @@ class AttentionSettings(TextSettings):
 def show_attention(settings):
     """Print and draw attention weights, of all heads, one layer or one head, and attention rollout."""
     subject = load_subject(settings)
-    config, pieces, name = subject.model.config, subject.pieces, subject.name
-    check_index('layer', settings.layer, config.n_layer, name)
-    check_index('head', settings.head, config.n_head, name)
-    layers = range(config.n_layer) if settings.layer is None else [settings.layer]
-    heads = range(config.n_head) if settings.head is None else [settings.head]
+    pieces, name = subject.pieces, subject.name
+    n_layer, n_head = internals.count_layers_and_heads(subject.model)
+    check_index('layer', settings.layer, n_layer, name)
+    check_index('head', settings.head, n_head, name)
+    layers = range(n_layer) if settings.layer is None else [settings.layer]
+    heads = range(n_head) if settings.head is None else [settings.head]
     chosen, means = [], []
     for layer, weights in enumerate(internals.layer_attentions(subject.model, subject.idx)):  # (1, nh, T, T)
         means.append(weights.mean(1))
