@@ -28,6 +28,7 @@ from common.folders import finish_replacing, lock_folder, remove_leftovers, repl
 from lm import checkpoint as checkpoints
 from lm.checkpoint import MODEL_FILES as FILES
 from lm.hardware import pick_dtype
+from lm.hub_models import require_gpt
 from lm.settings import ModelChoice, choose_model
 
 PUBLISHED = {
@@ -56,6 +57,7 @@ def main(settings):
     settings = choose_model(settings)
     token = check_export_settings(settings)
     model, tokenizer, checkpoint = checkpoints.load_model(settings.init_from, settings.out_dir, 'cpu')
+    require_gpt(model, settings.init_from, 'export.py writes')
     if tokenizer is None:
         raise UserError(f'{settings.init_from} has no tokenizer, so the exported model could not be used')
     folder = expand_path(settings.folder)

@@ -15,7 +15,7 @@ import torch
 from common.errors import UserError
 from common.notes import note
 from lm.hub_cache import HubCache
-from lm.weight_files import first_line
+from lm.weight_files import first_line, read_weight_shapes
 from model import LanguageModel
 
 # Names in config.json for the longest text that a model was made for.
@@ -117,6 +117,7 @@ def _load_network(folder):
     kind = config.model_type
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UserError(f'{folder} contains a model of type {kind!r}, which is no causal language model')
+    _check_size(config, folder)
     network, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
@@ -129,6 +130,25 @@ def _load_network(folder):
             'token, which is not supported'
         )
     return network
+
+
+def _check_size(config, folder):
+    """Raise UserError if config.json describes a far larger model than the folder holds, before memory is taken."""
+    from transformers import AutoModelForCausalLM
+
+    shapes = read_weight_shapes(folder)
+    if config.get_text_config(decoder=True).num_hidden_layers > len(shapes):
+        raise UserError(f'{folder}: its config.json means more layers than there are weights')
+    with torch.device('meta'):
+        network = AutoModelForCausalLM.from_config(config)
+    network.tie_weights()
+    described = sum(parameter.numel() for parameter in network.parameters())  # tied ones are counted once
+    stored = sum(map(math.prod, shapes.values()))
+    if described > 2 * stored:  # if fewer are missing, they are named later
+        raise UserError(
+            f'{folder}: weights are missing: its config.json means {described:,} of them, and the folder holds '
+            f'{stored:,}'
+        )
 
 
 @contextlib.contextmanager

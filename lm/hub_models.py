@@ -14,7 +14,7 @@ from common.json_files import read_json_object
 from common.strings import show_value
 from lm.roles import Roles
 from lm.weight_files import read_weights
-from model import GPTConfig
+from model import GPT, GPTConfig
 
 # transformers' names for the activations that model.py supports, and torch's name for each kind of GELU.
 GELU_OF_ACTIVATION = {'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'}
@@ -34,6 +34,12 @@ TRANSPOSED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'ml
 
 class OtherArchitecture(UserError):
     """A model that model.py does not compute."""
+
+
+def require_gpt(model, name, what):
+    """Raise UserError unless the model called `name` is computed by model.py. what: 'train.py fine-tunes', say."""
+    if not isinstance(model, GPT):
+        raise UserError(f'{what} models of the GPT-2 architecture; {name} is of type {model.config.model_type!r}')
 
 
 def read_hub_config(path, dropout):
@@ -95,8 +101,9 @@ def read_hub_state(folder):
     state = {name: tensor for name, tensor in state.items() if not name.endswith(('.attn.bias', '.attn.masked_bias'))}
     head = state.pop('lm_head.weight', None)
     if head is not None and 'wte.weight' in state and not torch.equal(head, state['wte.weight']):
-        raise OtherArchitecture(
-            f'{folder}: its output layer and token embeddings differ (they are untied), unlike in GPT-2'
+        raise UserError(
+            f'{folder}: its output layer and token embeddings differ (they are untied), but its config.json says that '
+            'they are one'
         )
     return {
         f'transformer.{name}': (tensor.t() if name.endswith(TRANSPOSED) else tensor) for name, tensor in state.items()

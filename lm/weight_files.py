@@ -6,6 +6,7 @@ import warnings
 import zipfile
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from common.errors import UserError
@@ -72,6 +73,34 @@ def read_safetensors(path):
         raise
     except Exception as error:  # of safetensors and of torch, for a kind of number that it does not have
         raise UserError(f'{path} is damaged or not a safetensors file: {first_line(error)}') from error
+
+
+def read_weight_shapes(folder):
+    """Return {name: shape} of the weights in a folder's safetensors, without reading the weights.
+
+    Raises UserError if there are none, or if some are no floats.
+    """
+    files = find_weight_files(folder)
+    if not files or files == ['pytorch_model.bin']:
+        raise UserError(
+            f'{folder} has no safetensors, the only form of weights that is read of models like this; load it with '
+            'transformers and save it again: save_pretrained writes them'
+        )
+    shapes = {}
+    for file in files:
+        check_regular(folder / file)
+        try:
+            with safe_open(folder / file, 'pt') as weights:
+                parts = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (it is no dict)
+                others = [name for name, part in parts.items() if not part.get_dtype().startswith(('F', 'BF'))]
+                shapes |= {name: tuple(part.get_shape()) for name, part in parts.items()}
+        except (OSError, SafetensorError) as error:
+            raise UserError(f'{folder / file} is damaged or not a safetensors file: {first_line(error)}') from error
+        if others:
+            raise UserError(
+                f'{folder / file}: {others[0]} is of another type than float; quantised models are not read'
+            )
+    return shapes
 
 
 def check_weights(weights, where):

@@ -13,9 +13,8 @@ from matplotlib.patches import FancyBboxPatch
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import UserError
 from lm import internals
-from model import GPT
+from lm.hub_models import require_gpt
 from pictures.canvas import (
     MAX_INCHES,
     axis_label_inches,
@@ -46,8 +45,7 @@ class TraceSettings(TextSettings):
 def show_trace(settings):
     """Print every step of one forward pass, and draw how the data flows."""
     subject = load_subject(settings)
-    if not isinstance(subject.model, GPT):
-        raise UserError(f'trace goes through model.py line by line, so it needs a GPT-2; {subject.name} is none')
+    require_gpt(subject.model, subject.name, 'trace goes through model.py line by line, so it draws')
     config, pieces, name = subject.model.config, subject.pieces, subject.name
     check_index('layer', settings.layer, config.n_layer, name)
     steps = internals.trace_forward(subject.model, subject.idx)

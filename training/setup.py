@@ -13,6 +13,7 @@ from common.files import PROJECT, expand_path
 from common.folders import lock_folder, remove_leftovers
 from common.notes import note
 from lm import checkpoint as checkpoints
+from lm.hub_models import require_gpt
 from lm.locate import DownloadError
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
@@ -131,6 +132,7 @@ def prepare_model(settings, device):
             f'({type(error.__cause__).__name__}); begin from a shipped model instead: {_story_commands(settings)}'
         ) from error
     model, tokenizer, checkpoint = loaded
+    require_gpt(model, settings.init_from, 'train.py fine-tunes')
     _check_same_tokenizer(settings, tokenizer, checkpoint)
     if settings.init_from == 'resume':
         if not settings.eval_only:
