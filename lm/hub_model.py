@@ -119,11 +119,16 @@ def _load_network(folder):
         raise UserError(f'{folder} contains a model of type {kind!r}, which is no causal language model')
     _check_size(config, folder)
     network, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # they are listed, and refused below
+        output_loading_info=True,
     )
     if info['missing_keys'] or info['mismatched_keys']:
-        missing = ', '.join(sorted(map(str, [*info['missing_keys'], *info['mismatched_keys']]))[:3])
-        raise UserError(f'{folder}: weights are missing or of another shape than config.json says, such as {missing}')
+        wrong = sorted([*info['missing_keys'], *(name for name, *_ in info['mismatched_keys'])])
+        raise UserError(f'{folder}: weights are missing or of another shape than config.json says, such as {wrong[0]}')
     if network._is_stateful:
         raise UserError(
             f'{folder} contains a model of type {kind!r}; its memory is a state that cannot be cut back to an earlier '
