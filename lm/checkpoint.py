@@ -78,15 +78,16 @@ def _load_folder(folder):
     """Return (model, tokenizer) of a model folder, or of a folder with a LoRA adapter."""
     finish_replacing(folder, MODEL_FILES)
     before = _signature(folder)
-    tokenizer = tokenizer_from_folder(folder)
+    try:
+        model, tokenizer = load_pretrained(folder), tokenizer_from_folder(folder)
+    except OtherArchitecture:
+        # Imported only here: transformers is slow to import, and GPT-2 does without it.
+        from lm.hub_model import load_hub_model
+        from lm.hub_tokenizer import load_hub_tokenizer
+
+        model, tokenizer = load_hub_model(folder), load_hub_tokenizer(folder)
     if tokenizer is None and (base := adapted_model(folder)) is not None:
         tokenizer = tokenizer_from_folder(locate_model(base))
-    try:
-        model = load_pretrained(folder)
-    except OtherArchitecture:
-        from lm.hub_model import load_hub_model  # here: transformers is slow to import, and GPT-2 does without it
-
-        model = load_hub_model(folder)
     if _signature(folder) != before:
         raise UserError(f'{folder} was written while it was being read: try again')
     return model, tokenizer

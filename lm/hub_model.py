@@ -75,6 +75,10 @@ class HubModel(LanguageModel):
             logits[..., self.n_ids :] = -math.inf
         return logits
 
+    def get_num_params(self, non_embedding=True):
+        """Count the parameters; without position embeddings nothing is left out, since most models have none."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def _output_layer(self, x):
         """Return (..., V) logits, scaled and capped as some architectures do it after their last matrix."""
         logits = self.network.get_output_embeddings()(x)
@@ -94,7 +98,7 @@ def load_hub_model(folder):
     Raises UserError if transformers cannot load it, if weights are missing, or if it is no causal language model.
     """
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             network = _load_network(folder)
     except UserError:
         raise
@@ -157,7 +161,7 @@ def _check_size(config, folder):
 
 
 @contextlib.contextmanager
-def _quiet_transformers():
+def quiet_transformers():
     """Keep progress bars and advice of transformers off the terminal; what matters is checked and said here."""
     from transformers.utils import logging
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from common.errors import UserError
+from model import GPT
 
 GROUPS = (  # of the limits that Linux puts on a container: its folder, limit, use, and the part of it that can be freed
     ('/sys/fs/cgroup', 'memory.max', 'memory.current', 'inactive_file'),
@@ -57,7 +58,8 @@ def bytes_of_samples(model, samples, tokens, prompt_tokens):
     """Return about how many bytes it takes to generate samples of so many tokens in one batch."""
     length = min(prompt_tokens + tokens, model.block_size)
     caches = 1 if length == prompt_tokens + tokens else 2  # beyond block_size a new one is filled beside the old one
-    prompt = 40 * model.config.n_embd * min(prompt_tokens, model.block_size)  # ten numbers a channel in one layer
+    width = model.config.n_embd if isinstance(model, GPT) else model.config.hidden_size
+    prompt = 40 * width * min(prompt_tokens, model.block_size)  # ten numbers a channel in one layer
     logits = 40 * model.config.vocab_size  # ten numbers for each id while a token is chosen
     return samples * (caches * bytes_of_cache(model, length) + prompt + logits)
 
@@ -72,7 +74,11 @@ def bytes_of_beams(model, beams, tokens, prompt_tokens):
 
 def bytes_of_cache(model, tokens):
     """Return the bytes of the keys and values of a text."""
-    return tokens * model.new_cache(1, 1).nbytes
+    cache = model.new_cache(1, 1)
+    if not isinstance(model, GPT):  # what a token takes is known once there is one
+        with torch.no_grad():
+            model.hidden(torch.zeros(1, 1, dtype=torch.int64, device=model.device), cache)
+    return tokens * cache.nbytes
 
 
 # What is free ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ class Tokenizer:
 
     eot = None
     limit = None  # how many ids the model has, if it has fewer than the tokenizer
+    front = ()  # the ids that it puts before each text, such as the one of <s>
     can_be_cut = False  # whether the ids stay the same if a text is cut before any space or newline in it
     _roles = None
 
@@ -43,6 +44,8 @@ class Tokenizer:
 
         after: the ids that they follow. A story tokenizer writes a word differently after different ids.
         """
+        if not len(after) and self.front and tuple(ids[: len(self.front)]) == self.front:
+            ids, after = ids[len(self.front) :], self.front  # they do not belong to the text
         return self.decode_bytes(ids, after).decode('utf-8', errors='replace')
 
     def decode_bytes(self, ids, after=()):
@@ -131,7 +134,9 @@ class Tokenizer:
         return self.start_ids(self.encode(prompt))
 
     def start_ids(self, ids):
-        """Return the ids of a prompt, or those that stand for an empty one."""
+        """Return the ids of a prompt with those that stand before each text, or those that stand for an empty one."""
+        if self.front and tuple(ids[: len(self.front)]) != self.front:
+            return [*self.front, *ids]
         if ids:
             return ids
         if self.start is None:

@@ -1,0 +1,84 @@
+"""Tokenizers of models of transformers: the same ids as AutoTokenizer, and the same text back."""
+
+import pytest
+from helpers.piece_tokenizers import bpe_with_bytes, save_tokenizer, unigram
+from helpers.tokenizers import any_text, bpe_tokenizer, halves
+from hypothesis import given, settings
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer
+
+from common.errors import UserError
+from lm.hub_tokenizer import load_hub_tokenizer
+
+MAKE = {
+    'llama': (lambda: bpe_with_bytes(True), 'LlamaTokenizer'),
+    'gemma': (lambda: bpe_with_bytes(False), 'GemmaTokenizer'),
+    'plain': (lambda: bpe_with_bytes(True), 'PreTrainedTokenizerFast'),
+    'unigram': (unigram, 'PreTrainedTokenizerFast'),
+    'byte-level': (bpe_tokenizer, 'PreTrainedTokenizerFast'),
+}
+
+
+@pytest.fixture(scope='module', params=MAKE)
+def both(request, tmp_path_factory):
+    """Our tokenizer and transformers', of the same folder."""
+    folder, (make, name) = tmp_path_factory.mktemp(request.param), MAKE[request.param]
+    if request.param == 'byte-level':
+        make().save(folder)
+    else:
+        save_tokenizer(make(), folder, name)
+    return load_hub_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def gives_back(tokenizer, text):
+    """Return whether a tokenizer has different ids for this text and every other; what it loses is noted elsewhere."""
+    if text.startswith(' ') and tokenizer.encode(' x') == tokenizer.encode('x'):
+        return False
+    return tokenizer.id_of_text('<unk>') not in tokenizer.encode(text) and '▁' not in text
+
+
+@settings(deadline=None)
+@given(text=any_text)
+def test_any_text_has_transformers_ids_and_comes_back(both, text):
+    ours, theirs = both
+    ids = ours.encode(text)
+    assert ids == theirs.encode(text, add_special_tokens=False)
+    if text:
+        assert ours.encode_prompt(text) == theirs.encode(text)
+    if gives_back(ours, text):
+        assert ours.decode(ids) == text
+        assert ours.decode(ours.encode_prompt(text) if text else []) == text
+        for cut in range(len(ids) + 1):
+            assert ours.decode_bytes(ids[:cut]) + ours.decode_bytes(ids[cut:], ids[:cut]) == text.encode()
+
+
+@settings(deadline=None)
+@given(pair=halves)
+def test_a_prompt_and_its_response_spell_their_text(both, pair):
+    ours, theirs = both
+    prompt, response = pair
+    if not prompt.strip() or not response or not gives_back(ours, prompt + response):
+        return
+    for boundary in ('joint', 'separate'):
+        prompt_ids, response_ids = ours.encode_pair(prompt, response, boundary)
+        assert ours.decode([*prompt_ids, *response_ids]) == prompt + response
+    whole = theirs.encode(prompt + response)
+    context = theirs.encode(prompt.rstrip())
+    if whole[: len(context)] == context and len(whole) > len(context):
+        assert ours.encode_pair(prompt, response) == (context, whole[len(context) :])
+
+
+def test_pieces_are_visible(both):
+    ours, _ = both
+    pieces = ours.pieces(ours.encode('the fog'))
+    assert ''.join(pieces).lstrip('·') == 'the·fog'
+
+
+def test_a_wordpiece_tokenizer_is_refused_by_name(tmp_path):
+    tokenizer = Tokenizer(models.WordPiece({'[UNK]': 0, 'a': 1}, unk_token='[UNK]'))
+    tokenizer.save(str(tmp_path / 'tokenizer.json'))
+    (tmp_path / 'tokenizer_config.json').write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(UserError, match='WordPiece'):
+        load_hub_tokenizer(tmp_path)
+    (tmp_path / 'tokenizer.json').unlink()
+    assert load_hub_tokenizer(tmp_path) is None
