@@ -58,10 +58,10 @@ def bytes_of_samples(model, samples, tokens, prompt_tokens):
     """Return about how many bytes it takes to generate samples of so many tokens in one batch."""
     length = min(prompt_tokens + tokens, model.block_size)
     caches = 1 if length == prompt_tokens + tokens else 2  # beyond block_size a new one is filled beside the old one
-    width = model.config.n_embd if isinstance(model, GPT) else model.config.hidden_size
+    cache, width = sizes_of_token(model)
     prompt = 40 * width * min(prompt_tokens, model.block_size)  # ten numbers a channel in one layer
-    logits = 40 * model.config.vocab_size  # ten numbers for each id while a token is chosen
-    return samples * (caches * bytes_of_cache(model, length) + prompt + logits)
+    logits = 40 * model.n_ids  # ten numbers for each id while a token is chosen
+    return samples * (caches * length * cache + prompt + logits)
 
 
 def bytes_of_beams(model, beams, tokens, prompt_tokens):
@@ -69,16 +69,17 @@ def bytes_of_beams(model, beams, tokens, prompt_tokens):
     candidates = 500 * min(2 * beams, model.n_ids ** min(tokens, 4))  # as Python objects
     beams = min(beams, model.n_ids ** min(tokens - 1, 4))  # there are no more before the last step
     length = min(prompt_tokens + tokens, model.block_size)
-    return beams * (2 * bytes_of_cache(model, length) + 40 * model.config.vocab_size) + candidates
+    return beams * (2 * length * sizes_of_token(model)[0] + 40 * model.n_ids) + candidates
 
 
-def bytes_of_cache(model, tokens):
-    """Return the bytes of the keys and values of a text."""
+def sizes_of_token(model):
+    """Return the bytes of one token's keys and values, and how many channels it has."""
     cache = model.new_cache(1, 1)
-    if not isinstance(model, GPT):  # what a token takes is known once there is one
-        with torch.no_grad():
-            model.hidden(torch.zeros(1, 1, dtype=torch.int64, device=model.device), cache)
-    return tokens * cache.nbytes
+    if isinstance(model, GPT):
+        return cache.nbytes, model.config.n_embd
+    with torch.no_grad():
+        x = model.hidden(torch.zeros(1, 1, dtype=torch.int64, device=model.device), cache)
+    return cache.nbytes, x.size(-1)
 
 
 # What is free ---------------------------------------------------------------------------------------------------------
