@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.errors import UserError
 from common.notes import note
 from lessons.chat import NoAnswerError
 from lessons.problems import Problem, calculate
@@ -84,8 +83,6 @@ def make_choosing_player(model, tokenizer):
         scores = score_pairs(model, encode_choices())
         for problem in tqdm(problems, leave=False, disable=None):
             logprobs = [next(scores).model_logprobs.sum().item() for _ in problem.choices]
-            if any(logprob != logprob for logprob in logprobs):
-                raise UserError(f'the model gives {problem.text} logprobs that are no numbers (nan): is it damaged?')
             yield Answer(problem, problem.choices[logprobs.index(max(logprobs))], logprobs)
         if cut:
             every = sum(len(problem.choices) for problem in problems)

@@ -218,11 +218,11 @@ def test_a_checkpoint_without_its_optimizer_cannot_be_resumed(here):
     ('change', 'words'),
     [
         (None, ['folder', 'no config.json']),
-        ({'model_type': 'llama'}, ["'llama'", 'gpt2']),
+        ({'model_type': 'llama'}, ['folder', 'more layers than there are weights']),
         ({'n_layer': 3}, ['folder', 'lacks weights']),
         ({'n_embd': 64}, ['folder', '(300, 32)', '(300, 64)']),
         ({'n_head': 0}, ['folder', 'n_head is 0']),
-        ({'activation_function': 'relu'}, ["'relu'"]),
+        ({'activation_function': 'rexlu'}, ['folder', "'rexlu'"]),
     ],
     ids=['missing', 'model_type', 'n_layer', 'n_embd', 'n_head', 'activation'],
 )
