@@ -1,6 +1,7 @@
 """Saving a run in training, and resuming it exactly."""
 
 import dataclasses
+import math
 import platform
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def _restore_run(run, checkpoint):
             f'--init_from={settings.out_dir} --out_dir=ANOTHER starts a new run from its weights'
         )
     run.model.load_state_dict(checkpoint.get('lora', {}), strict=False)
-    run.optimizer.load_state_dict(checkpoint['optimizer'])
+    _load_optimizer(run.optimizer, checkpoint['optimizer'])
     if run.scaler.is_enabled() and checkpoint.get('scaler'):
         run.scaler.load_state_dict(checkpoint['scaler'])
     for name in ('iter_num', 'evaluations_since_best'):
@@ -82,6 +83,22 @@ def _restore_run(run, checkpoint):
     run.evaluated, run.saved = checkpoint.get('evaluated', False), checkpoint.get('saved', True)
 
 
+def _load_optimizer(optimizer, state):
+    """Load AdamW's state. Raises ValueError if its settings are none that train.py and nanoGPT's would train with."""
+    made = [{name: value for name, value in group.items() if name != 'params'} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, made, strict=True):
+        beta1, beta2 = group['betas']
+        values = {name: group[name] for name in ('lr', 'eps', 'weight_decay')} | {'beta1': beta1, 'beta2': beta2}
+        for name, value in values.items():
+            if type(value) not in (int, float) or not 0 <= value < (1 if 'beta' in name else math.inf):
+                raise ValueError(f'{name} of the optimizer is {show_value(value)}')
+        for name in ('amsgrad', 'maximize'):
+            if group.get(name, False) is not False:
+                raise ValueError(f'{name} of the optimizer is {show_value(group[name])}')
+        group.update({name: own[name] for name in own.keys() - {'lr', 'betas', 'eps', 'weight_decay'}})  # how it runs
+
+
 def _check_optimizer(optimizer, may_be_new):
     """Raise ValueError unless the optimizer has a state for each parameter, of its shape; a new one has none at all."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
@@ -89,7 +106,8 @@ def _check_optimizer(optimizer, may_be_new):
         raise ValueError(f'the optimizer has the state of {len(optimizer.state)} of {len(parameters)} parameters')
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if not isinstance(value, torch.Tensor) or (value.dim() and value.shape != parameter.shape):
+            is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_floating_point()
+            if not is_plain or (value.dim() and (value.shape != parameter.shape or 0 in value.stride())):
                 raise ValueError(f'{name} of the optimizer does not fit the weights')
 
 
