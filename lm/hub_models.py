@@ -50,8 +50,10 @@ def read_hub_config(path, dropout):
     if not is_there(path):
         raise UserError(f'{path.parent} is not a model folder: it has no config.json (and no ckpt.pt)')
     found = read_json_object(path)
+    kind = show_value(found.get('model_type'))
+    if not isinstance(found.get('model_type', ''), str):
+        raise UserError(f'{path} is damaged: model_type is {kind}, not a text')
     if found.get('model_type') != 'gpt2':
-        kind = show_value(found.get('model_type'))
         raise OtherArchitecture(f'{path.parent} contains a model of type {kind}; this needs a gpt2')
     try:
         config = GPTConfig(
