@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.documents import write_table
 from helpers.models import random_gpt
 from helpers.scripts import PROJECT, run_lesson
 from helpers.world import call_well, rows_in
@@ -17,7 +18,7 @@ from matplotlib.image import imread
 import export
 from common.errors import UserError
 from lessons.bpe import BPE
-from lessons.story_tokenizer import PASSAGE, Settings, compute_bits, main
+from lessons.story_tokenizer import PASSAGE, Settings, compute_bits, main, read_passages
 from lm.checkpoint import load_model
 from lm.scoring import score
 from lm.story_tokenizer import WORD, StoryTokenizer
@@ -112,6 +113,16 @@ def test_the_lesson_prints_and_draws(tmp_path, monkeypatch, capsys):
     cut = PASSAGE.findall(text)
     assert read_table(output, cut[len(cut) * 9 // 10 :]).keys() == {'BPE', 'words and marks'}
     assert imread(tmp_path / 'results/lessons/story_tokenizer-curves.png').ndim == 3
+
+
+def test_the_texts_may_come_from_a_dataset_on_the_hub(tmp_path):
+    """A folder in the layout of a hub dataset needs no network."""
+    (tmp_path / 'stories').mkdir()
+    documents = STORIES[:8000].split('\n\n\n')
+    write_table(tmp_path / 'stories' / 'test-0.parquet', [{'id': n, 'story': text} for n, text in enumerate(documents)])
+    hub = {'hf_dataset': str(tmp_path / 'stories'), 'hf_split': 'test', 'text_column': 'story'}
+    assert read_passages(Settings(**hub)) == PASSAGE.findall('\n\n\n'.join(documents))
+    assert read_passages(Settings(**hub, max_documents=1)) == PASSAGE.findall(documents[0])
 
 
 @pytest.mark.slow
