@@ -37,7 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 import configurator
-from common.errors import UserError
+from common.errors import UserError, explain_write_error
 from common.files import PARTIAL, expand_path, file_sha256
 from common.folders import lock_folder, remove_leftovers, replace_together
 from common.notes import note
@@ -164,7 +164,7 @@ def temporary_file_in(folder):
             with tempfile.TemporaryDirectory(prefix='.documents.', suffix=PARTIAL, dir=folder) as temporary:
                 yield Path(temporary) / 'documents'
         except OSError as error:  # most likely a full disk
-            raise UserError(f'cannot write {folder}: {error.strerror or error}; nothing was overwritten') from error
+            raise UserError(explain_write_error(error, folder)) from error
 
 
 def split_shares(settings):

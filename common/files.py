@@ -9,7 +9,7 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, explain_write_error
 
 PROJECT = Path(__file__).resolve().parent.parent
 PARTIAL = '.partial'  # how the names of files end that are not complete yet
@@ -95,7 +95,10 @@ def names_file(text):
 def file_sha256(path):
     """Return the SHA-256 of a file in hexadecimal."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        try:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+        except OSError as error:
+            raise UserError(f'cannot read {path}: {error.strerror}') from error
 
 
 def make_folder(folder):
@@ -144,7 +147,7 @@ def atomic_write(path):
         temporary.replace(path)
         flush_to_disk(path.parent)  # the rename, too
     except OSError as error:  # most likely a full disk
-        raise UserError(f'cannot write {path}: {error.strerror or error}; nothing was overwritten') from error
+        raise UserError(explain_write_error(error, path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

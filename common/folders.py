@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, explain_write_error
 from common.files import PARTIAL, expand_path, flush_to_disk, make_folder
 from common.notes import note
 
@@ -135,7 +135,7 @@ def replace_together(folder, names):
         temporary.rename(folder / COMPLETE)
         flush_to_disk(folder)
     except OSError as error:  # most likely a full disk
-        raise UserError(f'cannot write {folder}: {error.strerror or error}; nothing was overwritten') from error
+        raise UserError(explain_write_error(error, folder)) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

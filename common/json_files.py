@@ -3,20 +3,20 @@
 import json
 
 from common.errors import UserError
-from common.files import is_there, open_regular
+from common.files import check_regular, is_there
+from common.text_files import read_text
 
 LARGEST = 2**29  # bytes; a tokenizer.json of a large vocabulary has 2**25
 
 
 def read_json(path):
     """Return what a JSON file holds. Raises UserError, with the reason, if it cannot be read or is not JSON."""
-    with open_regular(path) as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
+    if check_regular(path) > LARGEST:
         raise UserError(f'{path} has more than {LARGEST >> 20} MiB, too much for a JSON file of its kind')
+    text = read_text(path)
     try:
-        return parse_json(data.decode('utf-8-sig'))
-    except ValueError as error:  # UnicodeDecodeError, too
+        return parse_json(text)
+    except ValueError as error:
         raise UserError(f'{path} is damaged: {error}') from error
 
 
@@ -48,12 +48,19 @@ def parse_json_lines(file):
 
     That is what is left where a machine stopped. NaN and Infinity, which are not JSON, count as damage.
     """
-    for line in file:
+    for line in _read_lines(file):
         try:
             value = json.loads(line.decode('utf-8'), parse_constant=_refuse)
         except (ValueError, RecursionError):
             value = None
         yield line, value if isinstance(value, dict) else None
+
+
+def _read_lines(file):
+    try:
+        yield from file
+    except OSError as error:
+        raise UserError(f'cannot read {file.name}: {error.strerror}') from error
 
 
 def _refuse(constant):

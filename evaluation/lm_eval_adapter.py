@@ -18,8 +18,8 @@ try:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs
-except ImportError:
-    print('error: this needs lm-evaluation-harness: pip install lm_eval==0.4.13', file=sys.stderr)
+except ImportError as error:
+    print(f'error: this needs lm-evaluation-harness ({error}): pip install lm_eval==0.4.13', file=sys.stderr)
     sys.exit(2)
 import lm
 from common.errors import UserError, on_one_line

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.json_files import read_json_object
 from evaluation.markdown import markdown_table
 from lab.bench_contenders import CONTENDERS
 
@@ -137,9 +138,9 @@ def save_result(path, conditions, job, result):
     conditions: the machine, its limits and the versions.
     """
     try:
-        before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f'--save={path} exists and is not JSON; name another file') from error
+        before = read_json_object(path, missing={})
+    except UserError as error:
+        raise UserError(f'--save={path}: {error}; name another file') from error
     saved = {**before, **conditions, 'jobs': {**before.get('jobs', {}), job: result}}
     with atomic_write(path) as temporary:
         temporary.write_text(f'{json.dumps(saved, indent=2)}\n', encoding='utf-8')

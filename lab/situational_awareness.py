@@ -133,7 +133,9 @@ def read_samples(place, password):
             for name in sorted(archive.namelist()):
                 if Path(name).parent.name == 'batch' and Path(name).suffix in KINDS:
                     yield from parse_samples(archive.read(name, password and password.encode()), place / name)
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
+        raise UserError(f'cannot read {place}: {error.strerror or error}') from error
+    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f'cannot read {place}: {error}; unpack it as its README says (./unzip.sh --exclude-evals), or name the '
             'password in its unzip.sh with --password'

@@ -21,9 +21,8 @@ same, it just likes some numbers and cannot do arithmetic.
 problems.py has the problems, players.py the players, scores.py the table and its picture.
 """
 
-import json
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -31,6 +30,7 @@ import torch
 import configurator
 import lm
 from common.errors import UserError
+from common.json_files import parse_json_lines
 from common.notes import note
 from lessons.chat import connect_provider
 from lessons.players import (
@@ -153,11 +153,10 @@ def write_answers(play, path, settings):
 
     def play_and_write(problems):
         saved, left, known = defaultdict(list), [], []
-        for line in path.read_text(encoding='utf-8').splitlines() if path.exists() else ():
-            with suppress(ValueError):  # half a line, if the computer was turned off
-                record = json.loads(line)
-                if record.get('server') == server['server']:
-                    saved[record['problem']].append(record)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for _, record in parse_json_lines(lines):  # None for half a line, if the computer was turned off
+            if record and record.get('server') == server['server'] and 'answer' in record:
+                saved[str(record.get('problem'))].append(record)
         for problem in problems:
             if saved[problem.text]:  # each saved answer is used once, even if a problem comes twice
                 record = saved[problem.text].pop(0)

@@ -230,7 +230,7 @@ def connect_provider(provider, model=None, base_url=None):
     try:
         library, http = importlib.import_module(provider), importlib.import_module('httpx2')  # both libraries use it
     except ImportError as error:
-        raise UserError(f'--provider={provider} needs its library: pip install {requirement}') from error
+        raise UserError(f'--provider={provider} needs its library ({error}): pip install {requirement}') from error
     if not os.environ.get(key) and not base_url:
         raise UserError(f'--provider={provider} needs a key: set {key}, or name a server that needs none: --base_url')
     chat_class, client_class = (

@@ -2,7 +2,7 @@
 
 import json
 
-from common.errors import UserError
+from common.errors import UserError, reraise_if_of_system
 from common.files import check_regular
 from common.json_files import parse_json, read_json_object
 from common.strings import show_control_characters
@@ -15,13 +15,14 @@ from lm.tokenizer_check import check_bpe, follow_prefix_space, report_panics
 
 def read_tokenizer_json(path):
     """Return the tokenizer, of the `tokenizers` library, of a tokenizer.json and what other files of its folder add."""
+    text = read_text(path)
     try:
-        tokenizer = parse_tokenizer_json(read_text(path))
-        add_tokens_of_folder(tokenizer, path.parent)
-        follow_prefix_space(tokenizer, path.parent)
-        return tokenizer
+        tokenizer = parse_tokenizer_json(text)
     except UserError as error:
         raise UserError(f'cannot read {path} as a tokenizer.json: {error}') from error
+    add_tokens_of_folder(tokenizer, path.parent)
+    follow_prefix_space(tokenizer, path.parent)
+    return tokenizer
 
 
 def parse_tokenizer_json(text):
@@ -65,5 +66,6 @@ def read_vocab_and_merges(vocab_path, merges_path):
         check_bpe(bpe, {'vocab': vocab, 'merges': merges})
         return bpe
     except Exception as error:  # tokenizers raises bare Exception
+        reraise_if_of_system(error, vocab_path)
         reason = show_control_characters(str(error))
         raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {reason}') from error

@@ -214,6 +214,8 @@ def _report_write_errors(path):
 def _load_checkpoint(path):
     """Return (model, tokenizer, checkpoint) of a ckpt.pt, ours or nanoGPT's."""
     if not is_there(path):
+        if path.parent.is_file():
+            raise UserError(f'cannot read {path}: {path.parent} is a file, not a folder')
         raise UserError(
             f'there is no checkpoint {path}; train.py writes one, --out_dir sets the folder, '
             'and --init_from=tiny-stories uses the shipped model'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, is_out_of_memory
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -45,6 +45,8 @@ def pick_device(name=None):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # a valid name may lack a device; 'meta' holds no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f'--device={name} has no memory left: another program may use it') from error
         raise UserError(f'--device={name} cannot be used on this machine; try --device=cpu') from error
     return device
 

@@ -1,10 +1,11 @@
 """Where a model is: a path, a folder that comes with the project, or a download from the Hugging Face hub."""
 
+import errno
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, describe_os_error
 from common.files import PROJECT, check_regular, expand_path, is_there
 from common.notes import note
 from lm.weight_files import find_weight_files
@@ -110,6 +111,9 @@ def _download(name):
             f'there is no folder {name!r} and no model of that name on the hub{_hint_at_name(name)}'
         ) from error
     except Exception as error:  # network errors come in many classes, from huggingface_hub and its HTTP client
+        if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+            reason = f'{describe_os_error(error)}; HF_HOME names another folder for downloads'
+            raise UserError(f'{name!r} could not be downloaded: {reason}') from error
         raise DownloadError(
             f'there is no folder {name!r}, and the model of that name could not be downloaded from the Hugging Face '
             f'hub ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else "no reason given"}). Without '

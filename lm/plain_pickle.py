@@ -3,7 +3,7 @@
 import io
 import pickle
 
-from common.errors import UserError
+from common.errors import UserError, reraise_if_of_system
 from common.files import open_regular
 
 
@@ -25,7 +25,9 @@ def read_meta_pkl(path):
             "tokens, as tiktoken's are, delete it"
         ) from error
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"cannot read {path} as nanoGPT's meta.pkl: {' '.join(str(error).split())}") from error
+        reraise_if_of_system(error, path)
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read {path} as nanoGPT's meta.pkl: {reason}") from error
 
 
 class _NeedsCode(pickle.UnpicklingError):

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, describe_os_error
 from common.files import is_there, resolve_path
 from common.json_files import read_json_object
 from common.notes import note
@@ -44,6 +44,8 @@ class GPT2Tokenizer(Tokenizer):
             return tiktoken.get_encoding('gpt2')
         except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
             cache = os.environ.get('TIKTOKEN_CACHE_DIR')
+            if isinstance(error, OSError) and error.filename is not None:  # not of the network
+                raise UserError(f"GPT-2's vocabulary cannot be read or kept: {describe_os_error(error)}") from error
             tried = f'in TIKTOKEN_CACHE_DIR={cache} and ' if cache else ''
             raise UserError(
                 f"GPT-2's vocabulary was not found {tried}at openaipublic.blob.core.windows.net "
@@ -334,8 +336,8 @@ def _from_meta_pkl(path):
 
 def _from_tokenizer_json(path):
     """Return the tokenizer of a file: a tokenizer.json, of characters or a byte-level BPE, or contents of any kind."""
+    contents = read_json_object(path)
     try:
-        contents = read_json_object(path)
         model = {'type': contents['kind']} if 'kind' in contents else contents['model']
         if model['type'] == 'WordLevel' and sorted(model['vocab'].values()) == list(range(len(model['vocab']))):
             return CharTokenizer(sorted(model['vocab'], key=model['vocab'].get))
@@ -347,8 +349,8 @@ def _from_tokenizer_json(path):
 
 
 def _from_json_file(path, *keys):
+    contents = read_json_object(path)
     try:
-        contents = read_json_object(path)
         for key in keys:
             contents = contents[key]
         return tokenizer_from_contents(contents)

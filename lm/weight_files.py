@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from common.errors import UserError
+from common.errors import UserError, reraise_if_of_system
 from common.files import check_regular, is_there
 from common.json_files import read_json_object
 from common.strings import show_value
@@ -72,6 +72,7 @@ def read_safetensors(path):
     except UserError:
         raise
     except Exception as error:  # of safetensors and of torch, for a kind of number that it does not have
+        reraise_if_of_system(error, path)
         raise UserError(f'{path} is damaged or not a safetensors file: {first_line(error)}') from error
 
 
@@ -154,9 +155,8 @@ def load_torch_file(path):
             'code; code in a file is never executed. If you trust it, load it in the program that wrote it and save '
             "its state_dict and shape: torch.save({'model': model.state_dict(), 'model_args': {'n_layer': 12, ...}})"
         ) from error
-    except PermissionError as error:
-        raise UserError(f'cannot read {path}: {error.strerror}') from error
     except Exception as error:  # a damaged pickle can raise almost anything
+        reraise_if_of_system(error, path)
         raise UserError(
             f'{path} cannot be read: it is truncated, damaged or not a weights file ({first_line(error)})'
         ) from error

@@ -134,7 +134,7 @@ def lay_out_words(embeddings, settings):
     except ImportError as error:
         package = PACKAGES[settings.method]
         raise UserError(
-            f'--method={settings.method} needs {package}: pip install {package}, or use --method=pca'
+            f'--method={settings.method} needs {package} ({error}): pip install {package}, or use --method=pca'
         ) from error
 
 

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, is_out_of_memory
 from common.files import expand_path
 from texts.tables import row_documents
 
@@ -55,5 +55,7 @@ def one_line_errors(request, way_out):
     try:
         yield
     except Exception as error:  # almost anything: datasets, huggingface_hub, httpx and pyarrow have their own
+        if is_out_of_memory(error):
+            raise
         reason = ' '.join(str(error).split())[:300] or type(error).__name__
         raise UserError(f'{request} cannot be read from the Hugging Face hub: {reason}; {way_out}') from error

@@ -1,6 +1,7 @@
 """Find the input files and read their documents: one reader for each kind of file, chosen by its ending."""
 
 import glob
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -62,7 +63,7 @@ def files_below(folder):
 
     A note names them, and the endings of the others. Raises UserError if there are none.
     """
-    visible = [path.relative_to(folder) for path in folder.rglob('*') if path.is_file()]
+    visible = [path.relative_to(folder) for path in _walk(folder) if path.is_file()]
     visible = [name for name in visible if not any(part.startswith(('.', '~$')) for part in name.parts)]  # ~$: Word's
     names = sorted((name for name in visible if is_text_of_folder(folder / name)), key=Path.as_posix)
     others = Counter(name.suffix for name in set(visible) - set(names)).most_common()
@@ -78,6 +79,16 @@ def files_below(folder):
         + (f'; others are left out ({left_out}{", ..." if len(others) > 5 else ""})' if left_out else '')
     )
     return [folder / name for name in names]
+
+
+def _walk(folder):
+    """Yield the files in a folder and its subfolders. Raises UserError for one that may not be read: rglob skips it."""
+
+    def refuse(error):
+        raise UserError(f'cannot read {error.filename}: {error.strerror}') from error
+
+    for path, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(path) / name for name in names)
 
 
 def is_text_of_folder(path):

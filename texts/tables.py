@@ -7,6 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import check_regular
 from common.notes import note
 from common.strings import replace_surrogates, separator_between, shorten
 from common.text_files import text_kind
@@ -41,6 +42,7 @@ def read_parquet(path, column=''):
     import pyarrow
     import pyarrow.parquet
 
+    check_regular(path)
     try:
         with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:  # or a whole row group would be in memory
             columns = [column] if column in file.schema_arrow.names else None
@@ -54,6 +56,7 @@ def read_arrow(path, column=''):
     """Yield the rows of a file that `datasets` has saved (Arrow's stream format), or pandas (its file format)."""
     import pyarrow
 
+    check_regular(path)
     try:
         with pyarrow.memory_map(str(path)) as file:
             if file.read(6) == b'ARROW1':

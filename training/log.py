@@ -125,7 +125,7 @@ def _start_wandb(settings, id):
     try:
         import wandb
     except ImportError as error:
-        raise UserError('--wandb_log needs Weights & Biases: pip install wandb') from error
+        raise UserError(f'--wandb_log needs Weights & Biases ({error}): pip install wandb') from error
     config = dataclasses.asdict(settings)
     run = wandb.init(project=settings.wandb_project, name=settings.wandb_run_name, config=config, id=id, resume='allow')
     return wandb, run.id

@@ -20,7 +20,7 @@ DAMAGED = {
     'nested': (b'[' * 200_000, 'nested too deeply'),
     'half': (b'{"a": 1', 'is not JSON'),
     'empty': (b'', 'is not JSON'),
-    'latin-1': (b'{"a": "\xe9"}', "can't decode byte 0xe9"),
+    'latin-1': (b'{"a": "\xe9"}', 'not UTF-8 text .byte 7 is 0xe9'),
     'digits': (b'1' * 5000, 'is not JSON'),
     'list': (b'[1]', 'it holds a list, not a JSON object'),
     'number': (b'1', 'it holds a number, not a JSON object'),

@@ -48,7 +48,7 @@ CONFIGS = {
     'null': (make.write('config.json', 'null'), ['holds null']),
     'half': (make.cut('config.json'), ['config.json is damaged', 'not JSON']),
     'empty': (make.write('config.json', ''), ['not JSON']),
-    'latin-1': (make.write('config.json', b'{"a": "\xe9"}'), ['config.json is damaged', '0xe9']),
+    'latin-1': (make.write('config.json', b'{"a": "\xe9"}'), ['config.json is not UTF-8 text', '0xe9']),
     'a long number': (make.write('config.json', '{"n_layer": ' + '9' * 5000 + '}'), ['config.json is damaged']),
     'of another kind': (make.change_json('config.json', model_type=['gpt2'] * 10**5), ["model_type is ['gpt2'"]),
     'activation': (make.change_json('config.json', activation_function={'a': [1] * 10**6}), ['activation_function']),

@@ -256,11 +256,13 @@ def test_answers_that_were_paid_for_are_kept_and_not_asked_again(server, provide
     assert table.players['a/b:1'] == (20, 20)
     assert 'note: stopped after 20 of 30 problems' in capsys.readouterr().err
     asked, server.script = len(server.bodies), answer_rightly
+    with open(tmp_path / 'arithmetic-a-b-1-replies.jsonl', 'ab') as file:  # as a damaged disk leaves it
+        file.write(b'\xff\xfe\n[1]\n{"server": 1}\n')
     table = evaluate_arithmetic(**given)
     assert table.players['a/b:1'] == (30, 30) and table.stopped is None
     assert len(server.bodies) == asked + 10
     assert 'note: 20 of 30 answers are from' in capsys.readouterr().err
-    assert len((tmp_path / 'arithmetic-a-b-1-replies.jsonl').read_text(encoding='utf-8').splitlines()) == 30
+    assert len((tmp_path / 'arithmetic-a-b-1-replies.jsonl').read_bytes().splitlines()) == 33
     server.bodies.clear()  # another server is another player, though it calls its model the same
     assert evaluate_arithmetic(**given | {'base_url': given['base_url'] + '/'}).players['a/b:1'] == (30, 30)
     assert len(server.bodies) == 30
