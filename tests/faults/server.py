@@ -4,6 +4,7 @@ It speaks JSON, a line each way. A request is {id, arguments, cwd, streams, envi
 `faults.harness.start`; the answers are {id, pid} at once and {id, code, seconds, peak_bytes, killed_for} at its end.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -16,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def import_everything():
     import matplotlib.font_manager
     import matplotlib.pyplot  # noqa: F401
     import PIL.PngImagePlugin  # noqa: F401
-    import tyro  # noqa: F401
+    from filelock import FileLock
 
     for name in ('train', 'eval', 'sample', 'export', 'prepare_bin', 'visualize'):
         importlib.import_module(name)
@@ -48,6 +50,14 @@ def import_everything():
 
     for name in visualize.PICTURES:
         visualize.load_picture(name)
+    import configurator
+    import sample
+
+    configurator.read(sample.Settings, ['--seed=1'])  # what tyro and filelock import when they are first used
+    with tempfile.TemporaryDirectory() as folder, FileLock(f'{folder}/lock'):
+        pass
+    gc.collect()
+    gc.freeze()  # a child's collector need not touch, and so copy, the memory that it shares with this process
     threads = len(list(Path('/proc/self/task').iterdir()))
     assert threads == 1, f'{threads} threads after importing'
 
@@ -163,6 +173,14 @@ def arm(request):
     ctypes.CDLL(None).arm_faults(mode, ctypes.c_long(request['fault']['point']), root.encode(), log)
 
 
+def end_at_once(ended):
+    """End this process with its exit code, if it is known; called after what the script itself has registered."""
+    if ended['code'] is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended['code'])
+
+
 if __name__ == '__main__':
     connection = socket.socket(fileno=int(sys.argv[1]))
     import_everything()
@@ -172,4 +190,17 @@ if __name__ == '__main__':
         sys.exit()
     except Chosen as chosen:
         request = chosen.request
-    run_script(request)  # out here, where an exception has no other in its context
+    # Taking the interpreter apart takes a second. It is left out, after all that a script can notice of its end, unless
+    # the streams are unusual: then it may say that it cannot flush them.
+    ended = {'code': None}
+    if not {'closed', 'broken', '/dev/full'} & set(request['streams']):
+        atexit.register(end_at_once, ended)
+    try:
+        run_script(request)  # out here, where an exception has no other in its context
+        ended['code'] = 0
+    except SystemExit as error:
+        ended['code'] = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    except Exception:
+        ended['code'] = 1
+        raise
