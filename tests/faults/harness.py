@@ -27,7 +27,7 @@ ENVIRONMENT = {
     'MPLBACKEND': 'Agg',
     'PYTHONPATH': str(PROJECT),
 }
-PROGRESS = re.compile(r'\d+%\||\d(it|s|B|document)?/s|s/it|\[\d\d:\d\d|it/s')  # lines of tqdm
+PROGRESS = re.compile(r'\d+%\||\d(it|B|document)/s|s/it|\[\d\d:\d\d|it/s')  # lines of tqdm
 
 
 @dataclass
