@@ -18,6 +18,7 @@ import numpy as np
 from rich.markup import escape
 
 from common.errors import UserError
+from common.strings import show_invisible
 from pictures.style import BLUE, GREY, ORANGE, save_figure
 
 PROVIDERS = {  # the variable that holds the key, the default model, the client library that this was tested with
@@ -185,8 +186,8 @@ def format_arguments(arguments):
 def print_results(console, results):
     """Print the calls of one reply and their results."""
     for (_, name, arguments), text, is_error in results:
-        colour = 'red' if is_error else 'green'
-        console.print(f'  {name} {escape(format_arguments(arguments))}\n      [{colour}]{escape(text)}[/]')
+        colour, call = 'red' if is_error else 'green', f'{name} {format_arguments(arguments)}'
+        console.print(f'  {escape(show_invisible(call))}\n      [{colour}]{escape(show_invisible(text))}[/]')
 
 
 def draw_conversation(path, model, question, turns, answer):

@@ -29,6 +29,7 @@ from rich.markup import escape
 
 import configurator
 from common.errors import UserError
+from common.strings import show_invisible
 from lessons.chat import NoAnswerError, Result, ScriptedChat, connect_provider, draw_conversation, print_results
 from lessons.problems import calculate
 
@@ -199,7 +200,6 @@ def answer_with_tools(chat, question, functions, max_turns=8, on_results=lambda 
 
 
 # With a key, a model; without one, a script -------------------------------------------------------------------------
-
 SCRIPT = [  # two wrong calls at once; better ones, and one to an unknown function; then an answer with the results
     ('', ('calculate', {'expression': '7 * (3 + 5'}), ('travel_time', {'legs': [{'km': 300}]})),
     ('', ('calculate', {'expression': '7 * 8'}), ('travel_time', {'legs': [{'kilometres': 300}]}), ('look_up', {})),
@@ -238,9 +238,9 @@ def main(settings):
         for function in functions:
             print(inspect.getsource(function), 'becomes', sep='\n')
             console.print_json(data=describe_function(function))
-        chat = start_chat(on_text=partial(print, end='', flush=True) if settings.stream else None)
+        chat = start_chat(on_text=(lambda t: print(show_invisible(t), end='', flush=True)) if settings.stream else None)
         console.print(f'\n[bold]{escape(settings.question)}[/] (to {chat.model})')
-        text = answer_with_tools(chat, settings.question, functions, settings.max_turns, show_results)
+        text = show_invisible(answer_with_tools(chat, settings.question, functions, settings.max_turns, show_results))
         print('' if settings.stream else text)
     draw_conversation(path := Path(settings.plot_dir) / 'tools.png', chat.model, settings.question, turns, text)
     print(f'the conversation as a picture: {path}')

@@ -323,7 +323,7 @@ def test_the_lesson_works_without_a_key(tmp_path):
 def test_the_lesson_asks_a_model(server, provider, stream, tmp_path, capsys):
     server.script = [
         says('', ('a', 'travel_time', {'legs': [{'kilometres': 90}], 'unit': 'minutes'})),
-        says('It takes [bold] 67.5 minutes.'),
+        says('It takes [bold] 67.5 minutes\x1b[2J.'),
     ]
     arguments = [
         f'--provider={provider}',
@@ -335,7 +335,8 @@ def test_the_lesson_asks_a_model(server, provider, stream, tmp_path, capsys):
     tools.main(configurator.read(tools.Settings, arguments))
     out = capsys.readouterr().out
     assert 'travel_time {"legs"' in out and out.count('67.5') == 2
-    assert f'It takes [bold] 67.5 minutes.\nthe conversation as a picture: {tmp_path}' in out
+    assert '\x1b' not in out  # a terminal would obey it
+    assert f'It takes [bold] 67.5 minutes‹U+001B›[2J.\nthe conversation as a picture: {tmp_path}' in out
     assert imread(tmp_path / 'tools.png').std() > 0.01
 
 
