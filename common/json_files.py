@@ -58,7 +58,8 @@ def parse_json_lines(file):
 
 def _read_lines(file):
     try:
-        yield from file
+        for line in file:  # noqa: UP028 (yield from would close the file when its reader stops early)
+            yield line
     except OSError as error:
         raise UserError(f'cannot read {file.name}: {error.strerror}') from error
 

@@ -42,6 +42,8 @@ def import_everything():
     import matplotlib.font_manager
     import matplotlib.pyplot  # noqa: F401
     import PIL.PngImagePlugin  # noqa: F401
+    import torch._dynamo
+    import torch.nn.parallel.distributed  # noqa: F401
     from filelock import FileLock
 
     for name in ('train', 'eval', 'sample', 'export', 'prepare_bin', 'visualize'):
