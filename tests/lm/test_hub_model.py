@@ -1,8 +1,11 @@
 """Models of transformers behind our interface, held to transformers' own numbers, for each architecture."""
 
+import json
+
 import pytest
 import torch
 from helpers.networks import ARCHITECTURES, random_network
+from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
 from lm import fast
@@ -160,13 +163,42 @@ def test_what_is_no_causal_language_model_is_refused_by_name(tmp_path, kind):
 
 
 def test_missing_weights_are_not_made_up(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(save(tmp_path) / 'model.safetensors')
     del weights['model.layers.1.mlp.up_proj.weight']
     save_file(weights, tmp_path / 'model.safetensors', metadata={'format': 'pt'})
     with pytest.raises(UserError, match=r'missing.*layers\.1\.mlp\.up_proj'):
         load_hub_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'model.norm.weight': torch.ones(32, dtype=torch.int8)}, 'model.norm.weight is of another type than float'),
+        ({'model.norm.weight': torch.full((32,), torch.nan)}, 'not finite'),
+        ({'model.norm.weight': torch.ones(33)}, 'of another shape .* model.norm.weight'),
+        ({'num_hidden_layers': 10**6}, 'more layers than there are weights'),
+        ({'intermediate_size': 10**9}, 'weights are missing'),
+        ({'vocab_size': 10**9}, 'weights are missing'),
+        ({'num_attention_heads': 0}, 'cannot load this model'),
+        (b'\xff' * 100, 'model.safetensors is damaged'),
+        (None, 'has no safetensors'),
+    ],
+    ids=lambda change: '' if isinstance(change, str) else next(iter(change)) if isinstance(change, dict) else None,
+)
+def test_a_damaged_or_hostile_folder_is_one_error(tmp_path, change, words):
+    weights = save(tmp_path) / 'model.safetensors'
+    if change is None:
+        weights.unlink()
+    elif isinstance(change, bytes):
+        weights.write_bytes(change)
+    elif '.' in next(iter(change)):
+        save_file(load_file(weights) | change, weights, metadata={'format': 'pt'})
+    else:
+        config = json.loads((tmp_path / 'config.json').read_text())
+        (tmp_path / 'config.json').write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=words) as error:
+        load_hub_model(tmp_path)
+    assert '\n' not in str(error.value)
 
 
 def test_code_that_comes_with_a_model_is_never_executed(tmp_path):
