@@ -19,6 +19,7 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ from training.batches import count_blocks, evaluation_batches, prefetch, trainin
 from training.lean_loss import LeanLoss
 from training.log import SpeedClock, TrainingLog, describe_losses, divergence_error, print_ending
 from training.lora import add_lora, merged_state_dict, split_state_dict
+from training.muon import make_muon
 from training.resume import restore_run, save_run
 from training.setup import (
     check_tokens,
@@ -90,7 +92,8 @@ class Settings:
     freeze: int | None = None  # do not train the embeddings and this many of the lowest blocks; None trains all
     lora_rank: int = 0  # train low-rank additions (LoRA) of this rank instead of the weights; 0 trains the weights
     lora_alpha: float = 16.0  # the LoRA additions are multiplied by lora_alpha / lora_rank
-    # AdamW
+    # optimizer
+    optimizer: str = 'adamw'  # adamw; muon: Muon for the matrices in the layers, which needs fewer tokens, else AdamW
     learning_rate: float = 6e-4  # the highest learning rate
     max_iters: int = 600000  # iterations to train
     epochs: float | None = None  # passes over the training data, instead of max_iters
@@ -244,9 +247,8 @@ class Run:
             add_lora(model, settings.lora_rank, settings.lora_alpha)
         model.gradient_checkpointing = settings.gradient_checkpointing
         betas = (settings.beta1, settings.beta2)
-        self.optimizer = model.configure_optimizers(
-            settings.weight_decay, settings.learning_rate, betas, self.device.type
-        )
+        make_optimizer = partial(make_muon, model) if settings.optimizer == 'muon' else model.configure_optimizers
+        self.optimizer = make_optimizer(settings.weight_decay, settings.learning_rate, betas, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.data_sha256 = {split: tokens_sha256(tokens) for split, tokens in self.data.items()}
         resumed, wandb_id = self.checkpoint is not None, None

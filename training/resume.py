@@ -15,7 +15,7 @@ from lm.weight_files import first_line
 from training.log import divergence_error
 
 # The optimizer's state fits only weights of the shapes that these settings give.
-FIXED = ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias', 'freeze', 'lora_rank', 'lora_alpha')
+FIXED = ('n_layer', 'n_head', 'n_embd', 'block_size', 'bias', 'freeze', 'lora_rank', 'lora_alpha', 'optimizer')
 DATA_ORDER = ('seed', 'batch_size', 'gradient_accumulation_steps')  # settings that decide which batch comes when
 
 
@@ -27,7 +27,8 @@ def check_resumable(settings, checkpoint, file):
             f'{path} cannot be resumed: it has no {", ".join(sorted(missing))}; '
             f'--init_from={settings.out_dir} starts a new run from its weights'
         )
-    original = {'freeze': None, 'lora_rank': 0} | (checkpoint.get('config') or {})  # nanoGPT has neither setting
+    defaults = {'freeze': None, 'lora_rank': 0, 'optimizer': 'adamw'}  # settings that nanoGPT does not have
+    original = defaults | (checkpoint.get('config') or {})
     for name in DATA_ORDER:
         if name in original and original[name] != getattr(settings, name):
             print(

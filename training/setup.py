@@ -77,6 +77,10 @@ def check_training_settings(settings):
     for name, limit in BELOW.items():
         if (getattr(settings, name) or 0) >= limit:
             raise UserError(f'--{name}={getattr(settings, name)}: it must be below {limit}')
+    if settings.optimizer not in ('adamw', 'muon'):
+        raise UserError(f'--optimizer={settings.optimizer} is neither adamw nor muon')
+    if settings.optimizer == 'muon' and settings.lora_rank:
+        raise UserError('--optimizer=muon is for whole matrices; leave it out to train the additions of --lora_rank')
     if settings.lora_rank and settings.freeze is not None:
         raise UserError('--lora_rank already freezes all weights; leave out --freeze')
 
