@@ -18,6 +18,8 @@ import pytest
 import torch
 from helpers.markdown import Command, anchors, assert_same_output, commands, links, options, python_blocks
 from helpers.models import needs_gpt2_vocabulary, random_gpt
+from helpers.networks import random_network
+from helpers.piece_tokenizers import save_llama_tokenizer
 from helpers.scripts import PROJECT, files_of_project
 
 import eval as eval_script
@@ -67,6 +69,7 @@ SHORT = {
 SMALL = '--n_layer=2 --n_head=2 --n_embd=16 --block_size=64'  # for a model from scratch
 
 # Names on the hub for which the cache holds a small model with GPT-2's vocabulary.
+LLAMA = 'HuggingFaceTB/SmolLM2-135M'
 SIZES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
 GPT2 = [*SIZES, *(f'openai-community/{size}' for size in SIZES), 'distilgpt2', 'distilbert/distilgpt2']
 
@@ -227,15 +230,19 @@ def as_parameters(chains):
 
 @pytest.fixture(scope='session')
 def hub_cache(tmp_path_factory):
-    """A cache of the Hugging Face hub that holds a small GPT-2 with random weights."""
+    """A cache of the Hugging Face hub that holds a small GPT-2 and a small Llama with random weights."""
     cache = tmp_path_factory.mktemp('hub')
     save_pretrained(random_gpt(vocab_size=50257, block_size=1024), cache / 'gpt2', GPT2Tokenizer())
-    for name in GPT2:
+    n_ids = save_llama_tokenizer(cache / 'llama')
+    random_network('llama', vocab_size=n_ids, max_position_embeddings=256).save_pretrained(cache / 'llama')
+    for name in [*GPT2, LLAMA]:
         folder = cache / f'models--{name.replace("/", "--")}'
         (folder / 'refs').mkdir(parents=True)
         (folder / 'refs' / 'main').write_text('a' * 40)
         (folder / 'snapshots').mkdir()
-        (folder / 'snapshots' / ('a' * 40)).symlink_to(cache / 'gpt2', target_is_directory=True)
+        (folder / 'snapshots' / ('a' * 40)).symlink_to(
+            cache / ('llama' if name == LLAMA else 'gpt2'), target_is_directory=True
+        )
     return cache
 
 
@@ -254,12 +261,12 @@ def environment(cache):
     }
 
 
-def needs_gpt2(command):
-    """Return whether a command needs GPT-2's vocabulary, or a model that has it."""
+def needs_hub(command):
+    """Return whether a command needs GPT-2's vocabulary, or a model that is on the hub."""
     settings, script = settings_of(command), script_of(command)
     if script == 'prepare_bin.py':
         return not settings.keys() & {'tokenizer', 'train_bpe', 'help'}
-    return script == 'lab.bench' or any(value in GPT2 for value in settings.values())
+    return script == 'lab.bench' or any(value in (*GPT2, LLAMA) for value in settings.values())
 
 
 def bring_files(command, folder):
@@ -323,9 +330,9 @@ def run_command(command, folder, cache):
         assert_same_output(command.output, process.stdout + (process.stderr if is_mistake else ''))
 
 
-def cache_for(request, of_gpt2):
-    """Return the hub's cache for a test: with GPT-2 if it is needed (a second to make), otherwise empty."""
-    if not of_gpt2:
+def cache_for(request, is_needed):
+    """Return the hub's cache for a test: with models if they are needed (a second to make), otherwise empty."""
+    if not is_needed:
         return request.getfixturevalue('tmp_path') / 'hub'
     if needs_gpt2_vocabulary.args[0]:
         pytest.skip(needs_gpt2_vocabulary.kwargs['reason'])
@@ -336,7 +343,7 @@ def cache_for(request, of_gpt2):
 def test_commands_do_what_the_page_says(chain, project, request):
     if 'int8' in str(chain) and not fast.can_quantize(torch.ones(1)):
         pytest.skip('int8 needs an x86 CPU')
-    cache = cache_for(request, any(map(needs_gpt2, chain.commands)))
+    cache = cache_for(request, any(map(needs_hub, chain.commands)))
     for command in chain.commands:
         run_command(command, project, cache)
 

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +68,9 @@ def test_mplbackend_names_no_backend(here, script, arguments):
 @pytest.mark.parametrize('script', ['sample.py', 'eval.py', 'train.py', 'prepare_bin.py', 'export.py', 'visualize.py'])
 def test_ctrl_c_while_python_imports(here, script):
     running = start(script, 'layers' if script == 'visualize.py' else '--seed=1', cwd=here, fresh=True)
-    time.sleep(0.4)
+    maps = Path(f'/proc/{running.pid}/maps')
+    while 'site-packages' not in maps.read_text(errors='replace'):  # the first library of the many that are imported
+        time.sleep(0.002)
     running.send_signal(signal.SIGINT)
     outcome = running.wait()
     assert (outcome.code, outcome.lines) == (130, ['interrupted'])

@@ -78,7 +78,7 @@ def test_contenders_take_turns_and_their_speeds_are_saved(tmp_path, small_gpt2, 
     with pytest.raises(UserError, match='no contender is left'):
         bench.compare_contenders('decode', task, bench.Settings(only='nobody'), limits)
     path.write_text('no JSON')
-    with pytest.raises(UserError, match=r'speed\.json exists and is not JSON'):
+    with pytest.raises(UserError, match=r'speed\.json is damaged: it is not JSON'):
         save_result(path, conditions, 'start', START)
 
 
