@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 import torch
 
 SIZES = {
@@ -41,6 +42,11 @@ ARCHITECTURES = {
     'gpt_bigcode': OLDER,
     'mixtral': GROUPED | {'num_local_experts': 4},
 }
+
+
+# What the tests without `slow` try: those that differ most from each other.
+FEW = ('llama', 'gemma2', 'gpt_neox', 'opt', 'bloom', 'cohere')
+KINDS = [pytest.param(kind, marks=() if kind in FEW else pytest.mark.slow) for kind in ARCHITECTURES]
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.networks import ARCHITECTURES, random_network
+from helpers.networks import KINDS, random_network
 
 from lm import internals
 from lm.checkpoint import load_pretrained
@@ -33,7 +33,7 @@ def test_a_gpt2_looks_the_same_inside_in_model_py_and_in_transformers(both):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('kind', ARCHITECTURES)
+@pytest.mark.parametrize('kind', KINDS)
 def test_inside_any_architecture(kind):
     network = random_network(kind)
     model = HubModel(network)

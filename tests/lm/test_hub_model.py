@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.networks import ARCHITECTURES, random_network
+from helpers.networks import KINDS, random_network
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
@@ -17,7 +17,7 @@ from lm.search import beam_search, most_probable
 N_IDS = 59  # of 61: the others are padding
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=KINDS)
 def network(request):
     return random_network(request.param)
 
