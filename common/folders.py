@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from common.errors import UserError, explain_write_error
 from common.files import PARTIAL, expand_path, flush_to_disk, make_folder
 from common.notes import note
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EROFS, getattr(errno, 'EDQUOT', None))  # Windows has no EDQUOT
 LOCK = '.lock'  # the file in a folder that its run holds locked
 # In a folder whose files are being replaced: all new files, as long as old ones are still there, and after that.
 COMPLETE, MOVING = '.complete', '.moving'
@@ -36,14 +38,13 @@ def lock_folder(folder, way_out, file=None):
 
     folder = expand_path(folder)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    path = folder / (LOCK if file is None else f'.{file}{LOCK}')
     try:
         make_folder(folder)
+        lock = FileLock(path.resolve(), timeout=0)
+        _acquire(lock, folder)
     except UserError as error:
         raise UserError(f'{error}; {way_out}') from error
-    path = folder / (LOCK if file is None else f'.{file}{LOCK}')
-    lock = FileLock(path.resolve(), timeout=0)
-    try:
-        lock.acquire()
     except Timeout:
         raise UserError(
             f'{folder / (file or "")} is in use by {_read_holder(path)}: wait until it ends, or {way_out}'
@@ -51,9 +52,9 @@ def lock_folder(folder, way_out, file=None):
     except PermissionError as error:
         raise UserError(f'cannot write to the folder {folder}: {error.strerror}') from error
     except (OSError, NotImplementedError) as error:
-        if not os.access(folder, os.W_OK) or getattr(error, 'errno', None) in _FULL:
+        if not os.access(folder, os.W_OK) or getattr(error, 'errno', 0) in CANNOT_WRITE:
             _remove_empty(missing)
-            raise UserError(f'cannot write {path}: {error.strerror}') from error
+            raise UserError(f'cannot write {path}: {getattr(error, "strerror", None) or error}') from error
         # Some network file systems cannot lock.
         note(f'{folder} cannot be locked ({error}): make sure that no other run writes to it')
     try:
@@ -61,14 +62,23 @@ def lock_folder(folder, way_out, file=None):
         yield
     finally:
         if lock.is_locked:
-            # While it is locked: whoever has opened it meanwhile notices that it is gone, and makes a new one.
+            # Removed before it is released: a process that opened it meanwhile finds it gone, and makes a new one.
             with contextlib.suppress(OSError):  # Windows removes it only after it is released, and does so by itself
                 path.unlink()
             lock.release()
         _remove_empty(missing)
 
 
-_FULL = {28, 30, 122}  # ENOSPC, EROFS, EDQUOT
+def _acquire(lock, folder, tries=10):
+    """Acquire a lock in a folder, which another process may remove before that, if it leaves it empty."""
+    for left in reversed(range(tries)):
+        try:
+            lock.acquire()
+            return
+        except FileNotFoundError:
+            if not left:
+                raise
+            make_folder(folder)
 
 
 def _write_holder(path):

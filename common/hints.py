@@ -1,4 +1,4 @@
-"""What a person may have meant who typed a setting that does not exist, or a word that is none."""
+"""Suggestions for settings that do not exist and for words on the command line that are not settings."""
 
 import difflib
 from pathlib import Path

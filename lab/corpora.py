@@ -172,7 +172,7 @@ def main(settings):
 
 
 def describe_corpus(corpus):
-    """Return what a person should know about a text, in a few lines."""
+    """Return the name, source, licence, size and SHA-256 of a text, as a few lines to print."""
     lines = [
         f'{corpus.name}: {corpus.what}',
         f'  used for   {"training" if corpus.training else "measuring; never train on it"}',

@@ -135,7 +135,7 @@ def read_samples(place, password):
                     yield from parse_samples(archive.read(name, password and password.encode()), place / name)
     except OSError as error:
         raise UserError(f'cannot read {place}: {error.strerror or error}') from error
-    except (RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f'cannot read {place}: {error}; unpack it as its README says (./unzip.sh --exclude-evals), or name the '
             'password in its unzip.sh with --password'

@@ -98,7 +98,7 @@ def _scale(folder, config, name, rank):
     alpha, patterns = config.get('lora_alpha', 8), config.get('alpha_pattern') or {}
     for pattern in patterns if isinstance(patterns, dict) else ():
         if re.search(r'\)[*+?{]|([*+?{].*){4}', pattern):
-            raise UserError(f'{folder}: alpha_pattern {show_value(pattern)} could take for ever; {WAY_OUT}')
+            raise UserError(f'{folder}: alpha_pattern {show_value(pattern)} could take forever; {WAY_OUT}')
         if re.match(rf'(.*\.)?({pattern})$', name):  # as in peft
             alpha = patterns[pattern]
             break

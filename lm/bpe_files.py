@@ -50,8 +50,7 @@ def parse_tokenizer_json(text):
 
 
 def read_vocab_and_merges(vocab_path, merges_path):
-    """Return the tokenizer, of the `tokenizers` library, of vocab.json and merges.txt, and what other files of
-    their folder add."""
+    """Return the tokenizer, of the `tokenizers` library, of two files and what others of their folder add."""
     from tokenizers.models import BPE
 
     read_json_object(vocab_path)  # which says what is wrong
@@ -60,12 +59,12 @@ def read_vocab_and_merges(vocab_path, merges_path):
         with report_panics('they cannot be used'):
             vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
             bpe = byte_level_bpe(vocab, merges)
-        if EOT in vocab:
-            bpe.add_special_tokens([EOT])
-        add_tokens_of_folder(bpe, vocab_path.parent)
-        check_bpe(bpe, {'vocab': vocab, 'merges': merges})
-        return bpe
     except Exception as error:  # tokenizers raises bare Exception
         reraise_if_of_system(error, vocab_path)
         reason = show_control_characters(str(error))
         raise UserError(f'cannot read {vocab_path} and {merges_path} as a BPE: {reason}') from error
+    if EOT in vocab:
+        bpe.add_special_tokens([EOT])
+    add_tokens_of_folder(bpe, vocab_path.parent)
+    check_bpe(bpe, {'vocab': vocab, 'merges': merges})
+    return bpe

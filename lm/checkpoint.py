@@ -21,7 +21,7 @@ from common.files import atomic_write, expand_path, is_there, resolve_path
 from common.folders import finish_replacing, lock_folder, replace_together
 from common.notes import note
 from common.strings import shorten, show_control_characters, show_value
-from lm.adapter import adapted_model, merge_adapter
+from lm.adapter import WAY_OUT, adapted_model, merge_adapter
 from lm.hardware import pick_device, pick_dtype
 from lm.hub_models import (
     OtherArchitecture,
@@ -80,7 +80,9 @@ def _load_folder(folder):
     before = _signature(folder)
     try:
         model, tokenizer = load_pretrained(folder), tokenizer_from_folder(folder)
-    except OtherArchitecture:
+    except OtherArchitecture as error:
+        if adapted_model(folder) is not None:
+            raise UserError(f'{folder} is an adapter of a model that is not a GPT-2 ({error}); {WAY_OUT}') from error
         # Imported only here: transformers is slow to import, and GPT-2 does without it.
         from lm.hub_model import load_hub_model
         from lm.hub_tokenizer import load_hub_tokenizer

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, describe_os_error, is_out_of_memory
 from common.notes import note
 from lm.hub_cache import HubCache
 from lm.weight_files import first_line, read_weight_shapes
@@ -33,7 +33,8 @@ class HubModel(LanguageModel):
         self.network = network
         self.config = network.config.get_text_config(decoder=True)
         self.n_ids = self.config.vocab_size
-        self.block_size = next((n for name in LENGTHS if (n := getattr(self.config, name, None))), UNSTATED_LENGTH)
+        lengths = [getattr(self.config, name, None) for name in LENGTHS]
+        self.block_size = next((n for n in lengths if isinstance(n, int) and n > 0), UNSTATED_LENGTH)
         self.whole = False  # whether `hidden` returns logits, since the output layer cannot be taken apart
 
     @property
@@ -108,6 +109,10 @@ def load_hub_model(folder):
                 f'{folder} needs Python code that comes with the model, which is never executed; choose a model of an '
                 'architecture that transformers has itself'
             ) from error
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f'cannot read {folder}: {describe_os_error(error)}') from error
         raise UserError(f'{folder}: transformers cannot load this model: {first_line(error)}') from error
     model = HubModel(network.eval())
     check_network(model, folder)
@@ -192,15 +197,14 @@ def check_network(model, folder):
     other = idx.clone()
     other[:, -1] = (idx[:, -1] + 1) % model.n_ids
     # The same numbers are computed in the same order, so hardly anything is rounded otherwise.
-    if not _are_equal(lambda: model.network(other, use_cache=False).logits[:, :-1], expected[:, :-1], 1e-5):
+    if find_difference(lambda: model.network(other, use_cache=False).logits[:, :-1], expected[:, :-1], 1e-5):
         raise UserError(f'{folder}: a model of type {kind!r} does not read only from left to right, as it must here')
-    if not _are_equal(lambda: model.logits(model.hidden(idx)), expected):
+    if find_difference(lambda: model.logits(model.hidden(idx)), expected):
         model.whole = True
         note(f'{folder}: its output layer is computed by transformers, for all tokens of a text: right, but slower')
-    if not _are_equal(lambda: _logits_in_pieces(model, idx), expected):
+    if difference := find_difference(lambda: _logits_in_pieces(model, idx), expected):
         raise UserError(
-            f'{folder}: a model of type {kind!r} gives other logits when it reads a text piece by piece, which is not '
-            'supported'
+            f'{folder}: a model of type {kind!r} cannot read a text piece by piece as it must here: {difference}'
         )
 
 
@@ -216,12 +220,15 @@ def _logits_in_pieces(model, idx):
     return model.logits(torch.cat(x, dim=1))
 
 
-def _are_equal(compute, expected, tolerance=TOLERANCE):
-    """Return whether logits are as expected; an architecture may also fail to compute them in this way."""
+def find_difference(compute, expected, tolerance=TOLERANCE):
+    """Return how logits differ from the expected ones, or why they cannot be computed in this way; None if equal."""
     try:
         logits = compute().float()
-    except Exception:  # whatever it is: this way is closed
-        return False
+    except Exception as error:  # an architecture may fail in any way
+        if is_out_of_memory(error):
+            raise
+        return f'{type(error).__name__}: {first_line(error)}'
     if logits.shape != expected.shape:
-        return False
-    return bool((logits - expected).abs().max() <= tolerance * expected.std())
+        return f'its logits are {tuple(logits.shape)}, not {tuple(expected.shape)}'
+    largest = (logits - expected).abs().max()
+    return None if largest <= tolerance * expected.std() else f'its logits differ by up to {largest.item():.2g}'

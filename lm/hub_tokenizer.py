@@ -99,8 +99,10 @@ def load_hub_tokenizer(folder):
     if not any((folder / name).exists() for name in FILES):
         return None
     try:
-        with quiet_transformers():
+        with quiet_transformers(), report_panics(f'{folder}: its tokenizer cannot be used'):
             theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:  # each class has errors of its own
         raise UserError(f'{folder}: transformers cannot load its tokenizer: {first_line(error)}') from error
     backend = getattr(theirs, 'backend_tokenizer', None)
@@ -124,7 +126,9 @@ def load_hub_tokenizer(folder):
 def find_front(theirs, folder):
     """Return the ids that a tokenizer of transformers puts before each text, mostly none or the one of <s>."""
     plain, whole = theirs.encode('x', add_special_tokens=False), theirs.encode('x')
-    place = next(at for at in range(len(whole)) if whole[at : at + len(plain)] == plain)
+    place = next((at for at in range(len(whole) + 1) if whole[at : at + len(plain)] == plain), None)
+    if place is None:
+        raise UserError(f'{folder}: its tokenizer cuts a text otherwise when it puts its special tokens around it')
     if behind := whole[place + len(plain) :]:
         names = ', '.join(theirs.convert_ids_to_tokens(behind))
         note(f'{folder}: its tokenizer puts {names} after each text, too; that is left out, since texts go on here')

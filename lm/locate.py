@@ -105,7 +105,9 @@ def _download(name):
         weights = safetensors if has_safetensors else ['pytorch_model.bin']
         return Path(snapshot_download(name, allow_patterns=small + weights))
     except GatedRepoError as error:
-        raise UserError(f'{name!r} is for those only whom its owner has given access: hf auth login') from error
+        raise UserError(
+            f'access to {name!r} is restricted: accept its terms on the hub, then log in with: hf auth login'
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
             f'there is no folder {name!r} and no model of that name on the hub{_hint_at_name(name)}'

@@ -55,7 +55,7 @@ def format_bytes(count):
 
 
 def bytes_of_samples(model, samples, tokens, prompt_tokens):
-    """Return about how many bytes it takes to generate samples of so many tokens in one batch."""
+    """Estimate the bytes that generating a batch of samples takes, each of `tokens` tokens after the prompt."""
     length = min(prompt_tokens + tokens, model.block_size)
     caches = 1 if length == prompt_tokens + tokens else 2  # beyond block_size a new one is filled beside the old one
     cache, width = sizes_of_token(model)
@@ -65,7 +65,7 @@ def bytes_of_samples(model, samples, tokens, prompt_tokens):
 
 
 def bytes_of_beams(model, beams, tokens, prompt_tokens):
-    """Return about how many bytes a beam search takes."""
+    """Estimate the bytes that a beam search takes."""
     candidates = 500 * min(2 * beams, model.n_ids ** min(tokens, 4))  # as Python objects
     beams = min(beams, model.n_ids ** min(tokens - 1, 4))  # there are no more before the last step
     length = min(prompt_tokens + tokens, model.block_size)

@@ -20,7 +20,7 @@ class Response:
 
 
 def require_sample_memory(model, settings, num_samples, prompt_tokens=1):
-    """Raise UserError if so many samples, in one batch, cannot fit into memory."""
+    """Raise UserError if a batch of this many samples does not fit into memory."""
 
     def estimate(num_samples, max_new_tokens):
         return bytes_of_samples(model, num_samples, max_new_tokens, prompt_tokens)

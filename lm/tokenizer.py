@@ -172,7 +172,7 @@ class BPETokenizer(Tokenizer):
     def with_names_up_to(self, last):
         """Return a tokenizer in which every id up to `last` has a name."""
         name_ids(self._tokenizer, last)
-        return BPETokenizer(self._tokenizer)
+        return type(self)(self._tokenizer)
 
     @property
     def contents(self):

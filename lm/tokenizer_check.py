@@ -14,7 +14,7 @@ from common.json_files import read_json_object
 from common.notes import note
 from common.strings import shorten, show_value
 
-MOST_GAPS = 2**16  # ids without a token: so many may be padding; more are a damaged number
+MOST_GAPS = 2**16  # the most ids without a token that may be padding; more of them mean a damaged number
 PROBES = (  # what normalisers, patterns and small alphabets change: case, accents, ligatures, white space, emoji
     "Once upon a time, Anna said: I don't KNOW 3.14!",
     ' two  spaces\n\n\ta tab ',

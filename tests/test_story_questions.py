@@ -44,7 +44,7 @@ def test_every_question_has_four_choices_and_its_own_story():
 
 
 def test_the_choices_alone_tell_nothing_about_the_answer():
-    """Four questions share their choices, and each is right once: whoever ignores the story gets exactly 25 %."""
+    """Four questions share their choices, and each is right once: without the story, a model gets exactly 25 %."""
     by_kind = {
         kind: list(questions) for kind, questions in groupby(QUESTIONS, lambda each: each['id'].rpartition('-')[0])
     }

@@ -127,7 +127,7 @@ def with_notes(chunks, path, separator):
 def kind_of_text(text, separator):
     """Return what the beginning of a text file is besides prose, as the end of a sentence; None if it is nothing else.
 
-    Such a file is read as it is, which is rarely what a person wants.
+    The file is read unchanged, marks and headers included, so the user is told.
     """
     lines = [line for line in text.split('\n')[:20] if line.strip()]
     if '<|endoftext|>' in text and '<|endoftext|>' not in separator:

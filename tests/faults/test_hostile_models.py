@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
 
 
 def check(whole, tmp_path, kind, spoil, words, script='sample.py', *more):
-    """Spoil a copy of the model folder or of the run, load it, and check that there is one line with these words."""
+    """Damage a copy of the model folder or of the run, load it, and check for one line with these words."""
     folder = make.copy_tree(whole / kind, tmp_path / kind)
     spoil(folder)
     arguments = [f'--init_from={kind}', '--device=cpu', *more]

@@ -1,6 +1,5 @@
 """lessons/story_tokenizer.py: models are compared on the same bytes; what it saves can be trained with."""
 
-import functools
 import math
 import re
 
@@ -9,10 +8,10 @@ import pytest
 import torch
 from helpers.documents import write_table
 from helpers.models import random_gpt
-from helpers.scripts import PROJECT, run_lesson
+from helpers.scripts import run_lesson
+from helpers.stories import STORIES, any_story_text, passages, story_tokenizer
 from helpers.world import call_well, rows_in
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from matplotlib.image import imread
 
 import export
@@ -21,30 +20,15 @@ from lessons.bpe import BPE
 from lessons.story_tokenizer import PASSAGE, Settings, compute_bits, main, read_passages
 from lm.checkpoint import load_model
 from lm.scoring import score
-from lm.story_tokenizer import WORD, StoryTokenizer
+from lm.story_tokenizer import WORD
 from lm.tokenizer import EOT, tokenizer_from_name
 from model import logits_to_logprobs
-
-STORIES = (PROJECT / 'data/childrens_stories/childrens_stories.txt').read_text(encoding='utf-8')
-stories_like = st.lists(st.sampled_from(['the', 'Elin', 'THE', 'tHE', 'fox', 'ß', 'é', '🦊', '7', *' .,\n"\'!', EOT]))
-any_text = st.text(st.characters(exclude_categories=['Cs'])) | stories_like.map(''.join)
-
-
-@functools.cache
-def passages():
-    return PASSAGE.findall(STORIES)
-
-
-@functools.cache
-def story_tokenizer(vocab_size=1536):
-    return StoryTokenizer.train(EOT.join(passages()[:194]), vocab_size)
-
 
 # The comparison is fair -----------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=100)
-@given(any_text.map(lambda text: text * 20))
+@given(any_story_text.map(lambda text: text * 20))
 @example('one two ' * 300)
 @example('x' * 1200)
 def test_passages_are_the_whole_text(text):

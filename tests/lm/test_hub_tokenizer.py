@@ -1,5 +1,7 @@
 """Tokenizers of models of transformers: the same ids as AutoTokenizer, and the same text back."""
 
+import json
+
 import pytest
 from helpers.piece_tokenizers import bpe_with_bytes, save_tokenizer, unigram
 from helpers.tokenizers import any_text, bpe_tokenizer, halves
@@ -72,6 +74,16 @@ def test_pieces_are_visible(both):
     ours, _ = both
     pieces = ours.pieces(ours.encode('the fog'))
     assert ''.join(pieces).lstrip('·') == 'the·fog'
+
+
+def test_an_end_token_that_the_tokenizer_lacks_changes_no_other_token(both, tmp_path):
+    """The model's config may name an id beyond the vocabulary; it gets a name, and pieces stay pieces."""
+    ours, theirs = both
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / 'config.json').write_text(json.dumps({'vocab_size': 2000, 'eos_token_id': ours.vocab_size}))
+    again = load_hub_tokenizer(tmp_path)
+    assert type(again) is type(ours) and again.roles.ends == (ours.vocab_size,)
+    assert again.decode(again.encode_prompt('the fog')) == 'the fog'
 
 
 def test_a_wordpiece_tokenizer_is_refused_by_name(tmp_path):

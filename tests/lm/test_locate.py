@@ -104,7 +104,7 @@ def test_a_name_that_is_nearly_that_of_a_model_gets_the_right_one(monkeypatch, n
 
 def test_a_model_that_needs_permission_is_named_so(monkeypatch):
     offline(monkeypatch, GatedRepoError.__new__(GatedRepoError))  # its __init__ wants the hub's answer
-    with pytest.raises(UserError, match=r"'meta-llama/Llama-3\.2-1B' .*given access: hf auth login"):
+    with pytest.raises(UserError, match=r"'meta-llama/Llama-3\.2-1B' .*restricted: .* hf auth login"):
         lm.locate.locate_model('meta-llama/Llama-3.2-1B')
 
 

@@ -1,6 +1,5 @@
 """lm/story_tokenizer.py: nothing is lost, what costs a token, and what it learns from a text."""
 
-import functools
 import json
 import os
 import subprocess
@@ -9,16 +8,15 @@ import sys
 import numpy as np
 import pytest
 from helpers.scripts import PROJECT
+from helpers.stories import STORIES, any_story_text, passages, story_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
 from lessons.bpe import BPE, learn_merges, spell_word
-from lessons.story_tokenizer import PASSAGE
 from lm.story_tokenizer import CASES, StoryTokenizer, learn_pieces
 from lm.tokenizer import EOT, tokenizer_from_contents, tokenizer_from_name
 
-STORIES = (PROJECT / 'data/childrens_stories/childrens_stories.txt').read_text(encoding='utf-8')
 AWKWARD = [
     '',
     ' ',
@@ -34,18 +32,6 @@ AWKWARD = [
     'x' * 300 + ' ' * 70 + '=' * 90,
     '<|endoftext <|endoftext| endoftext|>',
 ]
-stories_like = st.lists(st.sampled_from(['the', 'Elin', 'THE', 'tHE', 'fox', 'ß', 'é', '🦊', '7', *' .,\n"\'!', EOT]))
-any_text = st.text(st.characters(exclude_categories=['Cs'])) | stories_like.map(''.join)
-
-
-@functools.cache
-def passages():
-    return PASSAGE.findall(STORIES)
-
-
-@functools.cache
-def story_tokenizer(vocab_size=1536):
-    return StoryTokenizer.train(EOT.join(passages()[:194]), vocab_size)
 
 
 def tiny():
@@ -68,7 +54,7 @@ def test_lossless_on_any_text_and_any_bytes(make):
     tokenizer = make()
 
     @settings(deadline=None, max_examples=100)
-    @given(any_text)
+    @given(any_story_text)
     @example(f'one{EOT}two {EOT} {EOT}{EOT}')
     def any_text_comes_back(text):
         for specials in (True, False):
@@ -192,7 +178,7 @@ def test_a_very_long_gap_is_fast():
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(st.integers(0, 1535), max_size=12) | st.lists(st.integers(500, 620), max_size=12), any_text)
+@given(st.lists(st.integers(0, 1535), max_size=12) | st.lists(st.integers(500, 620), max_size=12), any_story_text)
 @example([], 'the')
 def test_a_text_after_any_ids_comes_back(before, text):
     tokenizer = story_tokenizer()
@@ -204,7 +190,7 @@ def test_a_text_after_any_ids_comes_back(before, text):
 
 
 @settings(deadline=None, max_examples=100)
-@given(any_text, any_text, st.sampled_from(['joint', 'separate']))
+@given(any_story_text, any_story_text, st.sampled_from(['joint', 'separate']))
 @example('Once upon a ti', 'me', 'joint')
 @example('He said. ', 'then', 'separate')
 @example('The fox', 'es ran', 'separate')
