@@ -27,8 +27,8 @@ from common.files import atomic_write, expand_path
 from common.folders import finish_replacing, lock_folder, remove_leftovers, replace_together
 from lm import checkpoint as checkpoints
 from lm.checkpoint import MODEL_FILES as FILES
+from lm.gpt2_files import require_gpt
 from lm.hardware import pick_dtype
-from lm.hub_models import require_gpt
 from lm.settings import ModelChoice, choose_model
 
 PUBLISHED = {

@@ -22,8 +22,7 @@ from common.folders import finish_replacing, lock_folder, replace_together
 from common.notes import note
 from common.strings import shorten, show_control_characters, show_value
 from lm.adapter import WAY_OUT, adapted_model, merge_adapter
-from lm.hardware import pick_device, pick_dtype
-from lm.hub_models import (
+from lm.gpt2_files import (
     OtherArchitecture,
     check_config,
     make_hub_config,
@@ -31,6 +30,7 @@ from lm.hub_models import (
     read_hub_config,
     read_hub_state,
 )
+from lm.hardware import pick_device, pick_dtype
 from lm.locate import locate_model
 from lm.roles import give_roles
 from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, note_changes, tokenizer_from_contents, tokenizer_from_folder

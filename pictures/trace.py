@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm import internals
-from lm.hub_models import require_gpt
+from lm.gpt2_files import require_gpt
 from pictures.canvas import (
     MAX_INCHES,
     axis_label_inches,

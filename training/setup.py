@@ -13,7 +13,7 @@ from common.files import PROJECT, expand_path
 from common.folders import lock_folder, remove_leftovers
 from common.notes import note
 from lm import checkpoint as checkpoints
-from lm.hub_models import require_gpt
+from lm.gpt2_files import require_gpt
 from lm.locate import DownloadError
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig

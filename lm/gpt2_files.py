@@ -1,7 +1,7 @@
-"""Models in Hugging Face's form: which architectures are supported, and how their files become a GPT and back.
+"""GPT-2 in Hugging Face's files: config.json and named weights, turned into a GPT of model.py and back.
 
-model.py computes GPT-2. For variants of it, and for other architectures, `OtherArchitecture` is raised; lm/hub_model.py
-leaves those to transformers.
+For variants that model.py does not compute, and for other architectures, `OtherArchitecture` is raised;
+lm/hub_model.py leaves those to transformers.
 """
 
 import re
