@@ -7,8 +7,8 @@
     python prepare_bin.py                          # prepares the 52 stories that come with the project once more
 
 A .bin file contains the tokens of its documents one after another, 16 bits each (32 if the vocabulary needs them), with
-<|endoftext|> before, between and after the documents. A character tokenizer has no such token; there it is the
-separator.
+<|endoftext|> before, between and after the documents. Tokenizers of other models have other tokens for that, such as
+</s><s>; a character tokenizer has none, and there it is the separator.
 
 The text may be larger than the memory. Its documents are first copied into a temporary file in the dataset's folder;
 the tokenizer is trained on that file, and several processes encode it.
@@ -41,7 +41,8 @@ from common.errors import UserError, explain_write_error
 from common.files import PARTIAL, expand_path, file_sha256
 from common.folders import lock_folder, remove_leftovers, replace_together
 from common.notes import note
-from lm.tokenizer import CharTokenizer, tokenizer_from_contents, tokenizer_from_name, train_bpe
+from lm.tokenizer import CharTokenizer, tokenizer_from_contents, train_bpe
+from lm.tokenizer_names import tokenizer_from_name
 from texts.corpus import cut_for_tokenizer, gather_documents, read_documents
 from texts.hub_datasets import read_hub
 from texts.json_rows import PairKeys
@@ -66,7 +67,7 @@ class Settings:
     prompt_key: str = ''  # column or key of the prompts, if each document is a prompt and a response with unusual names
     response_key: str = ''  # that of the responses
     dataset: str = ''  # name of the dataset: its files go to data/<dataset>/
-    tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a folder with a model, or a tokenizer's .json
+    tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a name on the hub, a model's folder, a .json file
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
     separator: str = '\\n\\n\\n'  # text between the documents of a .txt file; the default is two empty lines
     max_documents: int | None = None  # read only this many documents; None reads all
@@ -117,7 +118,10 @@ def main(settings):
             'sources': [source] if source else [describe_file(file) for file in paths],
             **left_out,
         }
-        write_dataset(folder, meta, corpus, split, separator_ids(tokenizer, separator), encode_batches)
+        between = separator_ids(tokenizer, separator)
+        if tokenizer.config is not None:  # other models were trained with other tokens between documents
+            note(f'{tokenizer.show(between)} is put before, between and after the documents')
+        write_dataset(folder, meta, corpus, split, between, encode_batches)
     print_summary(settings, folder, meta)
 
 
@@ -183,8 +187,15 @@ def make_tokenizer(bpe_size, corpus, split, separator):
 
 
 def separator_ids(tokenizer, separator):
-    """Return the token ids that go before, between and after documents."""
-    return tokenizer.encode(separator) if tokenizer.eot is None else [tokenizer.eot]
+    """Return the token ids that go before, between and after documents.
+
+    The one that ends a text comes first, then those that the tokenizer puts before each text, such as <s>: what a
+    model saw in its training, and how texts are scored. They may be the same id.
+    """
+    front = list(tokenizer.front)
+    end = [] if tokenizer.eot is None or front[:1] == [tokenizer.eot] else [tokenizer.eot]
+    begin = front or ([] if end or tokenizer.roles.bos is None else [tokenizer.roles.bos])
+    return [*end, *begin] or tokenizer.encode(separator)
 
 
 def token_dtype(tokenizer):
@@ -208,8 +219,10 @@ def print_summary(settings, folder, meta):
         print(f'left out: {duplicates:,} duplicates of earlier documents, {empty:,} rows without text')
     if meta['train']['documents'] and meta['val']['documents']:
         by_tokenizer = {'gpt2': 'finetune_stories', 'tiny': 'finetune_own_text', 'tiny-stories': 'finetune_own_text'}
-        config = by_tokenizer.get('' if settings.train_bpe else settings.tokenizer, 'train_tiny')
-        print(f'train on it with: python train.py config/{config}.py --dataset={settings.dataset}')
+        config, model = by_tokenizer.get('' if settings.train_bpe else settings.tokenizer, 'train_tiny'), ''
+        if 'config' in meta['tokenizer']:  # of another model than GPT-2, which there is no config file for
+            config, model = 'finetune_stories', f' --init_from={settings.tokenizer}'
+        print(f'train on it with: python train.py config/{config}.py{model} --dataset={settings.dataset}')
 
 
 # Encoding and writing -------------------------------------------------------------------------------------------------

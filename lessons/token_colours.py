@@ -19,7 +19,8 @@ from common.notes import note
 from common.strings import replace_surrogates
 from common.text_files import read_text
 from lm.checkpoint import load_model, require_tokenizer
-from lm.tokenizer import tokenizer_from_folder, tokenizer_from_name
+from lm.tokenizer import tokenizer_from_folder
+from lm.tokenizer_names import tokenizer_from_name
 from pictures.style import MARK
 from pictures.token_sheet import COLOURS, draw_token_ids
 

@@ -1,4 +1,4 @@
-"""Reading the files of a byte-level BPE: tokenizer.json, or the older vocab.json with merges.txt."""
+"""Reading the files of a BPE: tokenizer.json, or the older vocab.json with merges.txt."""
 
 import json
 
@@ -25,8 +25,11 @@ def read_tokenizer_json(path):
     return tokenizer
 
 
-def parse_tokenizer_json(text):
-    """Return the tokenizer, of the `tokenizers` library, that the text of a tokenizer.json describes."""
+def parse_tokenizer_json(text, byte_level=True):
+    """Return the tokenizer, of the `tokenizers` library, that the text of a tokenizer.json describes.
+
+    byte_level: refuse all but a byte-level BPE. Without it, it may also be a BPE over pieces, or a Unigram model.
+    """
     from tokenizers import Tokenizer
 
     try:
@@ -36,7 +39,7 @@ def parse_tokenizer_json(text):
         raise UserError('it is not a JSON object') from error
     except ValueError as error:
         raise UserError(str(error)) from error
-    if 'ByteLevel' not in kinds:
+    if byte_level and 'ByteLevel' not in kinds:
         raise UserError('it is not a byte-level BPE, the only kind that is supported')
     try:
         with report_panics('it cannot be used'):
@@ -45,6 +48,8 @@ def parse_tokenizer_json(text):
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(show_control_characters(str(error))) from error
+    if not byte_level and (kind := type(tokenizer.model).__name__) not in ('BPE', 'Unigram'):
+        raise UserError(f'it is a {kind}, not a BPE or Unigram model over pieces')
     check_bpe(tokenizer, described['model'])
     return tokenizer
 

@@ -56,10 +56,13 @@ def can_be_cut(description):
     )
 
 
-def write_tokenizer_files(tokenizer, folder, special=()):
-    """Write tokenizer.json, and tokenizer_config.json with the class and special tokens that AutoTokenizer needs."""
+def write_tokenizer_files(tokenizer, folder, special=(), config=None):
+    """Write tokenizer.json, and tokenizer_config.json with the class and special tokens that AutoTokenizer needs.
+
+    config: the text of a tokenizer_config.json to write instead; None for one with these special tokens.
+    """
     with atomic_write(Path(folder) / 'tokenizer.json') as path:
         path.write_text(tokenizer.to_str(), encoding='utf-8')
-    config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, **dict(special)}
+    plain = {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False, **dict(special)}
     with atomic_write(Path(folder) / 'tokenizer_config.json') as path:
-        path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+        path.write_text(json.dumps(plain, indent=2) + '\n' if config is None else config, encoding='utf-8')

@@ -34,6 +34,7 @@ from lm.hardware import pick_device, pick_dtype
 from lm.locate import locate_model
 from lm.roles import give_roles
 from lm.tokenizer import GPT2_SIZES, GPT2Tokenizer, note_changes, tokenizer_from_contents, tokenizer_from_folder
+from lm.tokenizer_names import tokenizer_of_model
 from lm.weight_files import check_weights, first_line, load_torch_file
 from model import GPT, GPTConfig
 
@@ -79,17 +80,14 @@ def _load_folder(folder):
     finish_replacing(folder, MODEL_FILES)
     before = _signature(folder)
     try:
-        model, tokenizer = load_pretrained(folder), tokenizer_from_folder(folder)
+        model, tokenizer = load_pretrained(folder), tokenizer_of_model(folder)
     except OtherArchitecture as error:
         if adapted_model(folder) is not None:
             raise UserError(f'{folder} is an adapter of a model that is not a GPT-2 ({error}); {WAY_OUT}') from error
         # Imported only here: transformers is slow to import, and GPT-2 does without it.
         from lm.hub_model import load_hub_model
-        from lm.hub_tokenizer import load_hub_tokenizer
 
-        model, tokenizer = load_hub_model(folder), load_hub_tokenizer(folder)
-    if tokenizer is None and (base := adapted_model(folder)) is not None:
-        tokenizer = tokenizer_from_folder(locate_model(base))
+        model, tokenizer = load_hub_model(folder), tokenizer_of_model(folder)
     if _signature(folder) != before:
         raise UserError(f'{folder} was written while it was being read: try again')
     return model, tokenizer

@@ -195,7 +195,7 @@ class StoryTokenizer(Tokenizer):
     def contents(self):
         """What a checkpoint stores of it: merges, words, and gaps with the marks expected after them."""
         merges, gaps = map(list, self._merges), map(list, self.expected_after.items())
-        return self._with_roles({'kind': 'story', 'merges': [*merges], 'words': self._words, 'gaps': [*gaps]})
+        return self._complete({'kind': 'story', 'merges': [*merges], 'words': self._words, 'gaps': [*gaps]})
 
     @property
     def fingerprint(self):

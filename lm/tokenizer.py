@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from common.errors import UserError, describe_os_error
-from common.files import is_there, resolve_path
+from common.files import is_there
 from common.json_files import read_json_object
 from common.notes import note
 from common.strings import replace_surrogates, show_value
@@ -20,7 +20,7 @@ from lm.added_tokens import name_ids
 from lm.bpe_files import parse_tokenizer_json, read_tokenizer_json, read_vocab_and_merges
 from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
 from lm.plain_pickle import read_meta_pkl
-from lm.roles import Roles, give_roles
+from lm.roles import give_roles
 from lm.story_tokenizer import StoryTokenizer
 from lm.tokenizer_base import EOT, Tokenizer
 from lm.tokenizer_check import check_vocabulary, cutting_fingerprint, note_changed_texts, report_panics
@@ -72,7 +72,7 @@ class GPT2Tokenizer(Tokenizer):
     @property
     def contents(self):
         """What a checkpoint stores of it: the name is enough, since OpenAI's vocabulary is public."""
-        return self._with_roles({'kind': 'gpt2'})
+        return self._complete({'kind': 'gpt2'})
 
     def save(self, folder):
         """Write a tokenizer.json that `transformers` can read."""
@@ -106,6 +106,8 @@ class GPT2Tokenizer(Tokenizer):
 
 class BPETokenizer(Tokenizer):
     """A byte-level BPE in Hugging Face's tokenizer.json format, such as `train_bpe` returns."""
+
+    kind = 'bpe'  # in `contents`
 
     def __init__(self, tokenizer):
         tokenizer.no_truncation()  # settings for other programs' batches must neither cut texts nor pad them
@@ -177,7 +179,7 @@ class BPETokenizer(Tokenizer):
     @property
     def contents(self):
         """What a checkpoint stores of it: the text of its tokenizer.json."""
-        return self._with_roles({'kind': 'bpe', 'json': self._tokenizer.to_str()})
+        return self._complete({'kind': self.kind, 'json': self._tokenizer.to_str()})
 
     @functools.cached_property
     def fingerprint(self):
@@ -196,7 +198,7 @@ class BPETokenizer(Tokenizer):
         special = {name: self._tokenizer.id_to_token(id) for name, id in ids.items() if id is not None}
         if self._tokenizer.token_to_id(EOT) is not None:
             special['unk_token'] = EOT
-        write_tokenizer_files(self._tokenizer, folder, special)
+        write_tokenizer_files(self._tokenizer, folder, special, self.config)
 
 
 class CharTokenizer(Tokenizer):
@@ -245,7 +247,7 @@ class CharTokenizer(Tokenizer):
     @property
     def contents(self):
         """What a checkpoint stores of it: its characters."""
-        return self._with_roles({'kind': 'char', 'chars': self._chars})
+        return self._complete({'kind': 'char', 'chars': self._chars})
 
     def save(self, folder):
         """Write a tokenizer.json whose words are characters, which `transformers` can read."""
@@ -280,15 +282,17 @@ def tokenizer_from_contents(contents):
             tokenizer = GPT2Tokenizer()
         case {'kind': 'bpe', 'json': str(text)}:
             tokenizer = BPETokenizer.from_json(text)
+        case {'kind': 'pieces', 'json': str(text)}:
+            from lm.piece_tokenizer import PieceTokenizer  # here, since it is made of what is in this file
+
+            tokenizer = PieceTokenizer.from_json(text)
         case {'kind': 'char', 'chars': list(chars)}:
             tokenizer = CharTokenizer(chars)
         case {'kind': 'story', 'merges': list(merges), 'words': list(words), 'gaps': list(gaps)}:
             tokenizer = StoryTokenizer.from_contents(merges, words, gaps)
         case _:
             raise UserError('its description of a tokenizer is of an unknown kind')
-    match contents.get('roles'):
-        case {'bos': int() | None as bos, 'eos': list(ends), 'pad': int() | None as pad}:
-            tokenizer.roles = Roles(bos, tuple(ends), pad)
+    tokenizer.restore(contents)
     return tokenizer
 
 
@@ -303,12 +307,14 @@ def note_changes(tokenizer, where):
     """Return a tokenizer that was read from a file; say so if it changes texts, refuse it if it is not reliable."""
     if isinstance(tokenizer, BPETokenizer):  # the others cannot
         note_changed_texts(tokenizer, where)
+    if tokenizer.front:
+        note(f'{where}: its tokenizer puts {tokenizer.show(tokenizer.front)} before each text, and so it is here')
     return tokenizer
 
 
 def _find_tokenizer(folder):
     if is_there(folder / 'tokenizer.json'):
-        return _from_tokenizer_json(folder / 'tokenizer.json')
+        return read_tokenizer_file(folder / 'tokenizer.json')
     if is_there(folder / 'vocab.json') and is_there(folder / 'merges.txt'):
         return BPETokenizer.from_vocab_and_merges(folder / 'vocab.json', folder / 'merges.txt')
     if is_there(folder / 'characters.json'):  # an older format of this project
@@ -334,7 +340,7 @@ def _from_meta_pkl(path):
     )
 
 
-def _from_tokenizer_json(path):
+def read_tokenizer_file(path):
     """Return the tokenizer of a file: a tokenizer.json, of characters or a byte-level BPE, or contents of any kind."""
     contents = read_json_object(path)
     try:
@@ -356,22 +362,3 @@ def _from_json_file(path, *keys):
         return tokenizer_from_contents(contents)
     except (ValueError, KeyError, TypeError) as error:  # a UserError is a ValueError
         raise UserError(f'cannot read {path} as the description of a tokenizer: {error}') from error
-
-
-def tokenizer_from_name(name):
-    """Return the tokenizer of a name: gpt2, a shipped model, the folder of a model or dataset, or a .json file."""
-    if name == 'gpt2':
-        return GPT2Tokenizer()
-    shipped = resolve_path(Path('models') / name)
-    path = shipped if shipped.is_dir() else resolve_path(name)
-    if not is_there(path):
-        raise UserError(f'there is no tokenizer {name!r}; name gpt2, tiny, tiny-stories, a folder or a .json file')
-    if path.is_dir():
-        found = tokenizer_from_folder(path)
-    else:
-        found = note_changes(give_roles(_from_tokenizer_json(path), path.parent), path)
-    if found is None:
-        raise UserError(
-            f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'
-        )
-    return found

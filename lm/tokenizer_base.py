@@ -18,6 +18,7 @@ class Tokenizer:
     eot = None
     limit = None  # how many ids the model has, if it has fewer than the tokenizer
     front = ()  # the ids that it puts before each text, such as the one of <s>
+    config = None  # the text of a tokenizer_config.json for transformers, if the tokenizer came from there
     can_be_cut = False  # whether the ids stay the same if a text is cut before any space or newline in it
     _roles = None
 
@@ -97,12 +98,29 @@ class Tokenizer:
             raise UserError(f'the text has tokens that the model lacks: {names} (its ids end at {self.limit - 1})')
         return ids
 
-    def _with_roles(self, contents):
-        """Return the contents with the roles, if they are unusual."""
-        if self._roles is None:
-            return contents
-        bos, ends, pad = self._roles
-        return {**contents, 'roles': {'bos': bos, 'eos': list(ends), 'pad': pad}}
+    def _complete(self, contents):
+        """Return the contents with what is unusual: its roles, what it puts before each text, its tokenizer_config."""
+        contents = dict(contents)
+        if self._roles is not None:
+            bos, ends, pad = self._roles
+            contents['roles'] = {'bos': bos, 'eos': list(ends), 'pad': pad}
+        if self.front:
+            contents['front'] = list(self.front)
+        if self.config is not None:
+            contents['config'] = self.config
+        return contents
+
+    def restore(self, contents):
+        """Take over what is unusual from `contents`. Raises UserError if it does not fit the tokenizer."""
+        match contents.get('roles'):
+            case {'bos': int() | None as bos, 'eos': list(ends), 'pad': int() | None as pad}:
+                self.roles = Roles(bos, tuple(ends), pad)
+        front, config = contents.get('front', []), contents.get('config')
+        if not isinstance(front, list) or not all(type(id) is int and 0 <= id < self.vocab_size for id in front):
+            raise UserError('what it puts before each text is not a list of its ids')
+        if config is not None and not isinstance(config, str):
+            raise UserError('its tokenizer_config is not a text')
+        self.front, self.config = tuple(front), config
 
     def encode_after(self, before, text):
         """Return the ids of a text that follows these ids and is encoded apart from them."""

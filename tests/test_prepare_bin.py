@@ -26,6 +26,7 @@ from helpers.scripts import PROJECT, assert_friendly_error, run_script
 
 import prepare_bin
 from common.errors import UserError
+from lm.roles import Roles
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents
 from prepare_bin import Settings
 
@@ -327,3 +328,21 @@ def test_a_bpe_cannot_be_trained_on_nothing():
     with pytest.raises(UserError, match='training part'):
         prepare(train_bpe=300, val_fraction=1)
     assert not Path('data').exists()
+
+
+@pytest.mark.parametrize(
+    ('eot', 'bos', 'front', 'expected'),
+    [
+        (2, 1, (1,), [2, 1]),  # Llama 2: </s><s>
+        (2, 1, (), [2]),  # GPT-2, Qwen: only what ends a text
+        (2, 2, (2,), [2]),  # OPT: one token begins and ends a text
+        (None, 1, (1,), [1]),
+        (None, 1, (), [1]),
+        (None, None, (), [10, 10]),
+    ],
+)
+def test_documents_are_separated_as_the_model_saw_them(eot, bos, front, expected):
+    tokenizer = CodePoints(256, None)
+    tokenizer.roles = Roles(bos, () if eot is None else (eot,))
+    tokenizer.front = front
+    assert prepare_bin.separator_ids(tokenizer, '\n\n') == expected

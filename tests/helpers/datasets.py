@@ -9,6 +9,7 @@ import numpy as np
 import prepare_bin
 from helpers.scripts import PROJECT
 from lm.tokenizer import tokenizer_from_contents, train_bpe
+from lm.tokenizer_base import Tokenizer
 from prepare_bin import Settings
 from texts.plain_text import split_documents
 
@@ -91,7 +92,7 @@ def assert_whole_and_apart(train, val, documents):
     assert val == [document for document in documents if document in val]
 
 
-class CodePoints:
+class CodePoints(Tokenizer):
     """A tokenizer whose ids are Unicode code points."""
 
     can_be_cut = True

@@ -21,7 +21,8 @@ from lessons.story_tokenizer import PASSAGE, Settings, compute_bits, main, read_
 from lm.checkpoint import load_model
 from lm.scoring import score
 from lm.story_tokenizer import WORD
-from lm.tokenizer import EOT, tokenizer_from_name
+from lm.tokenizer import EOT
+from lm.tokenizer_names import tokenizer_from_name
 from model import logits_to_logprobs
 
 # The comparison is fair -----------------------------------------------------------------------------------------------

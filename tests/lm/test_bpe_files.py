@@ -10,7 +10,8 @@ from helpers.tokenizers import CODE, PROSE, VARIED, any_text, bpe_tokenizer
 from hypothesis import example, given, settings
 
 from common.errors import UserError
-from lm.tokenizer import EOT, BPETokenizer, tokenizer_from_folder, tokenizer_from_name, train_bpe
+from lm.tokenizer import EOT, BPETokenizer, tokenizer_from_folder, train_bpe
+from lm.tokenizer_names import tokenizer_from_name
 
 # A BPE of one's own ---------------------------------------------------------------------------------------------------
 

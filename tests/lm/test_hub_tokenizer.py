@@ -11,6 +11,8 @@ from transformers import AutoTokenizer
 
 from common.errors import UserError
 from lm.hub_tokenizer import load_hub_tokenizer
+from lm.tokenizer import tokenizer_from_contents
+from lm.tokenizer_names import tokenizer_from_name
 
 MAKE = {
     'llama': (lambda: bpe_with_bytes(True), 'LlamaTokenizer'),
@@ -74,6 +76,55 @@ def test_pieces_are_visible(both):
     ours, _ = both
     pieces = ours.pieces(ours.encode('the fog'))
     assert ''.join(pieces).lstrip('·') == 'the·fog'
+
+
+def test_what_a_checkpoint_or_a_dataset_stores_of_it_is_the_whole_tokenizer(both):
+    ours, _ = both
+    again = tokenizer_from_contents(json.loads(json.dumps(ours.contents)))
+    assert type(again) is type(ours)
+    assert (again.fingerprint, again.front, again.roles) == (ours.fingerprint, ours.front, ours.roles)
+    text = ' Café, the fog\n\n 🙂x'
+    assert again.encode(text) == ours.encode(text)
+    assert again.decode(again.encode_prompt('the fog')) == 'the fog'
+
+
+def test_a_saved_tokenizer_is_the_same_to_transformers(both, tmp_path):
+    _, theirs = both
+    theirs.chat_template = '{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}'
+    theirs.save_pretrained(tmp_path / 'chat')
+    tokenizer_from_contents(load_hub_tokenizer(tmp_path / 'chat').contents).save(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(again) is type(theirs)
+    for text in ('The fog\n had  a <s> boat', ' x', 'Ü🙂'):
+        assert again.encode(text) == theirs.encode(text)
+        assert again.decode(again.encode(text)) == theirs.decode(theirs.encode(text))
+    assert again.special_tokens_map == theirs.special_tokens_map
+    assert again.apply_chat_template([{'role': 'user', 'content': 'hi'}]) is not None
+    theirs.chat_template = None
+
+
+def test_texts_are_prepared_with_the_tokenizer_that_the_model_has(both, tmp_path):
+    ours, theirs = both
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'llama', 'vocab_size': ours.vocab_size}))
+    named = tokenizer_from_name(str(tmp_path))
+    assert (named.fingerprint, named.front) == (ours.fingerprint, ours.front)
+
+
+@pytest.mark.parametrize(
+    ('spoiled', 'words'),
+    [
+        ({'front': [-1]}, 'not a list of its ids'),
+        ({'front': [10**6]}, 'not a list of its ids'),
+        ({'front': 'x'}, 'not a list of its ids'),
+        ({'config': [1]}, 'not a text'),
+        ({'json': '[]'}, 'not a JSON object'),
+    ],
+)
+def test_damaged_contents_are_refused(tmp_path, spoiled, words):
+    save_tokenizer(bpe_with_bytes(True), tmp_path, 'LlamaTokenizer')
+    with pytest.raises(UserError, match=words):
+        tokenizer_from_contents(load_hub_tokenizer(tmp_path).contents | spoiled)
 
 
 def test_an_end_token_that_the_tokenizer_lacks_changes_no_other_token(both, tmp_path):

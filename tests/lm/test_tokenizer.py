@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from lm.tokenizer import EOT, BPETokenizer, tokenizer_from_contents, tokenizer_from_folder, tokenizer_from_name
+from lm.tokenizer import EOT, BPETokenizer, tokenizer_from_contents, tokenizer_from_folder
+from lm.tokenizer_names import tokenizer_from_name
 
 # GPT-2's vocabulary ---------------------------------------------------------------------------------------------------
 

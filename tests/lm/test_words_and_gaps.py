@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from lessons.bpe import BPE, learn_merges, spell_word
 from lm.story_tokenizer import CASES, StoryTokenizer, learn_pieces
-from lm.tokenizer import EOT, tokenizer_from_contents, tokenizer_from_name
+from lm.tokenizer import EOT, tokenizer_from_contents
+from lm.tokenizer_names import tokenizer_from_name
 
 AWKWARD = [
     '',
