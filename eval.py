@@ -39,7 +39,6 @@ from evaluation.scored_rows import Subject, have_same_tokens, score_units
 from evaluation.sentences import unusual_sentences
 from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
-from lm.boundary import describe_join
 from lm.hardware import peak_memory_mib
 from lm.responses import generate_responses, require_sample_memory
 from lm.settings import (
@@ -197,9 +196,7 @@ def open_pairs(settings):
         source = PairSource(settings.eval_data, skip_bad=settings.skip_bad, keys=keys)
     else:
         source = PairSource(given=[Pair(0, None, read_prompt(settings.start), settings.fixed_response, [])])
-    if joined := source.count_joined(settings.separator):
-        pairs = f' ({joined:,} of {source.count:,} pairs)' if source.count > 1 else ''
-        note(describe_join(settings.separator) + pairs)
+    source.note_joined(settings.separator)
     return source
 
 

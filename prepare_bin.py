@@ -1,14 +1,20 @@
-"""Turn texts into the token files that train.py reads: data/<dataset>/train.bin, val.bin, meta.json, maybe test.bin.
+"""Turn texts, or pairs of prompt and response, into the token files that train.py reads, in data/<dataset>/.
 
     python prepare_bin.py --input=my_stories.txt --dataset=my_stories
     python prepare_bin.py --input='books/*.txt' --dataset=books --train_bpe=4096
     python prepare_bin.py --input=export_from_excel.csv --text_column=story --dataset=stories
     python prepare_bin.py --hf_dataset=roneneldan/TinyStories --text_column=text --dataset=tiny_stories
+    python prepare_bin.py --pairs=questions.jsonl --dataset=questions     # train.py then learns the responses only
     python prepare_bin.py                          # prepares the 52 stories that come with the project once more
 
-A .bin file contains the tokens of its documents one after another, 16 bits each (32 if the vocabulary needs them), with
-<|endoftext|> before, between and after the documents. Tokenizers of other models have other tokens for that, such as
-</s><s>; a character tokenizer has none, and there it is the separator.
+It writes train.bin, val.bin, maybe test.bin, and meta.json. A .bin file contains the tokens of its documents one after
+another, 16 bits each (32 if the vocabulary needs them), with <|endoftext|> before, between and after the documents.
+Tokenizers of other models have other tokens for that, such as </s><s>; a character tokenizer has none, and there it is
+the separator.
+
+With --pairs, a document is a prompt and its response, encoded exactly as eval.py scores them. <|endoftext|> is only
+after each of them, and train.mask.bin and so on say which tokens count in the loss: those of the response, and the
+<|endoftext|> after it, so that the model learns to stop.
 
 The text may be larger than the memory. Its documents are first copied into a temporary file in the dataset's folder;
 the tokenizer is trained on that file, and several processes encode it.
@@ -21,16 +27,10 @@ if __name__ == '__main__':
 
 import json
 import os
-import signal
 import tempfile
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +38,15 @@ from tqdm import tqdm
 
 import configurator
 from common.errors import UserError, explain_write_error
-from common.files import PARTIAL, expand_path, file_sha256
+from common.files import PARTIAL, expand_path, file_sha256, resolve_path
 from common.folders import lock_folder, remove_leftovers, replace_together
 from common.notes import note
+from evaluation.pair_files import KeyChoice
+from lm.boundary import join_response
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents, train_bpe
 from lm.tokenizer_names import tokenizer_from_name
-from texts.corpus import cut_for_tokenizer, gather_documents, read_documents
+from texts.corpus import gather_documents
+from texts.encoding import encode_documents, encode_pairs, merge_notes, open_encoder
 from texts.hub_datasets import read_hub
 from texts.json_rows import PairKeys
 from texts.readers import input_paths, read_files
@@ -57,15 +60,18 @@ BYTES_PER_WORKER = 2**22  # less text is encoded sooner than another process has
 
 @dataclass
 class Settings:
-    """Turn texts into the token files that train.py reads."""
+    """Turn texts, or pairs of prompt and response, into the token files that train.py reads."""
 
     input: str = ''  # files (.txt, .json, .jsonl, .csv, .tsv, .parquet, .arrow), folders or 'books/*.txt', with commas
+    pairs: str = ''  # a file of pairs instead, in any form that eval.py reads; train.py then learns the responses only
     hf_dataset: str = ''  # a dataset on the Hugging Face hub instead, such as roneneldan/TinyStories
     hf_config: str = ''  # its configuration, if it has several
     hf_split: str = 'train'  # its split to read
     text_column: str = ''  # column of a table or hub dataset with the text; needed if it is not clear which one
     prompt_key: str = ''  # column or key of the prompts, if each document is a prompt and a response with unusual names
     response_key: str = ''  # that of the responses
+    pair_separator: str = ' '  # put between prompt and response of --pairs that would run together; '' for none
+    skip_bad: bool = False  # leave out invalid pairs, with a note, instead of refusing the file
     dataset: str = ''  # name of the dataset: its files go to data/<dataset>/
     tokenizer: str = 'gpt2'  # gpt2, char, a shipped model (tiny), a name on the hub, a model's folder, a .json file
     train_bpe: int | None = None  # train a BPE of this many tokens on the training part first, and use that
@@ -83,8 +89,8 @@ def main(settings):
     if settings == Settings():
         settings = replace(settings, input=f'data/{STORIES}/{STORIES}.txt', dataset=STORIES)
         note(f'preparing the shipped stories, {settings.input}; for others, give --input=my.txt and --dataset=my')
-    separator = check_prepare_settings(settings)
-    paths = input_paths(settings.input)
+    separator, pairs = check_prepare_settings(settings), bool(settings.pairs)
+    paths = [resolve_path(settings.pairs)] if settings.pairs else input_paths(settings.input)
     tokenizer = None  # if it has to be made from the documents
     if settings.train_bpe is None and settings.tokenizer != 'char':
         tokenizer = tokenizer_from_name(settings.tokenizer)
@@ -96,21 +102,23 @@ def main(settings):
     if settings.hf_dataset:
         documents, source = read_hub(settings.hf_dataset, settings.hf_config, settings.hf_split, column)
     else:
-        documents, source = read_files(paths, separator, column), None
+        documents, source = read_pairs_to_train(settings) if pairs else read_files(paths, separator, column), None
         n_workers = min(n_workers, sum(path.stat().st_size for path in paths) // BYTES_PER_WORKER)
 
     folder = Path('data') / expand_path(settings.dataset.removeprefix('data/'))  # data/mine means mine
     with ExitStack() as stack:
         path = stack.enter_context(temporary_file_in(folder))
         if tokenizer is not None:  # the processes start while the documents are read
-            encode_batches = stack.enter_context(open_encoder(tokenizer, separator, path, n_workers))
-        corpus, left_out = gather_documents(islice(documents, settings.max_documents), path, settings.keep_duplicates)
+            encode_batches = stack.enter_context(start_encoder(tokenizer, separator, path, n_workers, pairs))
+        documents = islice(documents, settings.max_documents)
+        corpus, left_out = gather_documents(documents, path, settings.keep_duplicates, pairs)
         if not len(corpus.starts):
-            raise UserError(f'there is no text in {settings.input or settings.hf_dataset}')
+            what = 'pair with a response' if pairs else 'text'
+            raise UserError(f'there is no {what} in {settings.input or settings.pairs or settings.hf_dataset}')
         split = assign_splits(corpus, split_shares(settings), settings.seed)
         if tokenizer is None:
             tokenizer = make_tokenizer(settings.train_bpe, corpus, split, separator)
-            encode_batches = stack.enter_context(open_encoder(tokenizer, separator, path, n_workers))
+            encode_batches = stack.enter_context(start_encoder(tokenizer, separator, path, n_workers, pairs))
         meta = {
             'tokenizer': tokenizer.contents,
             'vocab_size': tokenizer.vocab_size,
@@ -118,17 +126,30 @@ def main(settings):
             'sources': [source] if source else [describe_file(file) for file in paths],
             **left_out,
         }
-        between = separator_ids(tokenizer, separator)
+        between = ids_after_response(tokenizer, separator) if pairs else separator_ids(tokenizer, separator)
         if tokenizer.config is not None:  # other models were trained with other tokens between documents
-            note(f'{tokenizer.show(between)} is put before, between and after the documents')
+            where = 'after each response' if pairs else 'before, between and after the documents'
+            note(f'{tokenizer.show(between)} is put {where}')
         write_dataset(folder, meta, corpus, split, between, encode_batches)
     print_summary(settings, folder, meta)
 
 
 def check_prepare_settings(settings):
     """Return the separator with escapes such as \\n resolved; raise UserError for invalid settings."""
-    if not settings.dataset or bool(settings.input) == bool(settings.hf_dataset):
-        raise UserError('give one input, --input=my.txt or --hf_dataset=NAME, and name the dataset: --dataset=my')
+    if settings.pairs and (settings.input or settings.hf_dataset):
+        raise UserError(
+            'texts and pairs do not go into one dataset, since all of a text counts and only the responses of pairs '
+            'do: prepare two, with --input and with --pairs, and train on one after the other'
+        )
+    if not settings.dataset or sum(map(bool, (settings.input, settings.pairs, settings.hf_dataset))) != 1:
+        raise UserError(
+            'give one input, --input=my.txt, --pairs=my.json or --hf_dataset=NAME, and name the dataset: --dataset=my'
+        )
+    if settings.text_column and settings.pairs:
+        raise UserError('--text_column is for texts; name the columns of --pairs with --prompt_key and --response_key')
+    for name in () if settings.pairs else ('pair_separator', 'skip_bad'):
+        if getattr(settings, name) != getattr(Settings(), name):
+            note(f'--{name} has no effect without --pairs')
     if settings.text_column and (settings.prompt_key or settings.response_key):
         raise UserError('give --text_column for one column, or --prompt_key and --response_key for two, but not both')
     for name in ('val_fraction', 'test_fraction'):
@@ -154,6 +175,25 @@ def check_prepare_settings(settings):
 def count_cores():
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def read_pairs_to_train(settings):
+    """Return an iterator over the (prompt, response) of --pairs, as eval.py joins and splits them."""
+    from evaluation.sources import PairSource  # here, since it imports torch, which texts and workers do not need
+
+    keys = KeyChoice(settings.prompt_key or None, settings.response_key or None)
+    source = PairSource(settings.pairs, skip_bad=settings.skip_bad, keys=keys)
+    source.note_joined(settings.pair_separator, '--pair_separator')
+    return (split_texts(pair.prompt, pair.response, settings.pair_separator) for _, pair in source.units())
+
+
+def split_texts(prompt, response, separator):
+    """Return the texts of a prompt and of a response, '' if it is empty; white space between them is the response's.
+
+    A tokenizer encodes the two as it would the originals, for which `Tokenizer.encode_pair` moves the white space.
+    """
+    stripped = prompt.rstrip()
+    return stripped, response and prompt[len(stripped) :] + join_response(prompt, response, separator)
 
 
 @contextmanager
@@ -198,6 +238,12 @@ def separator_ids(tokenizer, separator):
     return [*end, *begin] or tokenizer.encode(separator)
 
 
+def ids_after_response(tokenizer, separator):
+    """Return the token ids after a response: what is between documents, without what the next prompt begins with."""
+    between = separator_ids(tokenizer, separator)
+    return between[: len(between) - len(tokenizer.front)] or between
+
+
 def token_dtype(tokenizer):
     """Return the NumPy type of a token in a .bin file."""
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
@@ -212,11 +258,14 @@ def print_summary(settings, folder, meta):
     """Print what each file contains, what was left out, and how to train on the dataset."""
     for name in SPLITS:
         if name in meta:
-            part = f'{meta[name]["documents"]:,} documents, {meta[name]["bytes"]:,} bytes'
-            print(f'{folder / name}.bin: {part}, {meta[name]["tokens"]:,} tokens')
+            noun, counts = 'pairs' if settings.pairs else 'documents', meta[name]
+            part = f'{counts["documents"]:,} {noun}, {counts["bytes"]:,} bytes, {counts["tokens"]:,} tokens'
+            responses = f', {counts["response_tokens"]:,} of them in responses' if settings.pairs else ''
+            print(f'{folder / name}.bin: {part}{responses}')
     duplicates, empty = meta['duplicates_dropped'], meta['empty_skipped']
     if duplicates or empty:
-        print(f'left out: {duplicates:,} duplicates of earlier documents, {empty:,} rows without text')
+        kinds = ('pairs', 'pairs without a response') if settings.pairs else ('documents', 'rows without text')
+        print(f'left out: {duplicates:,} duplicates of earlier {kinds[0]}, {empty:,} {kinds[1]}')
     if meta['train']['documents'] and meta['val']['documents']:
         by_tokenizer = {'gpt2': 'finetune_stories', 'tiny': 'finetune_own_text', 'tiny-stories': 'finetune_own_text'}
         config, model = by_tokenizer.get('' if settings.train_bpe else settings.tokenizer, 'train_tiny'), ''
@@ -228,93 +277,54 @@ def print_summary(settings, folder, meta):
 # Encoding and writing -------------------------------------------------------------------------------------------------
 
 
+def start_encoder(tokenizer, separator, path, n_workers, pairs):
+    """Return the context of `open_encoder` for the documents in a temporary file. pairs: whether they are pairs."""
+    encode, between = (encode_pairs, ids_after_response) if pairs else (encode_documents, separator_ids)
+    job = (between(tokenizer, separator), token_dtype(tokenizer), path)
+    return open_encoder(encode, tokenizer, tokenizer_from_contents, job, n_workers)
+
+
 def write_dataset(folder, meta, corpus, split, between, encode_batches):
     """Encode all documents and write the files of the dataset, all of them or none.
 
     Adds the counts of each split to `meta`. between: the token ids between documents. encode_batches: see open_encoder.
     """
     names = [name for name in SPLITS if name != 'test' or (split == 2).any()]
-    batches = []  # (split name, starts, ends) of successive documents of one split
+    pairs, unusual = corpus.middles is not None, {}
+    batches = []  # (split name, positions) of successive documents of one split
     for name in names:
         chosen = np.flatnonzero(split == SPLITS.index(name))
         sizes = (corpus.ends - corpus.starts)[chosen]
         meta[name] = {'documents': len(chosen), 'bytes': int(sizes.sum()), 'tokens': 0}
+        if pairs:
+            of_responses = (corpus.ends - corpus.middles)[chosen]
+            meta[name] |= {'response_bytes': int(of_responses.sum()), 'response_tokens': 0}
         for part in np.split(chosen, np.flatnonzero(np.diff(np.cumsum(sizes) // BATCH)) + 1):
-            batches.append((name, corpus.starts[part], corpus.ends[part]))
+            batches.append((name, corpus.positions(part)))
     total = sum(meta[name]['bytes'] for name in names)
     progress = tqdm(total=total, desc='encoding', unit='B', unit_scale=True, leave=False, disable=None)
     # An older test.bin goes with the other files, since it may contain documents that are now in train.bin.
     with replace_together(folder, FILES) as new:
-        paths = {name: new / f'{name}.bin' for name in names}
+        endings = {'.bin': 'sha256'} | ({'.mask.bin': 'mask_sha256'} if pairs else {})
         with ExitStack() as opened, progress:
-            files = {name: opened.enter_context(open(path, 'wb')) for name, path in paths.items()}
-            ids_of_batches = encode_batches([batch[1:] for batch in batches])
-            for (name, starts, ends), ids in zip(batches, ids_of_batches, strict=True):
-                if len(ids) and not meta[name]['tokens']:
+            paths = [new / (name + end) for name in names for end in endings]
+            files = {path.name: opened.enter_context(open(path, 'wb')) for path in paths}
+            encoded = encode_batches([positions for _, positions in batches])
+            for (name, positions), (ids, mask, notes) in zip(batches, encoded, strict=True):
+                if pairs:
+                    files[f'{name}.mask.bin'].write(mask)
+                    meta[name]['response_tokens'] += int(mask.sum())
+                    unusual = merge_notes(unusual, notes)
+                elif len(ids) and not meta[name]['tokens']:
                     ids = np.concatenate([np.array(between, ids.dtype), ids])
-                files[name].write(ids)
+                files[f'{name}.bin'].write(ids)
                 meta[name]['tokens'] += len(ids)
-                progress.update(int((ends - starts).sum()))
+                progress.update(int((positions[-1] - positions[0]).sum()))
         for name in names:
-            meta[name]['sha256'] = file_sha256(paths[name])
+            meta[name] |= {key: file_sha256(new / (name + end)) for end, key in endings.items()}
         (new / 'meta.json').write_text(json.dumps(meta, indent=1) + '\n', encoding='utf-8')
-
-
-@contextmanager
-def open_encoder(tokenizer, separator, path, n_workers):
-    """Yield a function that encodes batches of documents, (starts, ends) in a file, and yields their ids in order.
-
-    With several workers, the processes start now, while the caller does other things. They are spawned on every system,
-    since forking a process with threads may hang, and each makes its own tokenizer.
-    """
-    job = (separator_ids(tokenizer, separator), token_dtype(tokenizer), path)
-    if n_workers < 2:
-        yield lambda batches: (encode_documents(tokenizer, *job, *batch) for batch in batches)
-        return
-    pool = ProcessPoolExecutor(n_workers, get_context('spawn'), prepare_worker, (tokenizer.contents, *job))
-    try:
-        for _ in range(n_workers):
-            pool.submit(os.getpid)  # a pool starts a process only when there is something to do
-        yield partial(encode_in_pool, pool, 2 * n_workers)
-    except BrokenProcessPool as error:
-        raise UserError('a process died while encoding, perhaps from lack of memory; try --num_workers=1') from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def encode_in_pool(pool, max_ahead, batches):
-    """Yield the ids of each batch, in order; the workers are at most max_ahead batches ahead."""
-    pending = deque()
-    for batch in batches:
-        pending.append(pool.submit(encode_in_worker, batch))
-        if len(pending) > max_ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-def prepare_worker(tokenizer_contents, *job):
-    """Make the tokenizer in a new process of the pool."""
-    global worker_encode
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one stops the others
-    tokenizer = tokenizer_from_contents(tokenizer_contents)
-    tokenizer.encode('')  # loads GPT-2's vocabulary now, while the documents are still being read
-    worker_encode = partial(encode_documents, tokenizer, *job)
-
-
-def encode_in_worker(batch):
-    """Encode a batch in a process that prepare_worker has prepared."""
-    return worker_encode(*batch)
-
-
-def encode_documents(tokenizer, between, dtype, path, starts, ends):
-    """Return the ids of the documents between these byte positions of a file, with `between` after each."""
-    ids, cut = [np.zeros(0, dtype)], tokenizer.can_be_cut
-    for document in read_documents(path, starts, ends):
-        pieces = cut_for_tokenizer(document) if cut else [document]
-        ids += [tokenizer.encode_array(piece, dtype) for piece in pieces]
-        ids.append(np.array(between, dtype))
-    return np.concatenate(ids)
+    for count, text in unusual.values():
+        note(f'{f"{count:,} pairs, the first of them" if count > 1 else "a pair"}: {text}')
 
 
 if __name__ == '__main__':

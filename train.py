@@ -38,12 +38,13 @@ from lm.hardware import (
     pick_dtype,
     pick_training_dtype,
 )
-from texts.token_files import open_tokens, read_meta, tokens_sha256
-from training.batches import count_blocks, evaluation_batches, prefetch, training_batch
+from texts.token_files import open_mask, open_tokens, read_meta, tokens_sha256
+from training.batches import evaluation_batches, make_blocks, prefetch, training_batch
 from training.lean_loss import LeanLoss
-from training.log import SpeedClock, TrainingLog, describe_losses, divergence_error, print_ending
+from training.log import SpeedClock, TrainingLog, describe_losses, describe_tokens, divergence_error, print_ending
 from training.lora import add_lora, merged_state_dict, split_state_dict
 from training.muon import make_muon
+from training.pair_windows import share_of_targets
 from training.resume import restore_run, save_run
 from training.setup import (
     check_tokens,
@@ -178,8 +179,9 @@ def train(run):
             progress.update()
             if run.iter_num % settings.log_interval == 0 and first:
                 speed, mfu = clock.read(run.iter_num)
+                name = 'loss' if run.masks['train'] is None else 'loss of responses'
                 progress.set_postfix_str(
-                    f'loss {loss:.3f}, lr {learning_rate:.1e}, {speed:,.0f} tokens/s, mfu {mfu:.0%}'
+                    f'{name} {loss:.3f}, lr {learning_rate:.1e}, {speed:,.0f} tokens/s, mfu {mfu:.0%}'
                 )
                 values = {'loss': loss, 'lr': learning_rate, 'tokens_per_second': speed, 'mfu': mfu}
                 run.log.write(run.iter_num, values)
@@ -222,10 +224,14 @@ class Run:
         else:
             self.dtype = pick_training_dtype(self.device, settings.dtype)
         self.data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
+        self.masks = {split: open_mask(settings.dataset, split, tokens) for split, tokens in self.data.items()}
         self.meta = read_meta(settings.dataset)
         torch.manual_seed(settings.seed)
         self.model, self.tokenizer, self.checkpoint = prepare_model(settings, self.device)
-        check_tokens(self.data, self.model, settings)
+        self.blocks = {
+            split: make_blocks(tokens, self.masks[split], self.model.block_size) for split, tokens in self.data.items()
+        }
+        check_tokens(self.data, self.blocks, self.model, settings)
         # As in nanoGPT, raw_ is what DistributedDataParallel wraps, if there are several processes.
         self.loss_fn = self.raw_loss_fn = LeanLoss(self.model)
         self.iter_num, self.best_val_loss, self.evaluations_since_best = 0, math.inf, 0
@@ -240,8 +246,7 @@ class Run:
         sequences = settings.gradient_accumulation_steps * settings.batch_size  # in a step
         self.max_iters = settings.max_iters
         if settings.epochs is not None:
-            blocks = count_blocks(self.data['train'], model.block_size)
-            self.max_iters = max(1, math.ceil(settings.epochs * blocks / sequences))
+            self.max_iters = max(1, math.ceil(settings.epochs * len(self.blocks['train']) / sequences))
         freeze_layers(model, settings.freeze)
         if settings.lora_rank:
             add_lora(model, settings.lora_rank, settings.lora_alpha)
@@ -250,7 +255,8 @@ class Run:
         make_optimizer = partial(make_muon, model) if settings.optimizer == 'muon' else model.configure_optimizers
         self.optimizer = make_optimizer(settings.weight_decay, settings.learning_rate, betas, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.data_sha256 = {split: tokens_sha256(tokens) for split, tokens in self.data.items()}
+        files = self.data | {f'{split}.mask': mask for split, mask in self.masks.items() if mask is not None}
+        self.data_sha256 = {name: tokens_sha256(file) for name, file in files.items()}
         resumed, wandb_id = self.checkpoint is not None, None
         if resumed:
             restore_run(self, self.checkpoint)
@@ -269,7 +275,7 @@ class Run:
         print(
             f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
             f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trainable, on '
-            f'{self.device.type} in {self.dtype_name}; {len(self.data["train"]):,} tokens, '
+            f'{self.device.type} in {self.dtype_name}; {describe_tokens(self)}, '
             f'{sequences * model.block_size:,} per step, {self.max_iters:,} steps'
         )
 
@@ -287,8 +293,7 @@ class Run:
 
     def load_batch(self, number):
         """Return a batch on the CPU: its number, its inputs and its targets, (B, T) each."""
-        settings, block_size = self.settings, self.model.block_size
-        x, y = training_batch(self.data['train'], block_size, settings.batch_size, number, settings.seed)
+        x, y = training_batch(self.blocks['train'], self.settings.batch_size, number, self.settings.seed)
         if self.device.type == 'cuda':
             x, y = x.pin_memory(), y.pin_memory()  # so that copying them to the GPU overlaps with its work
         return number, x, y
@@ -308,20 +313,26 @@ class Run:
         learning_rate = learning_rate_at(self.iter_num, settings, self.max_iters)
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate
-        total, micro_steps = 0.0, accumulate // self.processes.count
+        total, counted, micro_steps = 0.0, 0.0, accumulate // self.processes.count
         for micro_step, (number, x, y) in enumerate(itertools.islice(batches, micro_steps), 1):
             # Seed dropout anew for each batch, so that a checkpoint need not store the state of a generator.
             seeds = np.random.SeedSequence((settings.seed, number))  # hashes the two numbers
             torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
             exchange = micro_step == micro_steps or self.loss_fn is self.raw_loss_fn  # gradients, once per step
             with contextlib.nullcontext() if exchange else self.loss_fn.no_sync():
-                loss = self.compute_loss(self.loss_fn, x, y)
+                weight = share_of_targets(y)  # 1, unless only responses count
+                loss = self.compute_loss(self.loss_fn, x, y) * weight
                 # This process's mean: DistributedDataParallel then averages the gradients over the processes.
                 self.scaler.scale(loss / micro_steps).backward()
             total += loss.detach()  # .item() would wait for the GPU at every micro-step
-        (loss,) = self.processes.sum(float(total) / accumulate)
+            counted += weight
+        loss, counted = self.processes.sum(float(total) / accumulate, counted)
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if counted != accumulate:  # all tokens of the step that count get the same weight, in whichever batch they are
+            loss *= accumulate / counted
+            for parameter in trained:
+                parameter.grad.mul_(accumulate / counted)
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip or math.inf)
         # In float16 an infinite gradient is not an error until the scale is below 1: the scaler skips the step and
         # lowers the scale.
@@ -341,16 +352,16 @@ class Run:
         settings, processes = self.settings, self.processes
         self.model.eval()
         losses = {}
-        for split, tokens in self.data.items():
-            batches = evaluation_batches(tokens, self.model.block_size, settings.batch_size, settings.eval_iters)
-            share = itertools.islice(batches, processes.rank, None, processes.count) if len(tokens) else ()
-            total, sequences = 0.0, 0
-            for x, y in share:
-                total += self.compute_loss(self.raw_loss_fn, x, y).item() * len(x)
-                sequences += len(x)  # of block_size tokens each; the last batch may be smaller
-            total, sequences = processes.sum(total, sequences)
-            if sequences:
-                losses[split] = total / sequences
+        for split, blocks in self.blocks.items():
+            batches = evaluation_batches(blocks, settings.batch_size, settings.eval_iters)
+            total, counted = 0.0, 0.0
+            for x, y in itertools.islice(batches, processes.rank, None, processes.count):
+                weight = len(x) * share_of_targets(y)  # in sequences; the last batch may have fewer
+                total += self.compute_loss(self.raw_loss_fn, x, y).item() * weight
+                counted += weight
+            total, counted = processes.sum(total, counted)
+            if counted:
+                losses[split] = total / counted
         self.model.train()
         return losses
 

@@ -21,7 +21,7 @@ from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from lm.tokenizer_base import EOT
 from texts.readers import with_notes
 from texts.tables import TABLES
-from texts.token_files import dataset_folder, open_tokens
+from texts.token_files import dataset_folder, open_mask, open_tokens
 
 PIECE = 2**18  # characters to encode at a time
 TOKENS = 2**18  # tokens to decode or to measure at a time
@@ -99,6 +99,8 @@ def open_text(text):
     if folder.is_dir() and (folder != path or any(folder.glob('*.bin'))):
         path = folder / f'{split}.bin'
         ids = open_tokens(dataset, split)
+        if open_mask(dataset, split, ids) is not None:
+            note(f'{path} holds pairs, and their prompts are scored, too; --eval_data=FILE scores responses only')
         tokenizer = tokenizer_from_folder(path.parent) or GPT2Tokenizer()
         return path, lambda: decode_tokens(ids, tokenizer), ids, tokenizer
     if path.is_dir():

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import file_sha256, resolve_path
+from common.notes import note
 from common.strings import separator_between, show_invisible
 from evaluation.pair_files import COMMON_KEYS, FORMS, read_pairs
-from lm.boundary import join_response
+from lm.boundary import describe_join, join_response
 from lm.scoring import WINDOW
 
 
@@ -59,6 +60,12 @@ class PairSource:
     def count_joined(self, separator):
         """Return between how many prompts and responses the separator is put."""
         return sum(bool(separator_between(pair.prompt, pair.response, separator)) for _, pair in self.units())
+
+    def note_joined(self, separator, setting='--separator'):
+        """Say between how many prompts and responses the separator is put. setting: the one that names it."""
+        if joined := self.count_joined(separator):
+            pairs = f' ({joined:,} of {self.count:,} pairs)' if self.count > 1 else ''
+            note(describe_join(separator, setting) + pairs)
 
     def units(self, first=0):
         """Yield (index, Pair); the indices of bad items are missing."""

@@ -33,7 +33,7 @@ from lm.tokenizer import CharTokenizer
 from model import GPT, GPTConfig, logits_to_logprobs, sample
 from pictures.style import BAR, BLUE, MARK, ORANGE, allow_missing_glyphs, hide_spines, save_figure
 from texts.readers import input_paths, read_files
-from training.batches import training_batch
+from training.batches import TextBlocks, training_batch
 
 
 @dataclass
@@ -191,7 +191,7 @@ def main(settings):
         print(textwrap.indent(textwrap.fill(''.join(sample).replace('·', ' '), 96), '    '))
 
     def blocks(ids):  # the loss on eight of them, different at each step, chosen as in train.py
-        return lambda model, step: mean_loss(model, *training_batch(ids.numpy(), T, 8, step, seed))
+        return lambda model, step: mean_loss(model, *training_batch(TextBlocks(ids.numpy(), T), 8, step, seed))
 
     def learn(name, model, loss_at, rate):
         curves[name] = [(step, evaluate_text(model, held_out, T)) for step in train_model(model, loss_at, steps, rate)]

@@ -23,10 +23,10 @@ def join_response(prompt, response, separator=' '):
     return separator_between(prompt, response, separator) + response
 
 
-def describe_join(separator):
+def describe_join(separator, setting='--separator'):
     """Return the text of a note that the separator was put between a prompt and its response."""
     named = {' ': 'a space'}.get(separator, repr(separator))
-    return f'{named} was put between prompt and response, which would run together; --separator= leaves it out'
+    return f'{named} was put between prompt and response, which would run together; {setting}= leaves it out'
 
 
 def split_pair(tokenizer, prompt, response, boundary='joint'):

@@ -13,6 +13,7 @@ from helpers.scripts import PROJECT
 import prepare_bin
 from common.errors import UserError
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents
+from texts import encoding
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def test_an_error_in_a_worker_is_the_same_error(many_batches):
 
 
 def test_a_worker_that_dies_is_an_error_and_leaves_nothing(many_batches, bpe, monkeypatch):
-    monkeypatch.setattr(prepare_bin, 'prepare_worker', os._exit)
+    monkeypatch.setattr(encoding, 'prepare_worker', os._exit)
     with pytest.raises(UserError, match='--num_workers=1'):
         prepare(many_batches, tokenizer=str(bpe), num_workers=2)
     assert not Path('data').exists()

@@ -17,13 +17,19 @@ PIECE = 2**18  # characters to tokenize at a time; on longer texts some tokenize
 class Corpus:
     """Documents in a file, and where each of them starts and ends, in bytes.
 
-    Only these numbers are in memory: 20 bytes per document, and 80 while duplicates are looked for.
+    Only these numbers are in memory: 20 bytes per document, and 80 while duplicates are looked for; 8 more for a pair.
     """
 
     path: Path
     starts: np.ndarray  # (n,) int64
     ends: np.ndarray  # (n,) int64
     chars: np.ndarray  # (n,) uint32, characters of each
+    middles: np.ndarray | None = None  # (n,) int64, where the response begins, if the documents are pairs
+
+    def positions(self, which):
+        """Return the positions in the file of the documents with these indices: starts, middles of pairs, ends."""
+        found = (self.starts, self.middles, self.ends)
+        return tuple(positions[which] for positions in found if positions is not None)
 
     def texts(self, which):
         """Yield the documents with these indices, in pieces for a tokenizer."""
@@ -32,28 +38,35 @@ class Corpus:
         )
 
 
-def gather_documents(documents, path, keep_duplicates):
+def gather_documents(documents, path, keep_duplicates, pairs=False):
     """Write documents to a file and return it as a Corpus, and how many documents were left out for which reason.
 
-    Of equal documents the first is kept, unless keep_duplicates.
+    Of equal documents the first is kept, unless keep_duplicates. pairs: each document is (prompt, response), and those
+    without a response are left out.
     """
-    sizes, chars, digests, empty = array('I'), array('I'), bytearray(), 0
+    sizes, prompts, chars, digests, empty = array('I'), array('I'), array('I'), bytearray(), 0
     with open(path, 'wb') as file:
         for document in tqdm(documents, desc='reading', unit='document', leave=False, disable=None):
-            if not document:
+            prompt, text = document if pairs else ('', document)
+            if not text:
                 empty += 1
                 continue
-            data = document.encode()
+            data = (prompt + text).encode()
             file.write(data)
             sizes.append(len(data))
-            chars.append(len(document))
-            digests += blake2b(data, digest_size=16).digest()
+            chars.append(len(prompt + text))
+            if pairs:
+                prompts.append(len(prompt.encode()))
+            # Two pairs of the same text are equal only if they have the same prompt.
+            digests += blake2b(data, digest_size=16, salt=len(prompt).to_bytes(8, 'little')).digest()
     kept = np.arange(len(sizes))
     if kept.size and not keep_duplicates:
         _, first = np.unique(np.frombuffer(digests, 'S16'), return_index=True)
         kept = np.sort(first)
     ends = np.cumsum(sizes, dtype=np.int64)
     corpus = Corpus(path, (ends - sizes)[kept], ends[kept], np.array(chars)[kept])
+    if pairs:
+        corpus.middles = corpus.starts + np.array(prompts, np.int64)[kept]
     return corpus, {'duplicates_dropped': len(sizes) - len(kept), 'empty_skipped': empty}
 
 

@@ -13,11 +13,12 @@ SPLITS = ('train', 'val', 'test')
 def assign_splits(corpus, shares, seed):
     """Return the split of each document as its index in SPLITS, (n,).
 
-    shares: the shares of train, val and test, which add up to 1. A single document is cut to fill all splits with a
-    share above 0; the corpus then holds its parts. Raises UserError if one of these splits remains empty.
+    shares: the shares of train, val and test, which add up to 1. A single document, if it is no pair, is cut to fill
+    all splits with a share above 0; the corpus then holds its parts. Raises UserError if one of these splits remains
+    empty.
     """
     wanted = [number for number, share in enumerate(shares) if share > 0]
-    if len(corpus.starts) == 1:
+    if len(corpus.starts) == 1 and corpus.middles is None:
         (text,) = read_documents(corpus.path, corpus.starts, corpus.ends)
         parts = cut_to_shares(text, [shares[number] for number in wanted])
         sizes = np.array([len(part.encode()) for part in parts])
@@ -28,11 +29,12 @@ def assign_splits(corpus, shares, seed):
         split = hold_out(corpus.chars, shares, seed)
     empty = [SPLITS[number] for number in wanted if number not in split]
     if empty:
-        count = len(corpus.starts)
+        count, noun = len(corpus.starts), 'document' if corpus.middles is None else 'pair'
+        more = 'text, another --separator,' if corpus.middles is None else 'pairs'
         raise UserError(
-            f'{count} document{"s" if count > 1 else ""}: not enough for '
+            f'{count} {noun}{"s" if count > 1 else ""}: not enough for '
             f'{", ".join(SPLITS[number] for number in wanted)}; nothing is left for {", ".join(empty)}; '
-            'use more text, another --separator, or --val_fraction=0'
+            f'use more {more} or --val_fraction=0'
         )
     return split
 

@@ -1,4 +1,8 @@
-"""Open the token files of a dataset, data/<dataset>/train.bin, val.bin, test.bin and meta.json."""
+"""Open the token files of a dataset, data/<dataset>/train.bin, val.bin, test.bin and meta.json.
+
+A dataset of pairs also has train.mask.bin and so on, with one byte for each token: 1 if it counts in the loss, as those
+of responses do, else 0.
+"""
 
 import hashlib
 import threading
@@ -15,7 +19,8 @@ from common.json_files import read_json_object
 from common.strings import show_value
 from texts.splits import SPLITS
 
-FILES = (*(f'{split}.bin' for split in SPLITS), 'meta.json')  # what prepare_bin.py writes, together
+FILES = (*(f'{split}{end}' for split in SPLITS for end in ('.bin', '.mask.bin')), 'meta.json')  # written together
+AGAIN = 'make the dataset again with prepare_bin.py'
 HASHED_BYTES = 2**28  # of larger files the hash is not checked, which would take seconds, but the size is
 
 
@@ -68,18 +73,38 @@ def open_tokens(dataset, split):
     return tokens
 
 
+def open_mask(dataset, split, tokens):
+    """Return which of a split's tokens count in the loss, as a TokenFile of zeros and ones; None if all do.
+
+    Raises UserError if it is missing, or is not the one that meta.json describes.
+    """
+    path = dataset_folder(dataset) / f'{split}.mask.bin'
+    meta = read_meta(dataset)
+    described = meta.get(split, {})
+    if not is_there(path):
+        if 'mask_sha256' in described:
+            raise UserError(f'there is no {path}, which belongs to the meta.json beside it: {AGAIN}')
+        return None
+    mask = TokenFile(path, np.dtype(np.uint8))
+    if meta:
+        named = {'tokens': len(tokens), 'sha256': described['mask_sha256']} if 'mask_sha256' in described else None
+        _check_belongs(path, mask, named)
+    if len(mask) != len(tokens):
+        raise UserError(f'{path} has {len(mask):,} bytes, but {split}.bin has {len(tokens):,} tokens: {AGAIN}')
+    return mask
+
+
 def _check_belongs(path, tokens, described):
     """Raise UserError unless a file is the one that meta.json describes: its size and, if it is not large, its hash."""
-    again = 'make the dataset again with prepare_bin.py'
     if not described:
-        raise UserError(f'{path} does not belong to the meta.json beside it, which names no such file: {again}')
+        raise UserError(f'{path} does not belong to the meta.json beside it, which names no such file: {AGAIN}')
     is_same = described.get('tokens', len(tokens)) == len(tokens)
     if is_same and 'sha256' in described and path.stat().st_size <= HASHED_BYTES:
         is_same = described['sha256'] == file_sha256(path)
     if not is_same:
         raise UserError(
-            f'{path} is not the file that the meta.json beside it describes, so its tokens may be of another text or '
-            f'tokenizer: {again}'
+            f'{path} is not the file that the meta.json beside it describes, so it may be of another text or '
+            f'tokenizer: {AGAIN}'
         )
 
 

@@ -6,10 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-
-def count_blocks(tokens, block_size):
-    """Return the number of blocks in an epoch: one fewer than fit, which leaves room for a random offset."""
-    return max(1, (len(tokens) - 1) // block_size - 1)
+from training.pair_windows import PairWindows
 
 
 def prefetch(load, numbers):
@@ -24,19 +21,46 @@ def prefetch(load, numbers):
             yield pending.result()
 
 
-def training_batch(tokens, block_size, batch_size, number, seed):
+class TextBlocks:
+    """Running text in blocks of block_size tokens, each of which is the target of the one before it."""
+
+    def __init__(self, tokens, block_size):
+        """tokens: (n,), read when needed."""
+        self._tokens, self.step = tokens, block_size
+        self.room = len(tokens) - 1 - len(self) * block_size  # the largest offset of an epoch's first block
+
+    def __len__(self):
+        """Return the number of blocks in an epoch: one fewer than fit, which leaves room for a random offset."""
+        return max(1, (len(self._tokens) - 1) // self.step - 1)
+
+    def places(self):
+        """Return where blocks begin that together hold every token, as far as they are full."""
+        return np.arange(0, len(self._tokens) - self.step, self.step)
+
+    def read(self, places):
+        """Return the blocks that begin at these places, (B, T) int64, and the token that follows each token."""
+        rows = np.stack([self._tokens[place : place + self.step + 1] for place in places])  # (B, T + 1)
+        rows = torch.from_numpy(rows.astype(np.int64))
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+def make_blocks(tokens, mask, block_size):
+    """Return what training reads: the PairWindows of tokens with a mask or, without one (None), their TextBlocks."""
+    return TextBlocks(tokens, block_size) if mask is None else PairWindows(tokens, mask, block_size)
+
+
+def training_batch(blocks, batch_size, number, seed):
     """Return the inputs and targets, (B, T) each, of batch `number`; they depend on number and seed alone.
 
-    Every epoch cuts the tokens into blocks at a new random offset, and visits each block once, in a new order.
+    Every epoch visits each block once, in a new order; TextBlocks begin at a new random offset. blocks: TextBlocks or
+    PairWindows.
     """
-    blocks = count_blocks(tokens, block_size)
-    room = len(tokens) - 1 - blocks * block_size
-    starts = []
-    for place in range(number * batch_size, (number + 1) * batch_size):
-        epoch, block = divmod(place, blocks)
-        offset, order = shuffle_blocks(blocks, room, seed, epoch)
-        starts.append(offset + order[block] * block_size)
-    return inputs_and_targets(tokens, np.array(starts), block_size)
+    places = []
+    for count in range(number * batch_size, (number + 1) * batch_size):
+        epoch, block = divmod(count, len(blocks))
+        offset, order = shuffle_blocks(len(blocks), blocks.room, seed, epoch)
+        places.append(int(offset + order[block] * blocks.step))
+    return blocks.read(places)
 
 
 @lru_cache(maxsize=2)  # a batch may reach into the next epoch
@@ -46,17 +70,10 @@ def shuffle_blocks(blocks, room, seed, epoch):
     return rng.integers(room + 1), rng.permutation(blocks)
 
 
-def evaluation_batches(tokens, block_size, batch_size, max_batches):
+def evaluation_batches(blocks, batch_size, max_batches):
     """Yield at most max_batches inputs and targets, (B, T) each, spread evenly over the tokens; always the same."""
-    starts = np.arange(0, max(1, len(tokens) - block_size), block_size)
-    if len(starts) > max_batches * batch_size:
-        starts = starts[np.linspace(0, len(starts) - 1, max_batches * batch_size).astype(int)]
-    for first in range(0, len(starts), batch_size):
-        yield inputs_and_targets(tokens, starts[first : first + batch_size], block_size)
-
-
-def inputs_and_targets(tokens, starts, block_size):
-    """Return the blocks that begin at `starts`, (B, T) int64, and the token that follows each of theirs, (B, T)."""
-    rows = np.stack([tokens[start : start + block_size + 1] for start in starts.tolist()])  # (B, T + 1)
-    rows = torch.from_numpy(rows.astype(np.int64))
-    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    places = blocks.places()
+    if len(places) > max_batches * batch_size:
+        places = places[np.linspace(0, len(places) - 1, max_batches * batch_size).astype(int)]
+    for first in range(0, len(places), batch_size):
+        yield blocks.read(places[first : first + batch_size].tolist())

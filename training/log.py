@@ -160,13 +160,25 @@ class SpeedClock:
         return self._sequences * self._run.model.block_size / seconds, mfu
 
 
+def describe_tokens(run):
+    """Return how many tokens there are to train on and, of pairs, how many of them count in the loss."""
+    text = f'{len(run.data["train"]):,} tokens'
+    if run.masks['train'] is not None:
+        text += f', of which the {run.blocks["train"].n_targets:,} of responses count'
+    return text
+
+
 def describe_losses(losses, run):
-    """Return the losses as a line of text; in bits per byte, too, if the dataset's size in bytes is known."""
+    """Return the losses as a line of text; in bits per byte, too, if the size in bytes of what counts is known."""
     texts = []
     for split, loss in losses.items():
         text, counts = f'{split}: {loss:.4f} nats per token', run.meta.get(split) or {}
-        if counts.get('bytes'):
-            text += f' ({loss / math.log(2) * counts["tokens"] / counts["bytes"]:.4f} bits per byte)'
+        part = ''
+        if run.masks[split] is not None:
+            text, part = f'{text} of the responses', 'response_'
+        if counts.get(f'{part}bytes'):
+            bits = loss / math.log(2) * counts[f'{part}tokens'] / counts[f'{part}bytes']
+            text += f' ({bits:.4f} bits per byte)'
         texts.append(text)
     return f'{", ".join(texts)}, computed in {run.dtype_name}'
 

@@ -19,6 +19,7 @@ from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
 from texts.token_files import dataset_folder, largest_token
 from training.memory import require_training_memory
+from training.pair_windows import PairWindows
 from training.resume import check_resumable
 
 AT_LEAST_1 = (
@@ -197,17 +198,34 @@ def _check_same_tokenizer(settings, tokenizer, checkpoint):
     )
 
 
-def check_tokens(data, model, settings):
-    """Raise UserError if token files are too short for a block or hold ids that the model does not have."""
+def check_tokens(data, blocks, model, settings):
+    """Raise UserError if token files are too short for a block or hold ids that the model does not have.
+
+    blocks: of each split its TextBlocks or PairWindows; pairs may be shorter, but there must be some.
+    """
     for split, tokens in data.items():
         path = dataset_folder(settings.dataset) / f'{split}.bin'
-        if len(tokens) <= model.block_size and not (settings.eval_only and len(tokens) == 0):
+        may_be_empty = settings.eval_only and len(tokens) == 0
+        if isinstance(blocks[split], PairWindows):
+            check_pairs(blocks[split], path, model.block_size, may_be_empty)
+        elif len(tokens) <= model.block_size and not may_be_empty:
             raise UserError(
                 f'{path} has {len(tokens)} tokens, too few for block_size={model.block_size}; '
                 f'{_more_tokens(data, split, model.block_size)}'
             )
         if (largest := largest_token(tokens)) >= model.n_ids:
             raise UserError(f'{path} has token id {largest}, but the model has only {model.n_ids} ids')
+
+
+def check_pairs(windows, path, block_size, may_be_empty):
+    """Raise UserError if a file of pairs has no response; say so if pairs are cut, since they are too long."""
+    if not len(windows) and not may_be_empty:
+        raise UserError(f'{path} has no response to learn; prepare more pairs, or with another --val_fraction')
+    if windows.cut_pairs:
+        note(
+            f'{path}: pairs of more than block_size={block_size} tokens ({windows.cut_pairs:,}) are cut, so that parts '
+            'of responses are read without the beginning of their prompts; a larger --block_size avoids that'
+        )
 
 
 def _more_tokens(data, split, block_size):

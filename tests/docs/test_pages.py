@@ -272,7 +272,9 @@ def needs_hub(command):
 def bring_files(command, folder):
     """Write the reader's own files: those without a folder that a command reads and that do not exist yet."""
     for key, value in settings_of(command).items():
-        names = re.split(',|FILE:', value) if key in ('input', 'text', 'eval_data', 'eval_file', 'start') else []
+        names = (
+            re.split(',|FILE:', value) if key in ('input', 'pairs', 'text', 'eval_data', 'eval_file', 'start') else []
+        )
         for path in [folder / name for name in names if re.fullmatch(r'[\w-]+\.(txt|jsonl?)', name)]:
             stories = STORIES if key == 'input' else STORIES[:20]  # to train on, or to score
             contents = {

@@ -30,6 +30,11 @@ TEXT = '\n\n\n'.join(
     for animal in ('cat', 'dog', 'cow', 'hen', 'fox', 'owl', 'pig', 'ant', 'bee', 'elk')
     for way in ('up', 'down', 'over', 'round', 'under')
 )
+PAIRS = [
+    {'prompt': f'Where did the {animal} go, by the {place}?', 'response': f'The {animal} went {way} the hill.'}
+    for animal in ('cat', 'dog', 'cow', 'hen', 'fox', 'owl', 'pig', 'ant', 'bee', 'elk')
+    for place, way in (('old tree', 'up'), ('red gate', 'down'), ('sea', 'over and over'))
+]
 
 
 def run(**settings):

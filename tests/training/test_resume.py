@@ -261,7 +261,7 @@ def children():
 
 VARIANTS = {
     'float32': {'dtype': 'float32', 'dropout': 0.1},
-    'bfloat16': {'dtype': 'bfloat16', 'dropout': 0.1},
+    'bfloat16, pairs': {'dtype': 'bfloat16', 'dropout': 0.1, 'dataset': 'questions'},
     'float32, LoRA': {'dtype': 'float32', 'lora_rank': 4, 'dropout': 0.1},
     'bfloat16, LoRA': {'dtype': 'bfloat16', 'lora_rank': 4},
 }

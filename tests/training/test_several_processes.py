@@ -60,8 +60,8 @@ def test_accumulation_that_cannot_be_shared_equally_is_refused(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'more',
-    [{}, {'dropout': 0.2}, {'lora_rank': 2, 'gradient_checkpointing': True}],
-    ids=['plain', 'dropout', 'LoRA, gradient checkpointing'],
+    [{}, {'dropout': 0.2, 'dataset': 'questions'}, {'lora_rank': 2, 'gradient_checkpointing': True}],
+    ids=['plain', 'dropout, pairs', 'LoRA, gradient checkpointing'],
 )
 def test_two_processes_compute_the_losses_of_one(more):
     settings = SMALL | more | {'max_iters': 50, 'lr_decay_iters': 50, 'gradient_accumulation_steps': 4}
