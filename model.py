@@ -334,6 +334,16 @@ class LanguageModel(nn.Module):
         if unknown:
             raise ValueError(f'{where}: unknown ids {unknown[:5]}; the model has ids 0 to {self.n_ids - 1}')
 
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
+        """Return AdamW with weight decay for matrices and embeddings, but not for biases and LayerNorm gains."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {'params': [p for p in trained if p.dim() >= 2], 'weight_decay': weight_decay},
+            {'params': [p for p in trained if p.dim() < 2], 'weight_decay': 0.0},
+        ]
+        fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+
 
 class GPT(LanguageModel):
     """A GPT language model; the methods that it inherits are described in `LanguageModel`.
@@ -428,16 +438,6 @@ class GPT(LanguageModel):
         self.config.block_size = block_size
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
         self.transformer.wpe.num_embeddings = block_size
-
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
-        """Return AdamW with weight decay for matrices and embeddings, but not for biases and LayerNorm gains."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {'params': [p for p in trained if p.dim() >= 2], 'weight_decay': weight_decay},
-            {'params': [p for p in trained if p.dim() < 2], 'weight_decay': 0.0},
-        ]
-        fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
     def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=312e12):
         """Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B) of fwdbwd_per_iter sequences in dt seconds.

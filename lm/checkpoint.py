@@ -1,8 +1,9 @@
 """Loading and saving models, on disk and from the Hugging Face hub.
 
 There are two formats. A checkpoint is nanoGPT's out_dir/ckpt.pt, plus what nanoGPT leaves out: the tokenizer and the
-kind of GELU. A model folder is a Hugging Face GPT-2 folder: config.json, model.safetensors, tokenizer files.
-Both are read directly: no slow import is needed, and nothing that a file contains is executed.
+kind of GELU; of other models than GPT-2, their config.json instead of nanoGPT's model_args. A model folder is a Hugging
+Face folder: config.json, model.safetensors, tokenizer files. Those of GPT-2 are read directly, without a slow import.
+Nothing that a file contains is executed.
 """
 
 import dataclasses
@@ -110,7 +111,8 @@ def _fit_vocabularies(model, tokenizer, path, is_folder):
             f'{in_model - in_tokenizer} are masked, as padding: they have probability 0'
         )
     elif in_model < in_tokenizer:
-        if not is_folder and not all(tokenizer.is_added(id) for id in range(in_model, in_tokenizer)):
+        may_differ = is_folder or not isinstance(model, GPT)  # as the folder that the model came from
+        if not may_differ and not all(tokenizer.is_added(id) for id in range(in_model, in_tokenizer)):
             raise UserError(
                 f'the tokenizer of {path} has {in_tokenizer} tokens but its model only {in_model}: they do not belong '
                 'together'
@@ -183,14 +185,20 @@ def weights_sha256(model):
 
 
 def save_checkpoint(path, model, tokenizer, state=None, **rest):
-    """Write a checkpoint that nanoGPT can read too.
+    """Write a checkpoint; that of a GPT can be read by nanoGPT, too.
 
     state: the weights; None for the model's. rest: `optimizer`, `iter_num`, `best_val_loss`, `config` and others.
     """
+    state = model.state_dict() if state is None else state
+    if isinstance(model, GPT):
+        described = {'model_args': dataclasses.asdict(model.config), 'gelu': model.gelu}
+    else:
+        described = model.contents
+        names = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+        state = {name: tensor for name, tensor in state.items() if name in names}  # tied weights once
     checkpoint = {
-        'model': model.state_dict() if state is None else state,
-        'model_args': dataclasses.asdict(model.config),
-        'gelu': model.gelu,
+        'model': state,
+        **described,
         'tokenizer': None if tokenizer is None else tokenizer.contents,
         **rest,
     }
@@ -227,6 +235,11 @@ def _load_checkpoint(path):
         settings = checkpoint.get('config') or {}  # of the run
         if not isinstance(settings, dict):
             raise TypeError(f'its config is a {type(settings).__name__}')
+        if 'hub_config' in checkpoint:
+            from lm.hub_model import restore_hub_model  # here, since transformers is slow to import
+
+            state = check_weights(checkpoint['model'], path)
+            return restore_hub_model(checkpoint, state, path), _tokenizer_of_checkpoint(checkpoint, path), checkpoint
         if 'model_args' not in checkpoint and 'n_layer' in settings:
             note(f'{path} is read as a checkpoint of build-nanogpt, whose GELU is the tanh approximation')
             checkpoint = {'gelu': 'tanh', **checkpoint, 'model_args': settings}
@@ -241,17 +254,21 @@ def _load_checkpoint(path):
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.endswith('.attn.bias')}
     state.pop('lm_head.weight', None)  # the same matrix as transformer.wte.weight
     model = _build(config, gelu, state, path)
+    return model, _tokenizer_of_checkpoint(checkpoint, path), checkpoint
+
+
+def _tokenizer_of_checkpoint(checkpoint, path):
+    """Return the tokenizer in a checkpoint, else the one beside it or that of its dataset; None if there is none."""
     if checkpoint.get('tokenizer') is not None:
         try:
-            tokenizer = note_changes(tokenizer_from_contents(checkpoint['tokenizer']), path)
+            return note_changes(tokenizer_from_contents(checkpoint['tokenizer']), path)
         except UserError as error:
             raise UserError(f'cannot read the tokenizer in {path}: {error}') from error
-    else:
-        tokenizer = tokenizer_from_folder(path.parent)
-        dataset = settings.get('dataset')  # whose folder holds nanoGPT's characters
-        if tokenizer is None and isinstance(dataset, str) and dataset:
-            tokenizer = tokenizer_from_folder(resolve_path(Path('data') / dataset))
-    return model, tokenizer, checkpoint
+    tokenizer = tokenizer_from_folder(path.parent)
+    dataset = (checkpoint.get('config') or {}).get('dataset')  # whose folder holds nanoGPT's characters
+    if tokenizer is None and isinstance(dataset, str) and dataset:
+        tokenizer = tokenizer_from_folder(resolve_path(Path('data') / dataset))
+    return tokenizer
 
 
 class _NoInit(TorchFunctionMode):

@@ -10,10 +10,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from common.errors import UserError
+from model import GPT
 
 
 def find_blocks(model) -> torch.nn.ModuleList:
-    """Return the blocks of a HubModel, from the first to the last. Raises UserError if there is no such list."""
+    """Return the blocks of a model, from the first to the last. Raises UserError if there is no such list."""
+    if isinstance(model, GPT):
+        return model.transformer.h
     n_layer = model.config.num_hidden_layers
     lists = [module for module in model.network.modules() if isinstance(module, torch.nn.ModuleList)]
     blocks = next((blocks for blocks in lists if len(blocks) == n_layer), None)

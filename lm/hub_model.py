@@ -8,12 +8,17 @@ architecture is not assumed but tried, with each model that is loaded: see `chec
 """
 
 import contextlib
+import functools
 import math
+from pathlib import Path
 
 import torch
 
 from common.errors import UserError, describe_os_error, is_out_of_memory
+from common.files import is_there
+from common.json_files import parse_json
 from common.notes import note
+from common.text_files import read_text
 from lm.hub_cache import HubCache
 from lm.weight_files import first_line, read_weight_shapes
 from model import LanguageModel
@@ -21,6 +26,11 @@ from model import LanguageModel
 # Names in config.json for the longest text that a model was made for.
 LENGTHS = ('max_position_embeddings', 'n_positions', 'max_seq_len', 'max_sequence_length', 'seq_length', 'n_ctx')
 UNSTATED_LENGTH = 2048  # of models whose positions have no limit and whose config.json names none, such as BLOOM
+LOADING = {  # what from_pretrained is asked for; weights of another shape are listed, and refused here
+    'dtype': torch.float32,
+    'ignore_mismatched_sizes': True,
+    'output_loading_info': True,
+}
 TOLERANCE = 1e-3  # of logits, in units of their standard deviation; a wrong computation is off by far more
 
 
@@ -36,6 +46,7 @@ class HubModel(LanguageModel):
         lengths = [getattr(self.config, name, None) for name in LENGTHS]
         self.block_size = next((n for n in lengths if isinstance(n, int) and n > 0), UNSTATED_LENGTH)
         self.whole = False  # whether `hidden` returns logits, since the output layer cannot be taken apart
+        self.generation_config = None  # the text of its generation_config.json, kept for other programs
 
     @property
     def device(self):
@@ -76,10 +87,6 @@ class HubModel(LanguageModel):
             logits[..., self.n_ids :] = -math.inf
         return logits
 
-    def get_num_params(self, non_embedding=True):
-        """Count the parameters; without position embeddings nothing is left out, since most models have none."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
     def _output_layer(self, x):
         """Return (..., V) logits, scaled and capped as some architectures do it after their last matrix."""
         logits = self.network.get_output_embeddings()(x)
@@ -91,6 +98,47 @@ class HubModel(LanguageModel):
             logits = torch.tanh(logits / cap) * cap
         return logits
 
+    # Only for training ------------------------------------------------------------------------------------------------
+
+    @property
+    def gradient_checkpointing(self):
+        """Whether each layer is computed again in the backward pass: slower, less memory."""
+        return self.network.is_activation_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, wanted):
+        if not wanted:
+            return
+        if not self.network.supports_gradient_checkpointing:
+            raise UserError(f'a model of type {self.config.model_type!r} has no gradient checkpointing; leave it out')
+        self.network.activation_checkpointing_enable(activation_checkpointing_kwargs={'use_reentrant': False})
+
+    def get_num_params(self, non_embedding=True):
+        """Count the parameters; without position embeddings nothing is left out, since most models have none."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def crop_block_size(self, block_size):
+        """Read at most this many tokens at a time; unlike a GPT, the model itself stays as it is."""
+        self.block_size = block_size
+
+    def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops):
+        """Model FLOPs utilisation of fwdbwd_per_iter sequences in dt seconds; see GPT.estimate_mfu."""
+        used = self.get_num_params()
+        embedding, head = self.network.get_input_embeddings().weight, self.network.get_output_embeddings().weight
+        if embedding is not head:
+            used -= embedding.numel()  # it is looked up, not multiplied
+        if chosen := getattr(self.config, 'num_experts_per_tok', None):
+            experts = [parameter for parameter in self.parameters() if parameter.dim() == 3]  # one matrix for each
+            used -= sum(matrices.numel() * (1 - chosen / len(matrices)) for matrices in experts)
+        L, C, T = self.config.num_hidden_layers, self.config.hidden_size, self.block_size
+        return (6 * used + 12 * L * C * T) * T * fwdbwd_per_iter / dt / peak_flops
+
+    @property
+    def contents(self):
+        """What a checkpoint stores of it besides its weights: the texts of config.json and generation_config.json."""
+        config = self.network.config.to_json_string(use_diff=False)
+        return {'hub_config': config, 'generation_config': self.generation_config}
+
 
 def load_hub_model(folder):
     """Return the HubModel in a Hugging Face folder, in float32 on the CPU, in eval mode.
@@ -98,61 +146,94 @@ def load_hub_model(folder):
     Only safetensors are read, and no code that comes with the model is executed.
     Raises UserError if transformers cannot load it, if weights are missing, or if it is no causal language model.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _explain_errors(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _check_config(config, folder)
+        _check_size(config, read_weight_shapes(folder), folder)
+        load = functools.partial(AutoModelForCausalLM.from_pretrained, folder, use_safetensors=True)
+        model = _make_model(load(trust_remote_code=False, **LOADING), folder)
+    path = Path(folder) / 'generation_config.json'
+    model.generation_config = read_text(path) if is_there(path) else None
+    check_network(model, folder)
+    return model
+
+
+def restore_hub_model(contents, state, where):
+    """Return the HubModel of a checkpoint, in eval mode, from what `HubModel.contents` was and {name: tensor}.
+
+    Raises UserError, naming `where` they are from, if they are damaged or do not fit each other.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.auto_factory import _get_model_class
+
+    try:
+        described, generation_config = parse_json(contents['hub_config']), contents.get('generation_config')
+        if not isinstance(described, dict) or not isinstance(generation_config, str | None):
+            raise ValueError('it is not a JSON object')
+    except (ValueError, TypeError) as error:
+        raise UserError(f'{where} is damaged: what it says about its model cannot be read: {error}') from error
+    state = {name.removeprefix('network.'): tensor for name, tensor in state.items()}
+    with _explain_errors(where):
+        config = AutoConfig.for_model(**described)
+        _check_config(config, where)
+        _check_size(config, {name: tensor.shape for name, tensor in state.items()}, where)
+        network_class = _get_model_class(config, AutoModelForCausalLM._model_mapping)
+        model = _make_model(network_class.from_pretrained(None, config=config, state_dict=state, **LOADING), where)
+    model.generation_config = generation_config
+    check_network(model, where)
+    return model
+
+
+@contextlib.contextmanager
+def _explain_errors(where):
+    """Turn whatever transformers raises while it loads a model into a UserError."""
     try:
         with quiet_transformers():
-            network = _load_network(folder)
+            yield
     except UserError:
         raise
     except Exception as error:  # each architecture has errors of its own
         if 'trust_remote_code' in str(error):
             raise UserError(
-                f'{folder} needs Python code that comes with the model, which is never executed; choose a model of an '
+                f'{where} needs Python code that comes with the model, which is never executed; choose a model of an '
                 'architecture that transformers has itself'
             ) from error
         if is_out_of_memory(error):
             raise
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f'cannot read {folder}: {describe_os_error(error)}') from error
-        raise UserError(f'{folder}: transformers cannot load this model: {first_line(error)}') from error
-    model = HubModel(network.eval())
-    check_network(model, folder)
-    return model
+            raise UserError(f'cannot read {where}: {describe_os_error(error)}') from error
+        raise UserError(f'{where}: transformers cannot load this model: {first_line(error)}') from error
 
 
-def _load_network(folder):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    kind = config.model_type
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise UserError(f'{folder} contains a model of type {kind!r}, which is no causal language model')
-    _check_size(config, folder)
-    network, info = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,  # they are listed, and refused below
-        output_loading_info=True,
-    )
-    if info['missing_keys'] or info['mismatched_keys']:
-        wrong = sorted([*info['missing_keys'], *(name for name, *_ in info['mismatched_keys'])])
-        raise UserError(f'{folder}: weights are missing or of another shape than config.json says, such as {wrong[0]}')
-    if network._is_stateful:
-        raise UserError(
-            f'{folder} contains a model of type {kind!r}; its memory is a state that cannot be cut back to an earlier '
-            'token, which is not supported'
-        )
-    return network
-
-
-def _check_size(config, folder):
-    """Raise UserError if config.json describes a far larger model than the folder holds, before memory is taken."""
+def _check_config(config, where):
     from transformers import AutoModelForCausalLM
 
-    shapes = read_weight_shapes(folder)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(f'{where} contains a model of type {config.model_type!r}, which is no causal language model')
+
+
+def _make_model(loaded, where):
+    """Return the HubModel of what from_pretrained returned: a network, and a report on its weights."""
+    network, info = loaded
+    if info['missing_keys'] or info['mismatched_keys']:
+        wrong = sorted([*info['missing_keys'], *(name for name, *_ in info['mismatched_keys'])])
+        raise UserError(f'{where}: weights are missing or of another shape than config.json says, such as {wrong[0]}')
+    if network._is_stateful:
+        raise UserError(
+            f'{where} contains a model of type {network.config.model_type!r}; its memory is a state that cannot be cut '
+            'back to an earlier token, which is not supported'
+        )
+    return HubModel(network.eval())
+
+
+def _check_size(config, shapes, where):
+    """Raise UserError if a config describes a far larger model than weights of these shapes, before memory is taken."""
+    from transformers import AutoModelForCausalLM
+
     if config.get_text_config(decoder=True).num_hidden_layers > len(shapes):
-        raise UserError(f'{folder}: its config.json means more layers than there are weights')
+        raise UserError(f'{where}: its config.json means more layers than there are weights')
     with torch.device('meta'):
         network = AutoModelForCausalLM.from_config(config)
     network.tie_weights()
@@ -160,8 +241,7 @@ def _check_size(config, folder):
     stored = sum(map(math.prod, shapes.values()))
     if described > 2 * stored:  # if fewer are missing, they are named later
         raise UserError(
-            f'{folder}: weights are missing: its config.json means {described:,} of them, and the folder holds '
-            f'{stored:,}'
+            f'{where}: weights are missing: its config.json means {described:,} of them, and only {stored:,} are stored'
         )
 
 

@@ -10,11 +10,13 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+from model import GPT
+
 CHUNK = 256  # tokens computed at a time
 
 
 class LeanLoss(nn.Module):
-    """A GPT with its loss: ids and targets in, mean cross-entropy in nats out; the same as model(idx, targets)[1].
+    """A model with its loss: ids and targets in, mean cross-entropy in nats out; the same as model(idx, targets)[1].
 
     It is a module so that DistributedDataParallel and torch.compile see the loss as part of the forward pass.
     """
@@ -25,9 +27,14 @@ class LeanLoss(nn.Module):
 
     def forward(self, idx, targets):
         """idx: (B, T) ids. targets: (B, T), the id that follows each; -1 is left out. Returns a float32 scalar."""
-        x = self.model.hidden(idx)  # (B, T, C)
-        weight, n_ids = self.model.lm_head.weight, self.model.n_ids
-        return lean_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), n_ids)
+        model, targets = self.model, targets.flatten()
+        x = model.hidden(idx).flatten(0, 1)  # (N, C)
+        if isinstance(model, GPT):
+            return lean_cross_entropy(x, model.lm_head.weight, targets, model.n_ids)
+        if model.whole:  # x are logits already
+            return F.cross_entropy(x[:, : model.n_ids].float(), targets, ignore_index=-1)
+        weights = tuple(model.network.get_output_embeddings().parameters())
+        return ChunkedLoss.apply(x, targets, model, *weights) / (targets != -1).sum()
 
 
 def lean_cross_entropy(x, weight, targets, n_ids):
@@ -74,7 +81,47 @@ class SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale):
         """Return the gradients of x and weight, scaled in place, which is why a second call is an error."""
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError('the lean loss allows only one backward pass; use model(idx, targets)[1] for two')
-        return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None
+        return *_scale_once(ctx, scale), None, None
+
+
+class ChunkedLoss(torch.autograd.Function):
+    """The same sum for any output layer, also with biases, scaled or capped: autograd differentiates each chunk."""
+
+    @staticmethod
+    @torch.compiler.disable  # which cannot trace a backward pass within a forward pass
+    def forward(ctx, x, targets, model, *weights):
+        """Return the sum, a float32 scalar. x: (N, C). targets: (N,). weights: those that model.logits uses."""
+        wanted = [place for place, needed in enumerate((ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])) if needed]
+        gradients, total = [None] * (1 + len(weights)), torch.zeros((), device=x.device)
+        if 0 in wanted:
+            gradients[0] = torch.empty_like(x)
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
+            chunk = x[part].detach().requires_grad_(0 in wanted)
+            with torch.set_grad_enabled(bool(wanted)):
+                logits = model.logits(chunk)[:, : model.n_ids].float()
+                loss = F.cross_entropy(logits, targets[part], ignore_index=-1, reduction='sum')
+            total += loss.detach()
+            sources = [chunk, *weights]
+            found = torch.autograd.grad(loss, [sources[place] for place in wanted]) if wanted else ()
+            for place, gradient in zip(wanted, found, strict=True):
+                if place == 0:
+                    gradients[0][part] = gradient
+                else:
+                    gradients[place] = gradient if gradients[place] is None else gradients[place].add_(gradient)
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx, scale):
+        """Return the gradients of x and the weights, scaled in place, which is why a second call is an error."""
+        x_gradient, *gradients = _scale_once(ctx, scale)
+        return x_gradient, None, None, *gradients
+
+
+def _scale_once(ctx, scale):
+    """Return the gradients that a forward pass has left, times `scale`; a second call is an error."""
+    gradients, ctx.gradients = ctx.gradients, None
+    if gradients is None:
+        raise RuntimeError('the lean loss allows only one backward pass; use model(idx, targets)[1] for two')
+    return [None if gradient is None else gradient.mul_(scale) for gradient in gradients]

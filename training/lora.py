@@ -10,6 +10,10 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
+from common.errors import UserError
+from common.notes import note
+from lm.hub_internals import find_blocks
+
 
 class LoRALinear(nn.Linear):
     """A Linear layer that learns a low-rank addition to its frozen weight."""
@@ -32,17 +36,26 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora(model, rank, alpha):
-    """Give each matrix in the blocks of a GPT an addition of this rank; freeze everything else."""
+    """Give each Linear layer in the blocks of a model an addition of this rank; freeze everything else.
+
+    Raises UserError if there is none.
+    """
     model.requires_grad_(False)
-    for block in model.transformer.h:
-        for layer in (block.attn, block.mlp):
-            for name, linear in list(layer.named_children()):
-                if isinstance(linear, nn.Linear):
-                    setattr(layer, name, LoRALinear(linear, rank, alpha))
+    blocks = find_blocks(model)
+    for name, module in list(blocks.named_modules()):
+        if isinstance(module, nn.Linear):
+            blocks.set_submodule(name, LoRALinear(module, rank, alpha))
+    if not any(isinstance(module, LoRALinear) for module in blocks.modules()):
+        raise UserError('--lora_rank: the blocks of this model have no Linear layers; leave it out')
+    owners = [module for module in blocks.modules() if not isinstance(module, LoRALinear)]
+    parts = [(name, part) for module in owners for name, part in module.named_parameters(recurse=False)]
+    if others := sorted({name for name, matrix in parts if matrix.dim() > 1}):
+        names = ', '.join(others)
+        note(f'--lora_rank adds to Linear layers only; other matrices of the blocks stay as they are: {names}')
 
 
 def split_state_dict(model):
-    """Return two state dicts: the weights of the GPT without the additions, and the additions alone."""
+    """Return two state dicts: the weights of a model without the additions, and the additions alone."""
     state = model.state_dict()
     lora = {name: tensor for name, tensor in state.items() if '.lora_' in name}
     return {name: tensor for name, tensor in state.items() if name not in lora}, lora
@@ -50,7 +63,7 @@ def split_state_dict(model):
 
 @torch.no_grad()
 def merged_state_dict(model):
-    """Return the weights of an ordinary GPT that computes the same; without LoRA, simply its weights."""
+    """Return the weights of an ordinary model that computes the same; without LoRA, simply its weights."""
     state, _ = split_state_dict(model)
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):

@@ -13,7 +13,7 @@ from common.files import PROJECT, expand_path
 from common.folders import lock_folder, remove_leftovers
 from common.notes import note
 from lm import checkpoint as checkpoints
-from lm.gpt2_files import require_gpt
+from lm.hub_internals import find_blocks
 from lm.locate import DownloadError
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
@@ -137,21 +137,48 @@ def prepare_model(settings, device):
             f'({type(error.__cause__).__name__}); begin from a shipped model instead: {_story_commands(settings)}'
         ) from error
     model, tokenizer, checkpoint = loaded
-    require_gpt(model, settings.init_from, 'train.py fine-tunes')
+    if settings.optimizer == 'muon' and not isinstance(model, GPT):
+        kind = f'{settings.init_from} is of type {model.config.model_type!r}'
+        raise UserError(f'--optimizer=muon is for models of the GPT-2 architecture; {kind}: leave it out')
     _check_same_tokenizer(settings, tokenizer, checkpoint)
     if settings.init_from == 'resume':
         if not settings.eval_only:
             check_resumable(settings, checkpoint, file)
     else:
         checkpoint = None
-        if settings.block_size < model.block_size:
-            model.crop_block_size(settings.block_size)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = settings.dropout
-    model.config.dropout = settings.dropout
+    if settings.block_size < model.block_size and (checkpoint is None or not isinstance(model, GPT)):
+        model.crop_block_size(settings.block_size)
+    set_dropout(model, settings.dropout)
     require_training_memory(settings, device, model.config.vocab_size, model)
     return model.train(), tokenizer, checkpoint
+
+
+def set_dropout(model, probability):
+    """Set all dropout of a model; say what that is in a model of another architecture than GPT-2."""
+    changed = False
+    for module in model.modules():
+        names = ['p'] if isinstance(module, torch.nn.Dropout) else [name for name in vars(module) if _is_dropout(name)]
+        for name in names:
+            if type(getattr(module, name)) in (int, float):
+                setattr(module, name, probability)
+                changed = True
+    if isinstance(model, GPT):
+        model.config.dropout = probability
+        return
+    numbers = {name: value for name, value in model.config.to_dict().items() if type(value) in (int, float)}
+    found = list(filter(_is_dropout, numbers))
+    for name in found:
+        setattr(model.config, name, probability)
+    kind = f'models of type {model.config.model_type!r}'
+    if probability and changed:
+        note(f'--dropout={probability} is what {kind} call {", ".join(found)}')
+    elif probability:
+        note(f'--dropout={probability} has no effect: {kind} have no dropout')
+
+
+def _is_dropout(name):
+    """Return whether this is a name for the share of numbers that dropout drops."""
+    return 'drop' in name and not name.startswith(('layer', 'classifier', 'summary'))
 
 
 def _story_commands(settings, name='tiny'):
@@ -242,9 +269,11 @@ def freeze_layers(model, blocks):
     """Freeze the embeddings and this many of the lowest blocks; None freezes nothing."""
     if blocks is None:
         return
-    if blocks > model.config.n_layer:
-        raise UserError(f'--freeze={blocks}: the model has only {model.config.n_layer} blocks')
-    for part in (model.transformer.wte, model.transformer.wpe, *model.transformer.h[:blocks]):
+    present = find_blocks(model)
+    if blocks > len(present):
+        raise UserError(f'--freeze={blocks}: the model has only {len(present)} blocks')
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    for part in (*embeddings, *present[:blocks]):
         part.requires_grad_(False)
 
 
