@@ -27,9 +27,9 @@ from common.files import atomic_write, expand_path
 from common.folders import finish_replacing, lock_folder, remove_leftovers, replace_together
 from lm import checkpoint as checkpoints
 from lm.checkpoint import MODEL_FILES as FILES
-from lm.gpt2_files import require_gpt
 from lm.hardware import pick_dtype
 from lm.settings import ModelChoice, choose_model
+from model import GPT
 
 PUBLISHED = {
     'gpt2': 'openai-community/gpt2',
@@ -57,7 +57,6 @@ def main(settings):
     settings = choose_model(settings)
     token = check_export_settings(settings)
     model, tokenizer, checkpoint = checkpoints.load_model(settings.init_from, settings.out_dir, 'cpu')
-    require_gpt(model, settings.init_from, 'export.py writes')
     if tokenizer is None:
         raise UserError(f'{settings.init_from} has no tokenizer, so the exported model could not be used')
     folder = expand_path(settings.folder)
@@ -146,12 +145,12 @@ CARD = """---
 
 # {name}
 
-A GPT-2 of {parameters} parameters, exported by nanoGPT-probs. {origin}
+A {kind} of {parameters} parameters, exported by nanoGPT-probs. {origin}
 
 | | |
 | --- | --- |
-| shape | {config.n_layer} layers, {config.n_head} heads, width {config.n_embd} |
-| context | {config.block_size:,} tokens |
+| shape | {shape} |
+| context | {model.block_size:,} tokens |
 | tokenizer | {tokenizer}, {vocab_size:,} tokens |
 | weights | `model.safetensors`, {dtype} |
 {training}
@@ -180,6 +179,7 @@ UNKNOWN_TEXTS = 'Which texts the model learned from, and what their authors allo
 TOKENIZERS = {
     'gpt2': "GPT-2's byte-level BPE",
     'bpe': 'byte-level BPE',
+    'pieces': 'pieces, in the manner of SentencePiece',
     'char': 'characters',
     'story': 'words, gaps and case marks',
 }
@@ -190,19 +190,25 @@ def write_card(name, model, tokenizer, checkpoint, settings):
     from huggingface_hub import ModelCardData
 
     base_model, origin = describe_origin(checkpoint, settings)
+    is_gpt, config = isinstance(model, GPT), model.config
+    architecture = 'gpt2' if is_gpt else config.model_type
+    names = ('n_layer', 'n_head', 'n_embd') if is_gpt else ('num_hidden_layers', 'num_attention_heads', 'hidden_size')
+    sizes = [getattr(config, name, '?') for name in names]
     data = ModelCardData(
         license=settings.license or None,
         library_name='transformers',
         pipeline_tag='text-generation',
         base_model=base_model,
-        tags=['gpt2', 'nanogpt-probs'],
+        tags=[architecture, 'nanogpt-probs'],
     )
     return CARD.format(
         data=data.to_yaml(),
         name=name,
         parameters=format_parameter_count(model),
         origin=origin,
-        config=model.config,
+        kind='GPT-2' if is_gpt else f'model of type `{architecture}`',
+        shape=f'{sizes[0]} layers, {sizes[1]} heads, width {sizes[2]}',
+        model=model,
         tokenizer=TOKENIZERS[tokenizer.contents['kind']],
         vocab_size=tokenizer.vocab_size,
         dtype=settings.dtype,
@@ -244,8 +250,8 @@ def describe_training(checkpoint):
 
 
 def format_parameter_count(model):
-    """Return the number of a model's weights, without those of padding ids, in millions."""
-    padding = (model.config.vocab_size - model.n_ids) * model.config.n_embd
+    """Return the number of the weights in a model's folder, in millions: a GPT's without those of padding ids."""
+    padding = (model.config.vocab_size - model.n_ids) * model.config.n_embd if isinstance(model, GPT) else 0
     return f'{(model.get_num_params(non_embedding=False) - padding) / 1e6:.2f} million'
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters on GPT-2 as the `peft` library saves them: read, and merged into the model that they adapt.
+"""LoRA adapters as the `peft` library saves them: read, and merged into the model that they adapt.
 
 A folder has adapter_config.json and adapter_model.safetensors. For a matrix W, of shape (out, in), the adapter has A
 (r, in) and B (out, r); merged, W is W + scale * B A, with scale = alpha / r, or alpha / sqrt(r) if `use_rslora`
@@ -17,6 +17,7 @@ from common.files import is_there
 from common.json_files import read_json_object
 from common.strings import show_value
 from lm.weight_files import check_weights, load_torch_file, read_safetensors
+from model import GPT
 
 TRANSPOSED = ('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj')  # saved as (in, out), as in transformers
 PARTS = {'lora_A.weight': 'A', 'lora_B.weight': 'B', 'lora_embedding_A': 'A', 'lora_embedding_B': 'B'}
@@ -36,7 +37,7 @@ def adapted_model(folder):
 
 @torch.no_grad()
 def merge_adapter(model, folder):
-    """Add the adapter in a folder to the GPT that it adapts; return the model.
+    """Add the adapter in a folder to the model that it adapts; return the model.
 
     Raises UserError, with the way out, for kinds of adapter other than LoRA and for weights that do not fit.
     """
@@ -45,7 +46,8 @@ def merge_adapter(model, folder):
         if config.get(name, plain) != plain:
             value = show_value(config[name])
             raise UserError(f'{folder} is an adapter with {name}={value}, which is not supported; {WAY_OUT}')
-    parameters = dict(model.named_parameters())
+    network = model if isinstance(model, GPT) else model.network
+    head, embedding = _find_head_and_embedding(network)
     factors, whole = defaultdict(dict), {}
     for key, tensor in _read_adapter(folder).items():
         if '.original_module.' in key:  # what `modules_to_save` replaces
@@ -56,15 +58,17 @@ def merge_adapter(model, folder):
             whole[name] = tensor
         else:
             factors[name.removesuffix(f'.{part}')][PARTS[part]] = tensor.float(), 'embedding' in part
-    head, embedding = whole.pop('lm_head.weight', None), whole.get('transformer.wte.weight')
-    untied = head is not None and (embedding is None or not torch.equal(head, embedding))
-    if untied or 'lm_head' in factors or 'transformer.wte' in factors:
-        raise UserError(f'{folder}: it changes the output layer and the token embeddings differently; {WAY_OUT}')
+    if network.get_parameter(f'{head}.weight') is network.get_parameter(f'{embedding}.weight'):
+        of_head, new = whole.pop(f'{head}.weight', None), whole.get(f'{embedding}.weight')
+        untied = of_head is not None and (new is None or not torch.equal(of_head, new))
+        if untied or head in factors or embedding in factors:
+            raise UserError(f'{folder}: it changes the output layer and the token embeddings differently; {WAY_OUT}')
+    old, new = network.get_parameter(f'{embedding}.weight'), whole.get(f'{embedding}.weight')
+    if new is not None and len(new) not in (0, len(old)) and new.shape[1:] == old.shape[1:]:
+        _resize_vocabulary(model, len(new))  # the tokenizer has grown
+    parameters, modules = dict(network.named_parameters(remove_duplicate=False)), dict(network.named_modules())
     for name, tensor in whole.items():
-        if name == 'transformer.wte.weight' and len(tensor) and tensor.shape[1:] == (model.config.n_embd,):
-            _resize_vocabulary(model, tensor)
-            continue
-        tensor = _oriented(name, tensor.float())
+        tensor = _oriented(model, name, tensor.float())
         _check_shape(folder, name, parameters, tuple(tensor.shape))
         parameters[name].copy_(tensor)
     for name, parts in factors.items():
@@ -75,10 +79,11 @@ def merge_adapter(model, folder):
             shapes = f'{tuple(A.shape)} and {tuple(B.shape)}'
             raise UserError(f'{folder} is damaged: the adapter of {name} has shapes {shapes}')
         # Before they are multiplied: the product may be far larger than the two.
-        shape = (A.shape[1], B.shape[0]) if is_embedding else (B.shape[0], A.shape[1])
+        is_transposed = is_embedding or (name in modules and type(modules[name]).__name__ == 'Conv1D')
+        shape = (A.shape[1], B.shape[0]) if is_transposed else (B.shape[0], A.shape[1])
         _check_shape(folder, f'{name}.weight', parameters, shape)
         change = _scale(folder, config, name, A.shape[0]) * (B @ A)
-        parameters[f'{name}.weight'].add_(change.t() if is_embedding else change)
+        parameters[f'{name}.weight'].add_(change.t() if is_transposed else change)
     if broken := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
         raise UserError(f'{folder}: with it, {broken[0]} is not finite; it is damaged, or its training diverged')
     return model
@@ -107,22 +112,34 @@ def _scale(folder, config, name, rank):
     return alpha / (math.sqrt(rank) if config.get('use_rslora') else rank)
 
 
-def _oriented(name, tensor):
-    """Return a weight as torch's Linear has it, (out, in)."""
-    return tensor.t() if name.removesuffix('.weight').endswith(TRANSPOSED) and tensor.dim() == 2 else tensor
+def _find_head_and_embedding(network):
+    """Return the names of the output layer and of the token embeddings, in a GPT or in a network of transformers."""
+    if isinstance(network, GPT):
+        return 'lm_head', 'transformer.wte'
+    parts = network.get_output_embeddings(), network.get_input_embeddings()
+    return tuple(next(name for name, module in network.named_modules() if module is part) for part in parts)
+
+
+def _oriented(model, name, tensor):
+    """Return a weight of transformers as the model has it: a GPT has its matrices as torch's Linear, (out, in)."""
+    is_matrix = name.removesuffix('.weight').endswith(TRANSPOSED) and tensor.dim() == 2
+    return tensor.t() if is_matrix and isinstance(model, GPT) else tensor
 
 
 def _check_shape(folder, name, parameters, shape):
     if name not in parameters:
-        raise UserError(f'{folder} adapts {name}, which a GPT-2 does not have; {WAY_OUT}')
+        raise UserError(f'{folder} adapts {name}, which its model does not have; {WAY_OUT}')
     if (expected := tuple(parameters[name].shape)) != shape:
         shapes = f'{shape}, but the model has {expected}'
         raise UserError(f'{folder}: its {name} is {shapes}; is it an adapter of another model?')
 
 
-def _resize_vocabulary(model, embedding):
-    """Give a model the token embeddings of an adapter which may be more or fewer."""
-    model.config.vocab_size = model.n_ids = len(embedding)
-    model.transformer.wte.weight = torch.nn.Parameter(embedding.float().clone())
-    model.transformer.wte.num_embeddings = model.lm_head.out_features = len(embedding)
-    model.tie_weights()
+def _resize_vocabulary(model, n_ids):
+    """Give a model room for this many token embeddings, which are filled afterwards."""
+    if isinstance(model, GPT):
+        model.config.vocab_size = model.transformer.wte.num_embeddings = model.lm_head.out_features = n_ids
+        model.transformer.wte.weight = torch.nn.Parameter(torch.zeros(n_ids, model.config.n_embd))
+        model.tie_weights()
+    else:
+        model.network.resize_token_embeddings(n_ids, mean_resizing=False)
+    model.n_ids = n_ids

@@ -22,7 +22,7 @@ from common.files import atomic_write, expand_path, is_there, resolve_path
 from common.folders import finish_replacing, lock_folder, replace_together
 from common.notes import note
 from common.strings import shorten, show_control_characters, show_value
-from lm.adapter import WAY_OUT, adapted_model, merge_adapter
+from lm.adapter import adapted_model, merge_adapter
 from lm.gpt2_files import (
     OtherArchitecture,
     check_config,
@@ -82,13 +82,14 @@ def _load_folder(folder):
     before = _signature(folder)
     try:
         model, tokenizer = load_pretrained(folder), tokenizer_of_model(folder)
-    except OtherArchitecture as error:
-        if adapted_model(folder) is not None:
-            raise UserError(f'{folder} is an adapter of a model that is not a GPT-2 ({error}); {WAY_OUT}') from error
-        # Imported only here: transformers is slow to import, and GPT-2 does without it.
-        from lm.hub_model import load_hub_model
+    except OtherArchitecture:
+        from lm.hub_model import load_hub_model  # here, since transformers is slow to import
 
-        model, tokenizer = load_hub_model(folder), tokenizer_of_model(folder)
+        base = adapted_model(folder)
+        model = load_hub_model(folder if base is None else locate_model(base))
+        if base is not None:
+            merge_adapter(model, folder)
+        tokenizer = tokenizer_of_model(folder)
     if _signature(folder) != before:
         raise UserError(f'{folder} was written while it was being read: try again')
     return model, tokenizer
@@ -152,8 +153,8 @@ def load_pretrained(name_or_folder, dropout=0.0):
 def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
     """Write a model as a folder that both `transformers` and `load_model` can read.
 
-    Padding ids, which the tokenizer lacks, are left out, so that a program that does not mask them computes the same
-    probabilities. A model without biases is saved with biases of zero, which is the same model.
+    Of a GPT, padding ids, which the tokenizer lacks, are left out, so that a program that does not mask them computes
+    the same probabilities; one without biases is saved with biases of zero, which is the same model.
     """
     folder = expand_path(folder)
     names = [name for name in MODEL_FILES if tokenizer is not None or name in WEIGHT_FILES]
@@ -163,10 +164,18 @@ def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
 
 def write_model_files(model, folder, tokenizer, dtype):
     """Write the files of a model into a new folder; see `save_pretrained`."""
+    if isinstance(model, GPT):
+        state, config = make_hub_state(model, dtype), make_hub_config(model, tokenizer, dtype)
+    else:
+        from lm.hub_model import folder_config, folder_state  # here, since transformers is slow to import
+
+        state, config = folder_state(model, dtype), folder_config(model, dtype)
+        if model.generation_config is not None:
+            (folder / 'generation_config.json').write_text(model.generation_config, encoding='utf-8')
     with _report_write_errors(folder / 'model.safetensors') as path:
-        save_file(make_hub_state(model, dtype), path, metadata={'format': 'pt'})
+        save_file(state, path, metadata={'format': 'pt'})
     with atomic_write(folder / 'config.json') as path:
-        path.write_text(json.dumps(make_hub_config(model, tokenizer, dtype), indent=2) + '\n', encoding='utf-8')
+        path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
     if tokenizer is not None:
         tokenizer.save(folder)
 

@@ -9,6 +9,7 @@ architecture is not assumed but tried, with each model that is loaded: see `chec
 
 import contextlib
 import functools
+import json
 import math
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from common.errors import UserError, describe_os_error, is_out_of_memory
 from common.files import is_there
 from common.json_files import parse_json
 from common.notes import note
+from common.strings import shorten
 from common.text_files import read_text
 from lm.hub_cache import HubCache
 from lm.weight_files import first_line, read_weight_shapes
@@ -186,6 +188,24 @@ def restore_hub_model(contents, state, where):
     return model
 
 
+def folder_state(model, dtype):
+    """Return {name: tensor} of a HubModel's weights as its model folder holds them, tied weights once."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    own = {name for name, _ in [*model.network.named_parameters(), *model.network.named_buffers()]}
+    state = {name: tensor for name, tensor in model.network.state_dict().items() if name in own}
+    state = revert_weight_conversion(model.network, state)  # to the names on the hub
+    return {name: tensor.to('cpu', dtype).contiguous() for name, tensor in state.items()}
+
+
+def folder_config(model, dtype):
+    """Return the contents of a HubModel's config.json."""
+    config = json.loads(model.network.config.to_json_string())
+    config.pop('auto_map', None)  # names Python code that is not in the folder
+    kind = type(model.network).__name__
+    return {**config, 'architectures': [kind], 'dtype': str(dtype).removeprefix('torch.')}
+
+
 @contextlib.contextmanager
 def _explain_errors(where):
     """Turn whatever transformers raises while it loads a model into a UserError."""
@@ -204,7 +224,7 @@ def _explain_errors(where):
             raise
         if isinstance(error, OSError) and error.errno is not None:
             raise UserError(f'cannot read {where}: {describe_os_error(error)}') from error
-        raise UserError(f'{where}: transformers cannot load this model: {first_line(error)}') from error
+        raise UserError(f'{where}: transformers cannot load this model: {shorten(first_line(error), 300)}') from error
 
 
 def _check_config(config, where):

@@ -85,6 +85,8 @@ def check_bpe(tokenizer, model):
     if not isinstance(vocab, dict) or not isinstance(merges, list) or model.get('ignore_merges'):
         return  # not a BPE, or one that takes whole words from its vocabulary
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    if model.get('byte_fallback'):
+        added.update(f'<0x{byte:02X}>' for byte in range(256))
     made = {merge.replace(' ', '') if isinstance(merge, str) else ''.join(merge) for merge in merges}
     lost = [token for token in vocab if len(token) > 1 and token not in made and token not in added]
     if len(lost) > len(vocab) / 100:  # some may be special tokens that no file names

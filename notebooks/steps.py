@@ -27,6 +27,7 @@ import train
 from common.errors import UserError
 from common.files import PROJECT, resolve_path
 from common.text_files import text_kind
+from lm.locate import PUBLISHED
 from pictures.losses import draw_losses
 from texts.hub_datasets import open_hub_table
 from texts.readers import KINDS, read_files
@@ -139,7 +140,7 @@ def prepare_texts(dataset, column, model, max_documents, configuration=''):
     source = [f'--input={dataset}'] if kind in KINDS else [f'--hf_dataset={dataset}', f'--hf_config={configuration}']
     if kind != '.txt':
         source.append(f'--text_column={column.strip()}')
-    tokenizer = 'tiny' if model == 'tiny' else 'gpt2'
+    tokenizer = 'gpt2' if model in PUBLISHED else model
     sizes = ['--val_fraction=0.1', '--test_fraction=0.1', f'--max_documents={max_documents}']
     run_script('prepare_bin.py', *source, f'--dataset={NAME}', f'--tokenizer={tokenizer}', *sizes)
     count_tokens()

@@ -14,6 +14,8 @@ import export
 import visualize
 from common.errors import UserError
 from common.notes import forget_notes
+from common.text_files import read_text
+from texts.token_files import open_tokens
 
 SMALL = {'hidden_size': 64, 'max_position_embeddings': 256, 'num_hidden_layers': 2}
 LLAMA = '--init_from=llama'
@@ -29,9 +31,9 @@ def llama(tmp_path, monkeypatch):
     random_network('llama', vocab_size=n_ids + 12, **SMALL).save_pretrained('llama')
 
 
-def transformers_logprob(prompt, response):
+def transformers_logprob(prompt, response, folder='llama'):
     """Return transformers' own logprob of a response, with the ids masked that no text has."""
-    network, tokenizer = AutoModelForCausalLM.from_pretrained('llama'), AutoTokenizer.from_pretrained('llama')
+    network, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     whole, n = tokenizer.encode(prompt + response), len(tokenizer.encode(prompt))
     with torch.no_grad():
         logits = network(torch.tensor([whole])).logits[0].double()
@@ -77,12 +79,34 @@ def test_pictures(picture):
     show(settings(init_from='llama', save='picture.png', **text))
 
 
-def test_what_needs_a_gpt2_says_so():
+def test_preparing_texts_fine_tuning_and_exporting(capsys):
+    stories = PROJECT / 'data' / 'childrens_stories' / 'childrens_stories.txt'
+    call('prepare_bin.py', f'--input={stories}', '--dataset=mine', '--tokenizer=llama', '--max_documents=20')
+    printed = capsys.readouterr()
+    assert 'python train.py config/finetune_stories.py --init_from=llama --dataset=mine' in printed.out
+    assert 'note: </s><s> is put before, between and after the documents' in printed.err
+    tokens = open_tokens('mine', 'train')[:200].tolist()
+    assert tokens[:2] == [2, 1]
+    first, text = read_text(stories).split('\n\n\n'), AutoTokenizer.from_pretrained('llama')
+    assert any(
+        text.encode(story)[:198] == tokens[1:199] for story in first
+    )  # <s> and the story, as transformers has it
+    short = ['--block_size=32', '--batch_size=4', '--max_iters=4', '--eval_interval=2', '--eval_iters=2']
+    with open('pairs.json', 'w') as file:
+        json.dump([['The fog', ' had a boat']], file)
+    shown = ['--sample_prompt=The fog', '--eval_file=pairs.json', '--dtype=float32']
+    call('train.py', 'config/finetune_stories.py', LLAMA, '--dataset=mine', '--lora_rank=2', *short, *shown)
+    assert "sample: 'The fog" in capsys.readouterr().out
+    call('eval.py', '--out_dir=out', '--compare_to=llama', '--text=mine')
+    export.main(export.Settings(out_dir='out', folder='tuned'))
+    call('sample.py', '--init_from=tuned', '--start=The fog', '--fixed_response= had a boat', '--temperature=1')
+    (_, _, model), *_ = samples_in(capsys.readouterr().out)
+    expected = transformers_logprob('The fog', ' had a boat', 'tuned')
+    assert number_after('logprob', model) == pytest.approx(expected, rel=1e-5)
+    assert expected != transformers_logprob('The fog', ' had a boat')
+
+
+def test_a_trace_needs_a_gpt2():
     show, settings = visualize.load_picture('trace')
-    for run in (
-        lambda: show(settings(init_from='llama', start='The fog', save='picture.png')),
-        lambda: export.main(export.Settings(init_from='llama', folder='out')),
-        lambda: call('train.py', LLAMA, f'--dataset={PROJECT / "data" / "childrens_stories"}'),
-    ):
-        with pytest.raises(UserError, match="is of type 'llama'"):
-            run()
+    with pytest.raises(UserError, match="is of type 'llama'"):
+        show(settings(init_from='llama', start='The fog', save='picture.png'))

@@ -1,11 +1,13 @@
-"""LoRA adapters as the peft library saves them: merged into the GPT-2 that they adapt, with peft's numbers."""
+"""LoRA adapters as the peft library saves them: merged into the model that they adapt, with peft's numbers."""
 
+import copy
 import json
 import math
 
 import pytest
 import torch
 from helpers.models import random_gpt
+from helpers.networks import random_network
 from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
@@ -66,6 +68,61 @@ def test_a_lora_adapter_is_merged_with_the_numbers_of_peft(base, tmp_path, setti
     assert (logits - our_logits(base)[0]).abs().max() > 0.01
     assert tokenizer.vocab_size == 270  # the base model's
     assert f'is a LoRA adapter: it is merged into {base}' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('kind', 'settings'),
+    [
+        ('llama', {'target_modules': 'all-linear'}),
+        ('llama', {'target_modules': ['q_proj', 'embed_tokens', 'lm_head'], 'modules_to_save': ['norm']}),
+        ('gemma2', {'target_modules': ['q_proj', 'down_proj'], 'use_rslora': True}),  # its output layer is tied
+        ('gpt_neox', {'target_modules': ['query_key_value', 'dense'], 'bias': 'all'}),
+        ('opt', {'target_modules': ['fc1', 'k_proj'], 'rank_pattern': {'layers.1.fc1': 2}}),
+        ('gpt2', {'target_modules': ['c_attn', 'c_fc'], 'fan_in_fan_out': True}),  # of a shape that model.py lacks
+    ],
+)
+def test_an_adapter_of_another_architecture(tmp_path, kind, settings):
+    peft = pytest.importorskip('peft')
+    forget_notes()
+    more = {'n_inner': 48, 'n_embd': 32, 'n_layer': 2, 'n_head': 2} if kind == 'gpt2' else {}
+    network = copy.deepcopy(random_network(kind, vocab_size=270, **more))
+    network.save_pretrained(tmp_path / 'base')
+    train_bpe([TEXT] * 5, 270).save(tmp_path / 'base')
+    model = peft.get_peft_model(network, peft.LoraConfig(task_type='CAUSAL_LM', r=4, lora_alpha=16, **settings))
+    model.peft_config['default'].base_model_name_or_path = str(tmp_path / 'base')
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    model.eval().save_pretrained(tmp_path / 'adapter')
+    with torch.no_grad():
+        expected = model(IDX).logits
+    logits, tokenizer = our_logits(tmp_path / 'adapter')
+    assert (logits - expected).abs().max() < 1e-4
+    assert (logits - our_logits(tmp_path / 'base')[0]).abs().max() > 0.01
+    assert tokenizer.vocab_size == 270
+
+
+@pytest.mark.slow
+def test_adapters_of_another_architecture_that_cannot_be_merged(tmp_path):
+    network = random_network('gemma2', vocab_size=270)
+    network.save_pretrained(tmp_path / 'base')
+    train_bpe([TEXT] * 5, 270).save(tmp_path / 'base')
+    (tmp_path / 'adapter').mkdir()
+    config = {'peft_type': 'LORA', 'base_model_name_or_path': str(tmp_path / 'base'), 'r': 2, 'lora_alpha': 3}
+    (tmp_path / 'adapter' / 'adapter_config.json').write_text(json.dumps(config))
+    path, place = tmp_path / 'adapter' / 'adapter_model.safetensors', 'base_model.model.model'
+    for weights, words in (
+        ({'embed_tokens.lora_embedding_A': (2, 270), 'embed_tokens.lora_embedding_B': (32, 2)}, 'differently'),
+        ({'layers.9.mlp.up_proj.lora_A.weight': (2, 32), 'layers.9.mlp.up_proj.lora_B.weight': (64, 2)}, 'not have'),
+        ({'norm.weight': (7,)}, 'is it an adapter of another model'),
+    ):
+        save_file({f'{place}.{name}': torch.ones(shape) for name, shape in weights.items()}, path)
+        with pytest.raises(UserError, match=words):
+            load_model(tmp_path / 'adapter', device='cpu')
+    save_file({f'{place}.embed_tokens.weight': torch.randn(273, 32)}, path)  # three tokens more
+    model = load_model(tmp_path / 'adapter', device='cpu')[0]
+    assert model.config.vocab_size == len(model.network.get_output_embeddings().weight) == 273
 
 
 def test_an_adapter_with_embeddings_for_an_added_token(base, tmp_path):
