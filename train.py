@@ -1,4 +1,4 @@
-"""Train or fine-tune a GPT on the token files written by prepare_bin.py.
+"""Train a GPT, or fine-tune any causal language model, on the token files written by prepare_bin.py.
 
     python train.py config/finetune_stories.py                          fine-tune GPT-2 on children's stories
     python train.py config/finetune_stories.py --init_from=resume       resume a run that was interrupted
@@ -60,7 +60,7 @@ from training.setup import (
 
 @dataclass
 class Settings:
-    """Train or fine-tune a GPT."""
+    """Train a GPT, or fine-tune any causal language model."""
 
     # input and output
     out_dir: str = 'out'  # where to write ckpt.pt, last.pt, metrics.jsonl and loss.png

@@ -53,10 +53,10 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
     """Return (model, tokenizer, checkpoint) of the model that init_from names, in eval mode but still trainable.
 
     init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder, a folder
-    with a ckpt.pt or a LoRA adapter, a .pt file; else a GPT-2-shaped name on the Hugging Face hub, such as 'gpt2'.
+    with a ckpt.pt or a LoRA adapter, a .pt file; else a name on the Hugging Face hub, such as 'gpt2'.
     device: 'cpu', 'cuda', ...; None for the best available. dtype: 'float32' (None), 'bfloat16' or 'float16'.
     The tokenizer is None if there is none and the vocabulary is not GPT-2's; the checkpoint is None for a model folder.
-    Raises UserError if something is missing, damaged or not a GPT-2.
+    Raises UserError if something is missing, damaged or not a causal language model.
     """
     device, dtype = pick_device(device), pick_dtype(dtype)
     if init_from == 'scratch':

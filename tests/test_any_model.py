@@ -88,9 +88,7 @@ def test_preparing_texts_fine_tuning_and_exporting(capsys):
     tokens = open_tokens('mine', 'train')[:200].tolist()
     assert tokens[:2] == [2, 1]
     first, text = read_text(stories).split('\n\n\n'), AutoTokenizer.from_pretrained('llama')
-    assert any(
-        text.encode(story)[:198] == tokens[1:199] for story in first
-    )  # <s> and the story, as transformers has it
+    assert any(text.encode(story)[:198] == tokens[1:199] for story in first)  # <s> and a whole story
     short = ['--block_size=32', '--batch_size=4', '--max_iters=4', '--eval_interval=2', '--eval_iters=2']
     with open('pairs.json', 'w') as file:
         json.dump([['The fog', ' had a boat']], file)

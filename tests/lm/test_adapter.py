@@ -91,7 +91,7 @@ def test_an_adapter_of_another_architecture(tmp_path, kind, settings):
     train_bpe([TEXT] * 5, 270).save(tmp_path / 'base')
     model = peft.get_peft_model(network, peft.LoraConfig(task_type='CAUSAL_LM', r=4, lora_alpha=16, **settings))
     model.peft_config['default'].base_model_name_or_path = str(tmp_path / 'base')
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * 0.1
     model.eval().save_pretrained(tmp_path / 'adapter')
