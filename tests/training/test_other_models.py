@@ -23,7 +23,7 @@ from lm.checkpoint import load_model
 from lm.hub_model import HubModel, check_network
 from lm.tokenizer import tokenizer_from_folder
 from texts.token_files import open_tokens
-from training.batches import training_batch
+from training.batches import make_blocks, training_batch
 from training.lean_loss import LeanLoss
 from training.lora import add_lora, merged_state_dict
 from training.setup import set_dropout
@@ -124,10 +124,10 @@ def test_a_run_gives_the_weights_of_a_plain_loop_with_transformers(kind):
     for module in network.modules():  # OPT's own is 0.1; a run has none unless it is asked for
         if hasattr(module, 'dropout') and isinstance(module.dropout, float):
             module.dropout = 0.0
-    tokens = open_tokens('rhymes', 'train')
+    blocks = make_blocks(open_tokens('rhymes', 'train'), None, 16)
     for step in range(4):
         for number in (2 * step, 2 * step + 1):
-            x, y = training_batch(tokens, 16, 8, number, 1337)
+            x, y = training_batch(blocks, 8, number, 1337)
             text = torch.cat([x, y[:, -1:]], 1)
             (network(text, labels=text, use_cache=False).loss / 2).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
