@@ -125,9 +125,9 @@ def _split(arguments, kinds):
             key = key.replace('-', '_')
             _check_key(key, kinds, f'--{key}')
             if not equals:
-                if rest and not rest[0].startswith('--') and not (kinds[key] is bool and not _is_bool(rest[0])):
+                if rest and not rest[0].startswith('--') and not (_is_flag(kinds[key]) and not _is_bool(rest[0])):
                     value = rest.pop(0)
-                elif kinds[key] is bool:
+                elif _is_flag(kinds[key]):
                     value = 'True'  # a bare --flag turns it on
                 else:
                     raise UserError(f'--{key} needs a value: --{key}=...')
@@ -139,6 +139,10 @@ def _split(arguments, kinds):
 
 def _is_bool(text):
     return text.lower() in BOOLS
+
+
+def _is_flag(kind):
+    return bool in (kind, *typing.get_args(kind))
 
 
 def _check_key(key, kinds, shown):
@@ -232,7 +236,7 @@ def _fails(parsed, argument):
 
 def _standard_text(text, kind):
     """Return the text of a value as tyro reads it: 'true', 'yes' and '1' become 'True', a number's 'none' 'None'."""
-    if kind is bool:
-        return BOOLS.get(text.lower(), text)
+    if _is_flag(kind) and _is_bool(text):
+        return BOOLS[text.lower()]
     is_optional_number = types.NoneType in typing.get_args(kind) and str not in typing.get_args(kind)
     return 'None' if is_optional_number and text.lower() in ('none', 'null') else text

@@ -45,6 +45,7 @@ from lm.settings import (
     SamplingSettings,
     check_sampling_settings,
     check_search_settings,
+    end_tokens,
     load_chosen_model,
     model_name,
     optimise_for_inference,
@@ -159,6 +160,8 @@ def check_eval_settings(settings):
         raise UserError('--resume_eval needs --save=NAME, the folder of the interrupted evaluation')
     if settings.text and settings.fixed_response is not None:
         raise UserError('--text and --fixed_response cannot be combined')
+    if settings.text and settings.chat:
+        raise UserError('--text and --chat cannot be combined: a chat template is for prompts and their responses')
     check_search_settings(settings)
     note_unused_settings(settings)
     return settings
@@ -177,7 +180,7 @@ def note_unused_settings(settings):
         'beam_width': text,
         'most_probable': text,
         'show_beams': text or settings.beam_width is None,
-        'length_penalty': settings.beam_width is None or not settings.stop_at_eot,
+        'length_penalty': settings.beam_width is None or not settings.stops,
         'budget': settings.most_probable is None,
         'max_new_tokens': not generates,
         'stop_at_eot': not generates,
@@ -193,9 +196,10 @@ def open_pairs(settings):
     """Return the pairs of --eval_data, or the single pair of --start and --fixed_response."""
     if settings.fixed_response is None:
         keys = KeyChoice(settings.prompt_key, settings.response_key)
-        source = PairSource(settings.eval_data, skip_bad=settings.skip_bad, keys=keys)
+        source = PairSource(settings.eval_data, skip_bad=settings.skip_bad, keys=keys, chat=settings.chat)
     else:
-        source = PairSource(given=[Pair(0, None, read_prompt(settings.start), settings.fixed_response, [])])
+        pair = Pair(0, None, read_prompt(settings.start), settings.fixed_response, [])
+        source = PairSource(given=[pair], chat=settings.chat)
     source.note_joined(settings.separator)
     return source
 
@@ -280,7 +284,7 @@ def print_continuations(source, subject, settings, budget, rows):
     if settings.most_probable is not None and len(rows) > 1 and searches:
         note(f'--most_probable may take {settings.budget} for each of {len(rows):,} prompts; --show=N takes fewer')
     _, model, tokenizer = subject
-    eot = tokenizer.roles.ends if settings.stop_at_eot else None
+    eot = end_tokens(tokenizer, settings)
     for (prompt_ids, response_ids), row in zip(encode_printed_pairs(source, subject, settings), rows):
         likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
         prompt, response = show_invisible(tokenizer.decode(prompt_ids)), tokenizer.show(response_ids)

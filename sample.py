@@ -31,6 +31,7 @@ from lm.settings import (
     SamplingSettings,
     check_sampling_settings,
     check_search_settings,
+    end_tokens,
     join_fixed_response,
     load_chosen_model,
     model_name,
@@ -63,7 +64,7 @@ def main(settings):
     prompt = read_prompt(settings.start)
     model, tokenizer = load_chosen_model(settings)
     model = optimise_for_inference(model, settings)
-    eot = tokenizer.roles.ends if settings.stop_at_eot else None
+    eot = end_tokens(tokenizer, settings)
     if settings.beam_width is None and settings.most_probable is None:
         print_responses(model, tokenizer, settings, prompt, eot)
         return
@@ -96,7 +97,7 @@ def report_unused_settings(settings):
     searches = settings.beam_width is not None or settings.most_probable is not None
     unused = {
         'num_samples': searches and settings.num_samples > 1,
-        'length_penalty': settings.length_penalty and (settings.beam_width is None or not settings.stop_at_eot),
+        'length_penalty': settings.length_penalty and (settings.beam_width is None or not settings.stops),
         'budget': settings.budget != Settings.budget and settings.most_probable is None,
     }
     for name, is_unused in unused.items():

@@ -4,9 +4,9 @@
     python -m evaluation.lm_eval_adapter --model nanogpt-probs --model_args init_from=tiny-stories --tasks hellaswag
 
 The arguments are those of the `lm_eval` command: this file registers the model `nanogpt-probs` and calls it. The model
-takes init_from, out_dir, dtype and quantize, as sample.py does; --device belongs to the harness. lm-evaluation-harness
-(Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) has three kinds of requests; `lm.scoring` answers two
-of them and `model.steps` the third.
+takes init_from, out_dir, dtype and quantize, as sample.py does, and add_bos_token; --device belongs to the harness.
+lm-evaluation-harness (Gao et al., https://github.com/EleutherAI/lm-evaluation-harness) has three kinds of requests;
+`lm.scoring` answers two of them and `model.steps` the third.
 """
 
 import sys
@@ -31,13 +31,21 @@ class NanoGPTProbs(LM):
     """A model of this project, as lm-evaluation-harness expects one."""
 
     def __init__(
-        self, init_from='tiny-stories', out_dir='out', device=None, dtype=None, quantize=None, batch_size=None, **_
+        self,
+        init_from='tiny-stories',
+        out_dir='out',
+        device=None,
+        dtype=None,
+        quantize=None,
+        add_bos_token=None,
+        batch_size=None,
+        **_,
     ):
-        """batch_size and the other arguments that the harness passes to every model are ignored."""
+        """add_bos_token: as `bos` in `lm.load`. batch_size and others that the harness passes to all are ignored."""
         super().__init__()
         if str(device).startswith('cuda') and not torch.cuda.is_available():
             device = None  # cuda is the harness's default even if there is none
-        self.model, self.tokenizer = lm.load(init_from, out_dir, device, dtype, quantize)
+        self.model, self.tokenizer = lm.load(init_from, out_dir, device, dtype, quantize, add_bos_token)
         if self.tokenizer.start is None:
             raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, with which the harness starts texts')
 
@@ -54,7 +62,9 @@ class NanoGPTProbs(LM):
         block_size = self.model.block_size
         for request in tqdm(requests, desc='loglikelihood_rolling', disable=disable_tqdm):
             ids = self.tokenizer.encode(request.args[0])
-            pairs = cut_text(ids, segment_ends(len(ids), block_size, block_size), block_size, self.tokenizer.start)
+            pairs = cut_text(
+                ids, segment_ends(len(ids), block_size, block_size), block_size, self.tokenizer.start_ids()
+            )
             sums.append(sum(score.model_logprobs.sum().item() for score in score_pairs(self.model, pairs)))
         return sums
 

@@ -156,7 +156,12 @@ def rows_part(rows, summary):
         cells = [column.cell(row) for column in columns]
         remarks = ''.join(f' ({remark})' for remark in row_remarks(row))
         response = inline_code(row['pieces'][:TOKENS]) + more + remarks
-        lines.append([escape_markdown(row['prompt']), response, *cells, ranks + more])
+        # With a chat template, the prompt is what the template made of it, token by token.
+        prompt = escape_markdown(row['prompt'])
+        if 'prompt_pieces' in row:
+            cut = '… ' if len(row['prompt_pieces']) > TOKENS else ''
+            prompt = cut + inline_code(row['prompt_pieces'][-TOKENS:])
+        lines.append([prompt, response, *cells, ranks + more])
     return [
         '## Each response',
         'Tokens are separated by │; `·` is a space, `⏎` a newline. Rank 1 is the token that greedy decoding picks. '

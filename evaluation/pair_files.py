@@ -7,7 +7,7 @@ from common.files import resolve_path
 from common.notes import note
 from common.strings import replace_surrogates
 from common.text_files import read_text_chunks, text_kind
-from texts.json_rows import find_pair_keys, pair_texts, read_json_rows
+from texts.json_rows import find_conversation, find_pair_keys, pair_texts, read_json_rows
 from texts.tables import TABLES
 
 FORMS = 'a JSON list or JSON lines of {"prompt": ..., "response": ...} or [prompt, response], or a table (CSV, Parquet)'
@@ -18,7 +18,7 @@ class Pair(NamedTuple):
 
     index: int  # its position in the file, from 0
     id: str | None
-    prompt: str
+    prompt: str | list[dict]  # or messages, {"role", "content"} each, for a chat template
     response: str
     distractors: list[str]
 
@@ -37,9 +37,10 @@ def read_pairs(path, on_bad, keys=COMMON_KEYS):
     """Yield the Pairs of a file, one by one: a large file need not fit into memory.
 
     A pair is an object with a prompt and a response, under `keys` or the common ones (see `texts.json_rows`), and
-    optionally `id` and `distractors`, a list of texts; or it is a list of prompt and response. on_bad: called with the
-    reason for each item that is neither or repeats an earlier id; if it returns, that item is left out. Raises
-    UserError for a file that cannot be read or has no pairs.
+    optionally `id` and `distractors`, a list of texts; or it is a list of prompt and response. A prompt may be a list
+    of messages, and "messages" may hold both. on_bad: called with the reason for each item that is neither or repeats
+    an earlier id; if it returns, that item is left out. Raises UserError for a file that cannot be read or has no
+    pairs.
     """
     path = resolve_path(path)
     ids = set()
@@ -87,16 +88,26 @@ def _pair(index, item, keys, path):
         return Pair(index, None, *map(replace_surrogates, item), [])
     if not isinstance(item, dict):
         raise ValueError('is neither {"prompt": ..., "response": ...} nor [prompt, response]')
-    found = find_pair_keys(item, *keys)
-    prompt, response = pair_texts(item, found)
-    if (found.prompt, found.response) != (('prompt',), 'response') and keys == COMMON_KEYS:
-        names = ' and '.join(f'"{key}"' for key in found.prompt)
-        note(f'{path}: prompts are read from {names}, responses from "{found.response}"')
+    if (conversation := find_conversation(item, *keys)) is not None:
+        prompt, response = conversation
+    else:
+        prompt, response = _prompt_and_response(item, keys, path)
     distractors = item.get('distractors') or []
     if not isinstance(distractors, list) or not all(isinstance(text, str) for text in distractors):
         raise ValueError('has "distractors" that are not a list of texts')
     id = item.get('id')
     if isinstance(id, bool) or not isinstance(id, (str, int, float, type(None))):
         raise ValueError('has an "id" that is neither text nor a number')
-    prompt, response, *distractors = map(replace_surrogates, (prompt, response, *distractors))
+    response, *distractors = map(replace_surrogates, (response, *distractors))
+    prompt = replace_surrogates(prompt) if isinstance(prompt, str) else prompt
     return Pair(index, None if id is None else str(id), prompt, response, distractors)
+
+
+def _prompt_and_response(item, keys, path):
+    """Return the two texts of an item, and say where they are if that is unusual."""
+    found = find_pair_keys(item, *keys)
+    prompt, response = pair_texts(item, found)
+    if (found.prompt, found.response) != (('prompt',), 'response') and keys == COMMON_KEYS:
+        names = ' and '.join(f'"{key}"' for key in found.prompt)
+        note(f'{path}: prompts are read from {names}, responses from "{found.response}"')
+    return prompt, response

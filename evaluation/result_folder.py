@@ -20,7 +20,7 @@ from lm.wording import describe_sampler
 # The settings that change the numbers in pairs.jsonl; hashes stand for the data and the models.
 SETTINGS_OF_THE_NUMBERS = (
     *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature'),
-    *('dtype', 'quantize', 'prompt_key', 'response_key'),
+    *('dtype', 'quantize', 'prompt_key', 'response_key', 'bos', 'system', 'chat', 'score_end'),
 )
 
 FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md', 'page.html')  # any of them: not a new folder
@@ -62,20 +62,32 @@ def describe_subject(subject):
         'tokenizer_sha256': subject.tokenizer.fingerprint,
         'parameters': subject.model.get_num_params(non_embedding=False),
         'block_size': subject.model.block_size,
+        **describe_beginning(subject.tokenizer),
+    }
+
+
+def describe_beginning(tokenizer):
+    """Return what a tokenizer puts before texts: before each, before an empty one, or a chat template."""
+    if tokenizer.chat is not None:
+        return {'chat': {'example': tokenizer.chat.example, 'sha256': tokenizer.chat.fingerprint}}
+    return {
+        name: tokenizer.show(ids) or None
+        for name, ids in (('front', tokenizer.front), ('start', tokenizer.start_ids()))
     }
 
 
 def package_versions():
     """Return the versions that the numbers may depend on."""
-    packages = ('torch', 'numpy', 'tokenizers', 'tiktoken')
+    packages = ('torch', 'transformers', 'numpy', 'tokenizers', 'tiktoken')
     return {'python': platform.python_version(), **{package: version(package) for package in packages}}
 
 
 def run_identity(header):
     """Return what two parts of pairs.jsonl must have in common to belong to one evaluation."""
-    of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256')
+    of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256', 'front', 'chat')
+    settings = {'chat': False, 'score_end': False, **header['settings']}  # older ones lack these
     return {
-        **{name: header['settings'].get(name) for name in SETTINGS_OF_THE_NUMBERS},
+        **{name: settings.get(name) for name in SETTINGS_OF_THE_NUMBERS},
         'data': header['data']['sha256'],
         **{role: [header.get(role, {}).get(name) for name in of_model] for role in ('model', 'compare_to')},
         'device': header['device'],

@@ -40,9 +40,6 @@ class TextSource:
 
         Raises UserError if the text cannot be read, is empty, or does not suit a tokenizer or the stride.
         """
-        for tokenizer in tokenizers:
-            if tokenizer.start is None:
-                raise UserError('--text needs a tokenizer with <|endoftext|>, which comes before the first token')
         path, chunks, ids, text_tokenizer = open_text(text)
         self.name, self.sha256, self.bad = str(text), file_sha256(path), 0
         ids_of = {} if ids is None else {text_tokenizer.fingerprint: ids}
@@ -53,6 +50,13 @@ class TextSource:
         n = len(self._ids[0])
         if not n:
             raise UserError(f'--text={text} is empty')
+        self._first = [tokenizer.start_ids() for tokenizer in tokenizers]
+        if any(len(ids) < 2 and not first for ids, first in zip(self._ids, self._first)):
+            raise UserError(f'--text={text} has only one token, which has no probability: nothing comes before it')
+        if not all(self._first):
+            note(
+                'this tokenizer has no token that begins a text: the first token has no probability and is not counted'
+            )
         block_size = min(block_sizes)
         self.stride = max(1, block_size // 2) if stride is None else stride
         if not 1 <= self.stride <= block_size:
@@ -64,12 +68,11 @@ class TextSource:
             ends if ids is self._ids[0] else move_ends(ends, self._ids[0], tokenizers[0], ids, tokenizer)
             for ids, tokenizer in zip(self._ids, tokenizers)
         ]
-        self._eots = [tokenizer.start for tokenizer in tokenizers]
         self._block_sizes = block_sizes
 
     def units(self, first=0):
         """Yield (index, segment) from `first` on; a segment is (prompt ids, response ids) for each tokenizer."""
-        cut = [cut_text(*cuts) for cuts in zip(self._ids, self._ends, self._block_sizes, self._eots)]
+        cut = [cut_text(*cuts) for cuts in zip(self._ids, self._ends, self._block_sizes, self._first)]
         return islice(enumerate(zip(*cut)), first, None)
 
     def encode(self, unit, tokenizers, boundary, separator):

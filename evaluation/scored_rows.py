@@ -78,8 +78,11 @@ def score_items(items, number, subject, temperature, recorded_tokens):
 
 
 def have_same_tokens(subjects):
-    """Return whether all models have the same tokenizer, so that their tokens can be compared one by one."""
-    return len({subject.tokenizer.fingerprint for subject in subjects}) == 1
+    """Return whether all models give a response the same tokens, so that these can be compared one by one."""
+    tokenizers = [subject.tokenizer for subject in subjects]
+    # Without anything that begins a text, its first token is not scored; a chat template may change a response.
+    kinds = {(each.fingerprint, not each.start_ids(), each.chat and each.chat.style) for each in tokenizers}
+    return len(kinds) == 1
 
 
 def log_ratio(after, before, per):
@@ -95,6 +98,7 @@ def describe_side(choices, scores, tokenizer, temperature):
     logprob = math.fsum(score.model_logprobs.tolist())
     ranks = score.ranks.tolist()
     side = {
+        **({} if tokenizer.chat is None else {'prompt_pieces': tokenizer.pieces(prompt_ids)}),
         'pieces': tokenizer.pieces(ids),
         'tokens': len(ids),
         'bytes': count_bytes(ids, prompt_ids, tokenizer),
@@ -119,9 +123,10 @@ def describe_side(choices, scores, tokenizer, temperature):
 
 
 def count_bytes(ids, prompt_ids, tokenizer):
-    """Return the bytes of text of a response. <|endoftext|> is not text."""
+    """Return the bytes of text of a response. <|endoftext|>, or what else ends a text or a turn, is not text."""
+    ends = {tokenizer.eot, *tokenizer.roles.ends}
     sizes = tokenizer.byte_sizes(ids, prompt_ids).tolist()
-    return sum(size for id, size in zip(ids, sizes) if id != tokenizer.eot)
+    return sum(size for id, size in zip(ids, sizes) if id not in ends)
 
 
 def describe_unusual(item, number, block_size):
@@ -145,6 +150,8 @@ def describe_choices(choices, scores, tokenizer):
     """Return what one model says about a multiple-choice question; the first choice is the right one."""
     sums = [math.fsum(score.model_logprobs.tolist()) for score in scores]
     # The space before a choice does not count, as in lm-evaluation-harness.
+    ends = set() if tokenizer.chat is None else tokenizer.roles.ends  # of a turn, which is not part of the choice
+    choices = [(prompt_ids, [id for id in ids if id not in ends]) for prompt_ids, ids in choices]
     texts = [tokenizer.decode_bytes(ids, prompt_ids) for prompt_ids, ids in choices]
     sizes = [len(text.lstrip()) for text in texts]
     per_byte = [total / max(1, size) for total, size in zip(sums, sizes)]

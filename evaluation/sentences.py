@@ -127,13 +127,15 @@ def method_sentences(summary):
                 'joint': 'Prompt and response were encoded as one text, so the model saw the tokens it was trained on.',
                 'separate': 'Prompt and response were encoded separately, which can make unusual tokens at the border.',
             }[settings['boundary']],
-            f'Where the two would run together, {between} was put between them.',
         ]
+        if not settings['chat']:
+            sentences.append(f'Where the two would run together, {between} was put between them.')
     else:
         sentences = [
             f'Every token of the text was scored once, {settings["stride"]:,} at a time, after as much of the text as '
             'fits into the context.'
         ]
+    sentences += beginning_sentences(summary)
     if summary['data']['left_out']:
         sentences.append(left_out_sentence(summary))
     sentences.append(
@@ -149,6 +151,30 @@ def method_sentences(summary):
             f'(seed {settings["seed"]}).'
         )
     return sentences
+
+
+def beginning_sentences(summary):
+    """Return what was put before texts, by a chat template or a tokenizer, if that is not just <|endoftext|>."""
+    sentences = []
+    for role in ('compare_to', 'model'):
+        if role not in summary:
+            continue
+        begins = summary[role]
+        of_model = f' of {begins["init_from"]}' if 'compare_to' in summary else ''
+        if 'chat' in begins:
+            end = 'was scored, too' if summary['settings']['score_end'] else 'was not scored'
+            sentences.append(
+                f'Prompts went through the chat template{of_model}, which makes the prompt “x” '
+                f'`{begins["chat"]["example"]}`; the token that ends a turn {end}.'
+            )
+        elif begins['front'] is not None:
+            sentences.append(f'`{begins["front"]}` stands before each text, put there by the tokenizer{of_model}.')
+        elif begins['start'] is None and summary['data']['kind'] == 'text':
+            sentences.append(
+                f'The first token of the text has no probability, since the tokenizer{of_model} has none that begins a '
+                'text; it is not counted.'
+            )
+    return list(dict.fromkeys(sentences))
 
 
 def unusual_sentences(summary):

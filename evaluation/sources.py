@@ -31,10 +31,13 @@ class Item(NamedTuple):
 class PairSource:
     """The pairs of a file, or those given."""
 
-    def __init__(self, path=None, given=None, skip_bad=False, keys=COMMON_KEYS):
-        """Read all pairs once, so that errors are reported before anything is computed."""
+    def __init__(self, path=None, given=None, skip_bad=False, keys=COMMON_KEYS, chat=False):
+        """Read all pairs once, so that errors are reported before anything is computed.
+
+        chat: whether they go through a chat template, so that a prompt may be a list of messages.
+        """
         self.name = None if path is None else str(path)
-        self._path, self._given, self._keys = path, given, keys
+        self._path, self._given, self._keys, self._chat = path, given, keys, chat
         bad, self.count = [], 0
         for _ in tqdm(self._read(bad.append), 'reading', unit=' pairs', leave=False, delay=3, disable=None):
             if bad and not skip_bad:
@@ -48,7 +51,11 @@ class PairSource:
         self.sha256 = None if path is None else file_sha256(resolve_path(path))
 
     def _read(self, on_bad):
-        return iter(self._given) if self._path is None else read_pairs(self._path, on_bad, self._keys)
+        for pair in self._given if self._path is None else read_pairs(self._path, on_bad, self._keys):
+            if isinstance(pair.prompt, str) or self._chat:
+                yield pair
+            else:
+                on_bad(f'{self._path}: pair {pair.index} is a conversation; --chat=True scores it with a chat template')
 
     def _refuse_end(self, bad):
         """Stop if the file ends with bad pairs: leaving them out is no help if there are no others."""
@@ -59,6 +66,8 @@ class PairSource:
 
     def count_joined(self, separator):
         """Return between how many prompts and responses the separator is put."""
+        if self._chat:
+            return 0
         return sum(bool(separator_between(pair.prompt, pair.response, separator)) for _, pair in self.units())
 
     def note_joined(self, separator, setting='--separator'):
@@ -75,7 +84,9 @@ class PairSource:
 
     def encode(self, pair, tokenizers, boundary, separator):
         """Return an Item. Raises UserError for a pair that a tokenizer cannot encode."""
-        responses = [join_response(pair.prompt, text, separator) for text in (pair.response, *pair.distractors)]
+        responses = [pair.response, *pair.distractors]
+        if not self._chat:
+            responses = [join_response(pair.prompt, text, separator) for text in responses]
         try:
             encoded = [
                 [tokenizer.split_pair(pair.prompt, response, boundary) for response in responses]
@@ -86,7 +97,15 @@ class PairSource:
         id = {} if pair.id is None else {'id': pair.id}
         pairs = [[choice[:2] for choice in choices] for choices in encoded]
         unusual = [next((choice for choice in choices if choice.note), None) for choices in encoded]
-        return Item({**id, 'prompt': pair.prompt, 'response': pair.response}, pairs, unusual)
+        row = {**id, 'prompt': show_messages(pair.prompt), 'response': pair.response}
+        return Item(row, pairs, unusual)
+
+
+def show_messages(prompt):
+    """Return a prompt as a text: messages in lines, each after its role."""
+    if isinstance(prompt, str):
+        return prompt
+    return '\n'.join(f'{message["role"]}: {message["content"]}' for message in prompt)
 
 
 def window_start(index):

@@ -80,7 +80,11 @@ def row_remarks(row):
 
 def side_remarks(side):
     """Return what is unusual about a row for one model."""
-    words = {'split': 'encoded separately', 'respelled': 'the tokenizer changed the text'}
+    words = {
+        'split': 'encoded separately',
+        'respelled': 'the tokenizer changed the text',
+        'first': 'the first token has no probability',
+    }
     remarks = [words[side['boundary']]] if 'boundary' in side else []
     if 'prompt_tokens_cut' in side:
         remarks.append(f'prompt cut by {side["prompt_tokens_cut"]:,} tokens')

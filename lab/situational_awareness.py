@@ -80,7 +80,7 @@ def main(settings):
         raise UserError(f'--resamples={settings.resamples}: it must be at least 1')
     questions = read_questions(settings.folder, settings.tasks, settings.password)
     settings = choose_model(settings)
-    model, tokenizer = lm.load(settings.init_from, settings.out_dir, settings.device, settings.dtype)
+    model, tokenizer = lm.load(settings.init_from, settings.out_dir, settings.device, settings.dtype, bos=settings.bos)
     numbers = score_questions(questions, Subject(model_name(settings), model, tokenizer), settings)
     print_tasks(numbers, model_name(settings), settings)
     if settings.save:

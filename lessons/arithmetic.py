@@ -47,7 +47,10 @@ from lessons.scores import ScoreTable, as_line, choose_path, format_share, write
 from lm.settings import ModelSettings, choose_model, model_name
 
 MAX_DEPTH, MAX_LENGTH = 10, 20
-OF_LOCAL_MODELS, OF_CHAT_MODELS = ('init_from', 'out_dir', 'device', 'dtype'), ('model', 'base_url', 'calculator')
+OF_LOCAL_MODELS, OF_CHAT_MODELS = (
+    ('init_from', 'out_dir', 'device', 'dtype', 'bos'),
+    ('model', 'base_url', 'calculator'),
+)
 
 
 @dataclass
@@ -137,7 +140,7 @@ def open_player(subject, tokenizer, settings):
             yield name, make_writing_player(start_chat, settings.calculator)
     elif subject is None:
         chosen = choose_model(settings)
-        loaded = lm.load(chosen.init_from, chosen.out_dir, chosen.device, chosen.dtype)
+        loaded = lm.load(chosen.init_from, chosen.out_dir, chosen.device, chosen.dtype, bos=chosen.bos)
         yield model_name(chosen), make_choosing_player(*loaded)
     elif isinstance(subject, torch.nn.Module):
         if tokenizer is None:

@@ -11,7 +11,8 @@ class EncodedPair(NamedTuple):
 
     prompt_ids: list[int]
     response_ids: list[int]
-    boundary: str | None = None  # 'split': a token was cut in two; 'respelled': the ids spell another text
+    # 'split': a token was cut in two; 'respelled': the ids spell another text; 'first': the first token is not scored
+    boundary: str | None = None
     note: str | None = None  # the same as a sentence, with the tokens or the text that is scored
 
 
@@ -36,28 +37,36 @@ def split_pair(tokenizer, prompt, response, boundary='joint'):
     if boundary == 'separate' or not response:
         prompt_ids = tokenizer.encode(prompt)
         response_ids = tokenizer.encode_after(prompt_ids, response)
-        return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
+        return _finish_pair(tokenizer, prompt, response, prompt_ids, response_ids)
     stripped = prompt.rstrip()
     whole, prompt_ids = tokenizer.encode(prompt + response), tokenizer.encode(stripped)
     response_ids, n = whole[len(prompt_ids) :], len(prompt_ids)
     if whole[:n] == prompt_ids and response_ids:
-        return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
+        return _finish_pair(tokenizer, prompt, response, prompt_ids, response_ids)
     moved = prompt[len(stripped) :]  # white space at the prompt's end
     alone = tokenizer.encode_after(prompt_ids, moved + response)
     if response_ids and tokenizer.decode_bytes(response_ids, prompt_ids) == tokenizer.decode_bytes(alone, prompt_ids):
-        return _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids)
+        return _finish_pair(tokenizer, prompt, response, prompt_ids, response_ids)
     pieces = [*tokenizer.pieces(prompt_ids[-1:]), *tokenizer.pieces(alone[:1])]
     note = f'prompt and response meet inside a token; they were encoded separately, as …{"|".join(pieces)}…'
-    return _check_spelling(tokenizer, prompt, response, prompt_ids, alone, 'split', note)
+    return _finish_pair(tokenizer, prompt, response, prompt_ids, alone, 'split', note)
 
 
-def _check_spelling(tokenizer, prompt, response, prompt_ids, response_ids, boundary=None, note=None):
-    """Return the EncodedPair; if its ids do not spell the text, it says which text they spell."""
+def _finish_pair(tokenizer, prompt, response, prompt_ids, response_ids, boundary=None, note=None):
+    """Return the EncodedPair, with what begins a text; if its ids do not spell the text, it says what they spell."""
     spelled = tokenizer.decode_bytes([*prompt_ids, *response_ids])
     if spelled not in spellings(prompt, response):
         boundary = 'respelled'
         note = f'this tokenizer changes the text; scored was {spelled.decode("utf-8", "replace")!r}'
-    return EncodedPair(tokenizer.start_ids(prompt_ids), response_ids, boundary, note)
+    prompt_ids = tokenizer.start_ids(prompt_ids)
+    if prompt_ids:
+        return EncodedPair(prompt_ids, response_ids, boundary, note)
+    # Nothing comes before the response, so its first token takes the place of a prompt.
+    why = 'the prompt is empty or only white space, and this tokenizer has no token that begins a text'
+    if len(response_ids) < 2:
+        raise UserError(f'{why}, so a first token has no probability; there is no other to score')
+    first = f'{why}: the first token, {tokenizer.show(response_ids[:1])}, has no probability and is not counted'
+    return EncodedPair(response_ids[:1], response_ids[1:], boundary or 'first', f'{note}; {first}' if note else first)
 
 
 def spellings(prompt, response):

@@ -15,7 +15,8 @@ CHECKPOINT_SUFFIXES = ('.pt', '.pth', '.ckpt')
 # What a model folder has besides weights: its shape, its tokenizer, and which tokens begin and end a text.
 SMALL_FILES = [
     *('config.json', 'generation_config.json', 'tokenizer.json', 'vocab.json', 'merges.txt', 'added_tokens.json'),
-    *('tokenizer_config.json', 'special_tokens_map.json', 'adapter_config.json', 'adapter_model.safetensors'),
+    *('tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja'),
+    *('adapter_config.json', 'adapter_model.safetensors'),
 ]
 
 

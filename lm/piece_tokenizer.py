@@ -44,11 +44,22 @@ class PieceTokenizer(BPETokenizer):
     def split_bytes(self, ids, after=()):
         """Return the UTF-8 bytes that each of these ids adds to the text of those that they follow."""
         parts = super().split_bytes(ids, after)
-        if self._puts_space and all(self.is_added(id) for id in after):
-            first = next((place for place, id in enumerate(ids) if not self.is_added(id)), None)
-            if first is not None:
-                parts[first] = parts[first].removeprefix(b' ')
+        if (first := self._place_of_space(ids, after)) is not None:
+            parts[first] = parts[first].removeprefix(b' ')
         return parts
+
+    def byte_sizes(self, ids, after=()):
+        """Return how many bytes each of these ids adds to the text of those that they follow: a NumPy array, (n,)."""
+        sizes = super().byte_sizes(ids, after)
+        if (first := self._place_of_space(ids, after)) is not None:
+            sizes[first] = len(self._bytes_of(int(ids[first])).removeprefix(b' '))
+        return sizes
+
+    def _place_of_space(self, ids, after):
+        """Return the place of the first piece of a text, whose space does not belong to it; None if it has none."""
+        if not self._puts_space or not all(self.is_added(id) for id in after):
+            return None
+        return next((place for place, id in enumerate(ids) if not self.is_added(id)), None)
 
     def is_added(self, id):
         """Return whether a token was added after the tokenizer was trained."""

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from common.errors import UserError
 from common.json_files import read_json_object
 from common.notes import note
 
@@ -63,3 +64,34 @@ def give_roles(tokenizer, folder):
     default = tokenizer.roles
     tokenizer.roles = Roles(bos[0] if bos else default.bos, ends or default.ends, pad[0] if pad else default.pad)
     return tokenizer
+
+
+def choose_front(tokenizer, bos, name):
+    """Let a tokenizer put a BOS before each text or not, and say what stands there.
+
+    bos: True, False, or None for what the tokenizer does by itself; as add_bos_token in lm-evaluation-harness. Without
+    one, an empty prompt still begins with the id that begins a text. name: of the model.
+    Raises UserError if there is no BOS to put before texts.
+    """
+    by_itself = tokenizer.front
+    if bos:
+        require_bos(tokenizer, name)
+    if bos is False:
+        tokenizer.front = ()
+    elif bos and tokenizer.roles.bos not in by_itself:
+        tokenizer.front = (tokenizer.roles.bos, *by_itself)
+    if tokenizer.front and tokenizer.front == by_itself:
+        note(f'{name}: its tokenizer puts {tokenizer.show(by_itself)} before each text, and so it is here')
+    elif tokenizer.front:
+        note(f'{name}: {tokenizer.show(tokenizer.front)} is put before each text')
+    elif by_itself:
+        note(f'{name}: {tokenizer.show(by_itself)} is left out, which its tokenizer puts before each text')
+
+
+def require_bos(tokenizer, name):
+    """Raise UserError if the tokenizer of the model `name` has no token that begins a text."""
+    if tokenizer.roles.bos is None:
+        raise UserError(
+            f'--bos=True: the tokenizer of {name} has no token that begins a text (its files name no bos_token); '
+            'leave --bos out'
+        )

@@ -210,17 +210,17 @@ def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
 
 
 def cut_text(
-    ids: Sequence[int] | np.ndarray, ends: Iterable[int] | np.ndarray, block_size: int, first: int
+    ids: Sequence[int] | np.ndarray, ends: Iterable[int] | np.ndarray, block_size: int, first: Sequence[int]
 ) -> Iterator[Pair]:
     """Yield running text as pairs: each token is in one response; its prompt is as much context as fits before it.
 
     ids: the text, a list or an array, of which only one pair at a time becomes a list. ends: where each response ends.
-    first: the id before the text, <|endoftext|>. With `segment_ends(n, block_size, block_size)` this is
-    lm-evaluation-harness's loglikelihood_rolling, the fastest way; a smaller stride gives each token more context (a
-    sliding window).
+    first: the ids before the text, mostly that of <|endoftext|>; without any, the first token is context only, since
+    nothing predicts it. With `segment_ends(n, block_size, block_size)` this is lm-evaluation-harness's
+    loglikelihood_rolling, the fastest way; a smaller stride gives each token more context (a sliding window).
     """
     for start, end in itertools.pairwise(itertools.chain((0,), ends)):
-        begin = min(max(0, end - block_size), start)  # of the prompt, in a text that has `first` before it
-        text = list(map(int, ids[max(0, begin - 1) : end]))
-        text = text if begin else [first, *text]
-        yield text[: start + 1 - begin], text[start + 1 - begin :]
+        begin = min(max(0, end - block_size), start)  # of the prompt, in a text that has one id before it
+        prompt, response = ([*map(int, ids[a:b])] for a, b in ((max(0, begin - 1), start), (start, end)))
+        prompt = prompt if begin else [*first, *prompt]
+        yield (prompt, response) if prompt else (response[:1], response[1:])

@@ -12,8 +12,11 @@ from common.notes import note
 from common.text_files import read_text
 from lm import fast
 from lm.boundary import describe_join, join_response
+from lm.chat import start_chat
 from lm.checkpoint import load_model, require_tokenizer
 from lm.hardware import check_compiler, explain_compile_errors
+from lm.locate import locate_model
+from lm.roles import choose_front
 from lm.search import Budget
 
 MAX_DRAWN_BEAMS, MAX_DRAWN_STEPS = 40, 60  # more would be unreadable in one picture
@@ -33,6 +36,7 @@ class ModelSettings(ModelChoice):
 
     device: str | None = None  # cpu, gpu, cuda, cuda:1, mps; None for the best available
     dtype: str | None = None  # float32 (None), bfloat16 or float16
+    bos: bool | None = None  # put the BOS token before each text? None for what the model's tokenizer does by itself
 
 
 @dataclass
@@ -47,7 +51,12 @@ class SamplingSettings(ModelSettings):
     temperature: float = 0.8  # 1 is the model's own distribution; lower is more predictable, 0 is greedy
     top_k: int | None = 200  # draw from the k likeliest tokens only; None for all
     top_p: float | None = None  # draw from the likeliest tokens that together have this probability; None for all
-    stop_at_eot: bool = False  # end a sample when <|endoftext|>, or the model's own end token, is drawn
+    chat: bool = False  # put prompts and pairs through the model's own chat template
+    system: str | None = None  # with chat: the text of a system message before each prompt
+    score_end: bool = False  # with chat: the token that ends the model's turn is part of a response that is scored
+    stop_at_eot: bool | None = (
+        None  # end samples at <|endoftext|>, or the model's own end tokens (None: with chat only)
+    )
     seed: int = 1337  # the same seed draws the same text
     show_probs: bool = False  # draw bar charts of the likeliest tokens at every step
     plot_steps: int = 20  # how many steps to draw
@@ -60,6 +69,11 @@ class SamplingSettings(ModelSettings):
     show_beams: bool = False  # draw the first plot_steps steps of the beam search as a tree
     most_probable: int | None = None  # find the k most probable continuations of max_new_tokens (say 6), and prove it
     budget: str = '60s,1GB'  # limits for most_probable: seconds, memory (500MB), prefixes (20000), or None
+
+    @property
+    def stops(self):
+        """Whether samples end at a token that ends a text, or a turn."""
+        return self.chat if self.stop_at_eot is None else self.stop_at_eot
 
 
 def check_sampling_settings(settings):
@@ -76,7 +90,19 @@ def check_sampling_settings(settings):
     for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
+    for name in ('system', 'score_end'):
+        if getattr(settings, name) not in (None, False) and not settings.chat:
+            raise UserError(f'--{name} needs --chat=True, which puts prompts through the chat template of a model')
+    if settings.chat:
+        if settings.separator not in ('', SamplingSettings.separator):
+            note('--separator has no effect with --chat: the template decides what is before a response')
+        settings = replace(settings, separator='')
     return choose_model(settings)
+
+
+def end_tokens(tokenizer, settings):
+    """Return the ids that end a sample; None if the settings let it go on."""
+    return tokenizer.roles.ends if settings.stops else None
 
 
 def check_search_settings(settings):
@@ -131,7 +157,15 @@ def model_name(settings):
 def load_chosen_model(settings):
     """Return (model, tokenizer) of the settings, not yet optimised. Raises UserError if either is missing."""
     model, tokenizer, _ = load_model(settings.init_from, settings.out_dir, settings.device, settings.dtype)
-    return model, require_tokenizer(tokenizer, settings.init_from)
+    name = model_name(settings)
+    require_tokenizer(tokenizer, name)
+    if isinstance(settings, SamplingSettings) and settings.chat:
+        path = expand_path(settings.out_dir) if settings.init_from == 'resume' else locate_model(settings.init_from)
+        folder = path if path.is_dir() else path.parent
+        start_chat(tokenizer, folder, name, settings.system, settings.score_end, settings.bos)
+    else:
+        choose_front(tokenizer, settings.bos, name)
+    return model, tokenizer
 
 
 def optimise_for_inference(model, settings):

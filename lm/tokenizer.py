@@ -307,8 +307,6 @@ def note_changes(tokenizer, where):
     """Return a tokenizer that was read from a file; say so if it changes texts, refuse it if it is not reliable."""
     if isinstance(tokenizer, BPETokenizer):  # the others cannot
         note_changed_texts(tokenizer, where)
-    if tokenizer.front:
-        note(f'{where}: its tokenizer puts {tokenizer.show(tokenizer.front)} before each text, and so it is here')
     return tokenizer
 
 

@@ -19,6 +19,7 @@ class Tokenizer:
     limit = None  # how many ids the model has, if it has fewer than the tokenizer
     front = ()  # the ids that it puts before each text, such as the one of <s>
     config = None  # the text of a tokenizer_config.json for transformers, if the tokenizer came from there
+    chat = None  # an lm.chat.Chat, if prompts and pairs go through a chat template
     can_be_cut = False  # whether the ids stay the same if a text is cut before any space or newline in it
     _roles = None
 
@@ -64,7 +65,7 @@ class Tokenizer:
     def byte_sizes(self, ids, after=()):
         """Return how many bytes each of these ids adds to the text of those that they follow: a NumPy array, (n,)."""
         unique, which = np.unique(ids, return_inverse=True)
-        return np.array([len(data) for data in self.split_bytes(unique.tolist())], np.int64)[which]
+        return np.array([len(self._bytes_of(id)) for id in self._check(unique)], np.int64)[which]
 
     def show(self, ids):
         """Return a text of tokens on one line, with its white space made visible."""
@@ -139,29 +140,40 @@ class Tokenizer:
         whole text crosses the boundary ("gi" and "rl" are one token in "girl"), the prompt keeps its own tokens and
         the response is encoded by itself. 'separate' encodes each by itself always.
         Prompt ids and response ids spell the text. `split_pair` also tells whether a token was cut in two.
-        An empty prompt becomes the id that begins a text, mostly <|endoftext|>; an empty response has no ids.
+        An empty prompt becomes the id that begins a text, mostly <|endoftext|>. If there is none, the first token of
+        the response has no probability, and becomes the prompt. An empty response has no ids.
         """
         return self.split_pair(prompt, response, boundary)[:2]
 
     def split_pair(self, prompt, response, boundary='joint'):
         """Return an EncodedPair: the ids of `encode_pair`, and a note if their boundary or spelling is unusual."""
+        if self.chat is not None:
+            return self.chat.split_pair(prompt, response, boundary)
         return split_pair(self, prompt, response, boundary)
 
     def encode_prompt(self, prompt):
-        """Return the ids of a prompt to continue; an empty one becomes the id that begins a text."""
-        return self.start_ids(self.encode(prompt))
+        """Return the ids of a prompt to continue; an empty one becomes the id that begins a text.
 
-    def start_ids(self, ids):
-        """Return the ids of a prompt with those that stand before each text, or those that stand for an empty one."""
+        Raises UserError for an empty one if there is no such id.
+        """
+        if self.chat is not None:
+            return self.chat.encode_prompt(prompt)
+        ids = self.start_ids(self.encode(prompt))
+        if not ids:
+            raise UserError(
+                f'the prompt is empty, and this tokenizer has no token that begins a text, such as {EOT}, so nothing '
+                'says how likely a first token is; give the text a beginning'
+            )
+        return ids
+
+    def start_ids(self, ids=()):
+        """Return the ids of a prompt with those that stand before each text, or those that stand for an empty one.
+
+        There may be none of either.
+        """
         if self.front and tuple(ids[: len(self.front)]) != self.front:
             return [*self.front, *ids]
-        if ids:
-            return ids
-        if self.start is None:
-            raise UserError(
-                f'the prompt is empty or only white space, and this tokenizer has no {EOT} to begin with instead'
-            )
-        return [self.start]
+        return list(ids) or ([] if self.start is None else [self.start])
 
     def _check(self, ids):
         unknown = sorted({int(id) for id in ids if not 0 <= id < self.vocab_size})

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import is_there, resolve_path
 from common.json_files import read_json_object
-from lm.roles import give_roles
+from lm.roles import choose_front, give_roles
 from lm.tokenizer import (
     GPT2Tokenizer,
     note_changes,
@@ -43,6 +43,7 @@ def tokenizer_from_name(name):
         raise UserError(
             f'the folder {path} has no tokenizer: no tokenizer.json, vocab.json with merges.txt or meta.pkl'
         )
+    choose_front(found, None, name)
     return found
 
 

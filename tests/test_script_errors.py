@@ -160,7 +160,7 @@ def test_eval_refuses_data(here, text, words):
         (['--num_samples=-1'], ['--num_samples=-1', 'negative']),
         (['--fixed_response= Ann', '--start=FILE:nowhere.txt'], ['FILE:nowhere.txt', 'No such file']),
         ([*CHARACTERS, '--fixed_response= Änne', '--start=Once'], ["'Ä' (U+00C4)"]),
-        ([*CHARACTERS, '--fixed_response= Ann'], ['prompt', '<|endoftext|>']),
+        ([*CHARACTERS, '--fixed_response=A'], ['prompt is empty', 'no other to score']),
     ],
     ids=['setting', 'temperature', 'number', 'file', 'characters', 'prompt'],
 )

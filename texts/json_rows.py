@@ -190,6 +190,8 @@ def _unwrap(value, path, is_jsonl):
         return value
     if not isinstance(value, dict) or any(isinstance(value.get(key), str) for key in ROW_KEYS):
         return [value]
+    if is_jsonl and isinstance(value.get('messages'), list):
+        return [value]
     rows, taken_for = _find_rows(value)
     if rows is not None:
         note(f'{path}: {taken_for}')
@@ -296,3 +298,33 @@ def pair_texts(item, keys):
         if not isinstance(value, str) and not (value is None and key in keys.prompt[1:]):
             raise UserError(f'has no "{key}"' if key not in item else f'has a "{key}" that is not text')
     return '\n\n'.join(filter(None, map(item.get, keys.prompt))), item[keys.response]
+
+
+def find_conversation(item, prompt_key=None, response_key=None):
+    """Return (messages, response) of a row with a list of messages, {"role", "content"} each; None if it has none.
+
+    The response is a text of its own, or a list of one message, or else the last message, which must be the
+    assistant's. Raises UserError, whose message continues 'pair 3 ...', for a list of anything else.
+    """
+    prompts = (prompt_key,) if prompt_key else (*PROMPT_KEYS, 'messages')
+    responses = (response_key,) if response_key else RESPONSE_KEYS
+    key = next((key for key in prompts if isinstance(item.get(key), list)), None)
+    answer = next((key for key in responses if isinstance(item.get(key), str | list)), None)
+    has_texts = answer is not None and any(isinstance(item.get(key), str) for key in prompts)
+    if key is None or has_texts or (response_key and answer is None):
+        return None
+    messages, response = item[key], [] if answer is None else item[answer]
+    if isinstance(response, str):
+        response = [{'role': 'assistant', 'content': response}]
+    if not all(
+        isinstance(message, dict) and all(isinstance(message.get(name), str) for name in ('role', 'content'))
+        for message in (*messages, *response)
+    ):
+        raise UserError(f'has a "{key}" that is not all messages, {{"role": ..., "content": a text}}')
+    if answer is None:
+        messages, response = messages[:-1], messages[-1:]
+    if not messages or [message['role'] for message in response] != ['assistant']:
+        raise UserError(f'has a "{key}" that does not end with one message of the assistant, the response')
+    if messages[-1]['role'] == 'assistant':
+        raise UserError(f'has a "{key}" that ends with a message of the assistant, and "{answer}" besides')
+    return messages, response[0]['content']

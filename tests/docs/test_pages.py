@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from helpers.chat_templates import save_chat_model
 from helpers.markdown import Command, anchors, assert_same_output, commands, links, options, python_blocks
 from helpers.models import needs_gpt2_vocabulary, random_gpt
 from helpers.networks import random_network
@@ -69,7 +70,7 @@ SHORT = {
 SMALL = '--n_layer=2 --n_head=2 --n_embd=16 --block_size=64'  # for a model from scratch
 
 # Names on the hub for which the cache holds a small model with GPT-2's vocabulary.
-LLAMA = 'HuggingFaceTB/SmolLM2-135M'
+LLAMA, CHAT = 'HuggingFaceTB/SmolLM2-135M', 'HuggingFaceTB/SmolLM2-135M-Instruct'
 SIZES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
 GPT2 = [*SIZES, *(f'openai-community/{size}' for size in SIZES), 'distilgpt2', 'distilbert/distilgpt2']
 
@@ -235,14 +236,14 @@ def hub_cache(tmp_path_factory):
     save_pretrained(random_gpt(vocab_size=50257, block_size=1024), cache / 'gpt2', GPT2Tokenizer())
     n_ids = save_llama_tokenizer(cache / 'llama')
     random_network('llama', vocab_size=n_ids, max_position_embeddings=256).save_pretrained(cache / 'llama')
-    for name in [*GPT2, LLAMA]:
+    save_chat_model(cache / 'chat', 'chatml')
+    for name in [*GPT2, LLAMA, CHAT]:
         folder = cache / f'models--{name.replace("/", "--")}'
         (folder / 'refs').mkdir(parents=True)
         (folder / 'refs' / 'main').write_text('a' * 40)
         (folder / 'snapshots').mkdir()
-        (folder / 'snapshots' / ('a' * 40)).symlink_to(
-            cache / ('llama' if name == LLAMA else 'gpt2'), target_is_directory=True
-        )
+        model = {LLAMA: 'llama', CHAT: 'chat'}.get(name, 'gpt2')
+        (folder / 'snapshots' / ('a' * 40)).symlink_to(cache / model, target_is_directory=True)
     return cache
 
 
@@ -266,7 +267,7 @@ def needs_hub(command):
     settings, script = settings_of(command), script_of(command)
     if script == 'prepare_bin.py':
         return not settings.keys() & {'tokenizer', 'train_bpe', 'help'}
-    return script == 'lab.bench' or any(value in (*GPT2, LLAMA) for value in settings.values())
+    return script == 'lab.bench' or any(value in (*GPT2, LLAMA, CHAT) for value in settings.values())
 
 
 def bring_files(command, folder):

@@ -132,8 +132,15 @@ def test_an_empty_text_and_a_tokenizer_without_a_beginning(tmp_path, text):
     (tmp_path / 'empty.txt').write_text('')
     with pytest.raises(UserError, match=r'empty\.txt is empty'):
         TextSource('empty.txt', [tiny], [16])
-    with pytest.raises(UserError, match='endoftext'):
-        TextSource('text.txt', [CharTokenizer(sorted(set(text)))], [16])
+    chars = CharTokenizer(sorted(set(text)))
+    (tmp_path / 'one.txt').write_text('O')
+    with pytest.raises(UserError, match='only one token, which has no probability'):
+        TextSource('one.txt', [chars], [16])
+    for stride in (1, 5, 16):
+        segments = [pair for _, (pair,) in TextSource('text.txt', [chars], [16], stride).units()]
+        assert list(chain(*(response for _, response in segments))) == chars.encode(text)[1:]
+        assert all(prompt and len(prompt) + len(response) <= 17 for prompt, response in segments)
+        assert segments[0][0] == chars.encode(text[0])
 
 
 # Encoding in pieces -------------------------------------------------------------------------------------------------

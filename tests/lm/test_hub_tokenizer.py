@@ -52,6 +52,7 @@ def test_any_text_has_transformers_ids_and_comes_back(both, text):
     if gives_back(ours, text):
         assert ours.decode(ids) == text
         assert ours.decode(ours.encode_prompt(text) if text else []) == text
+        assert ours.byte_sizes(ids).sum() == len(text.encode())
         for cut in range(len(ids) + 1):
             assert ours.decode_bytes(ids[:cut]) + ours.decode_bytes(ids[cut:], ids[:cut]) == text.encode()
 

@@ -96,7 +96,7 @@ def test_scores_are_the_known_probabilities():
 
 def test_running_text_is_scored_with_the_context_that_fits():
     model, ids = FakeModel(), [1, 6, 2, 0, 0, 3, 5, 4, 4, 1, 2, 6, 6, 3, 0, 5, 1, 2, 3]
-    pairs = list(cut_text(ids, segment_ends(len(ids), 8, 1), 8, first=5))
+    pairs = list(cut_text(ids, segment_ends(len(ids), 8, 1), 8, first=[5]))
     logprobs = [logprob for scored in score_pairs(model, pairs) for logprob in scored.model_logprobs.tolist()]
     assert logprobs == pytest.approx(model.logprob_of([5], ids), abs=1e-5)
 

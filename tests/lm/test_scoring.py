@@ -102,7 +102,7 @@ def test_padding_ids_take_no_part():
 @pytest.mark.parametrize(('n', 'stride'), [(1, 4), (16, 16), (17, 16), (50, 16), (50, 5), (50, 1), (3, 8)])
 def test_running_text_scores_every_token_once_behind_what_fits(model, n, stride):
     ids = random_ids(model, n, random.Random(n))
-    pairs = list(cut_text(ids, segment_ends(n, 16, stride), 16, first=60))
+    pairs = list(cut_text(ids, segment_ends(n, 16, stride), 16, first=[60]))
     assert list(itertools.chain(*(response for _, response in pairs))) == ids
     logprobs = torch.cat([score.model_logprobs for score in score_pairs(model, pairs)])
     place = 0
@@ -120,7 +120,7 @@ def test_running_text_scores_every_token_once_behind_what_fits(model, n, stride)
 
 def test_a_smaller_stride_gives_every_token_at_least_as_much_to_see():
     def seen(stride):
-        pairs = cut_text(list(range(100)), segment_ends(100, 16, stride), 16, first=0)
+        pairs = cut_text(list(range(100)), segment_ends(100, 16, stride), 16, first=[0])
         return [len(prompt) + offset for prompt, response in pairs for offset in range(len(response))]
 
     for small, large in itertools.pairwise([1, 4, 8, 16]):
@@ -128,7 +128,7 @@ def test_a_smaller_stride_gives_every_token_at_least_as_much_to_see():
 
 
 def test_text_without_tokens_has_no_pairs():
-    assert list(cut_text([], segment_ends(0, 16, 16), 16, first=0)) == []
+    assert list(cut_text([], segment_ends(0, 16, 16), 16, first=[0])) == []
 
 
 # Against lm-evaluation-harness --------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_rolling_equals_lm_evaluation_harness(both):
     requests = [Instance('loglikelihood_rolling', {}, (text,), index) for index, text in enumerate(texts)]
     for text, expected in zip(texts, theirs.loglikelihood_rolling(requests, disable_tqdm=True), strict=True):
         ids = tokenizer.encode(text)
-        pairs = cut_text(ids, segment_ends(len(ids), 64, 64), 64, tokenizer.eot)
+        pairs = cut_text(ids, segment_ends(len(ids), 64, 64), 64, [tokenizer.eot])
         logprob = sum(score.model_logprobs.sum().item() for score in score_pairs(model, pairs))
         # The harness sums in float32, whose neighbouring numbers are 2.4e-4 apart beyond 2,048.
         assert logprob == pytest.approx(expected, abs=1e-4, rel=1e-7)
