@@ -53,7 +53,7 @@ def hint_at_setting(key, kinds):
     meant = [name for name, others in OTHER_NAMES.items() if lower in others.split()]
     begun = [name for name in kinds if len(lower) > 2 and name.startswith(lower)]
     found = [name for name in (lower, *meant) if name in kinds] or begun[:1]
-    found = found or difflib.get_close_matches(lower, kinds, n=1, cutoff=0.65)
+    found = found or difflib.get_close_matches(lower, kinds, n=1, cutoff=0.67)
     return f'did you mean {found[0]}?' if found else '--help lists all settings'
 
 
