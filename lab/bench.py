@@ -4,7 +4,8 @@
     python -m lab.bench --job=decode
     python -m lab.bench --job=all --save=results/speed/speed.json
 
-The model has the shape of the smallest GPT-2 (124 M parameters; random weights are as fast as real ones). Jobs:
+The model has the shape of the smallest GPT-2 (124 M parameters; random weights are as fast as real ones), or with
+--init_from=llama that of a small Llama (135 M, as SmolLM). Jobs:
 
     decode     generate one text of 100 tokens         train      two training steps of 4 x 256 tokens
     sample     generate ten texts of 200 tokens        start      from the command to the first token
@@ -52,6 +53,15 @@ from model import GPT, GPTConfig
 
 JOBS = (*CONTENDERS, 'growth', 'precision')
 STORIES = PROJECT / 'data/childrens_stories/childrens_stories.txt'
+LLAMA = {  # SmolLM's shape
+    'hidden_size': 576,
+    'intermediate_size': 1536,
+    'num_hidden_layers': 30,
+    'num_attention_heads': 9,
+    'num_key_value_heads': 3,
+    'vocab_size': 49152,
+    'tie_word_embeddings': True,
+}
 PAIRS_SCORED = (1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)  # where growth notes time and memory
 
 
@@ -62,7 +72,7 @@ class Settings:
     job: str = 'all'  # decode, sample, score, prompts, train, start, prepare, growth, precision; several with commas
     rounds: int = 5  # how often each contender does the job; the median counts
     only: str = ''  # only contenders whose name contains this; empty: all
-    init_from: str = ''  # a GPT-2 model folder to measure with; empty: random weights in the smallest GPT-2's shape
+    init_from: str = ''  # a model folder to measure with; llama: a random Llama of 135 M; empty: a random GPT-2
     save: str = ''  # a JSON file for all results, with versions and the machine; other jobs in it are kept
 
 
@@ -75,10 +85,10 @@ def main(settings):
     if settings.rounds < 1:
         raise UserError(f'--rounds={settings.rounds}: it must be at least 1')
     with tempfile.TemporaryDirectory() as scratch:
-        folder = settings.init_from or f'{scratch}/gpt2'
-        if not settings.init_from:
-            torch.manual_seed(1337)
-            checkpoint.save_pretrained(GPT(GPTConfig(vocab_size=50257)), folder, GPT2Tokenizer())
+        folder = settings.init_from
+        if folder in ('', 'llama'):
+            folder = f'{scratch}/{folder or "gpt2"}'
+            save_random_model(folder)
         tasks = {job: make_task(job, folder, scratch) for job in jobs if job in CONTENDERS}  # fails early
         limits = measure_hardware_limits()
         print(', '.join(f'{name.replace("_", " ")} {value:.3g}' for name, value in limits.items()))
@@ -87,6 +97,18 @@ def main(settings):
             result = run_job(job, tasks.get(job), folder, settings, limits)
             if settings.save:
                 save_result(Path(settings.save), conditions, job, result)
+
+
+def save_random_model(folder):
+    """Write a folder with random weights and GPT-2's tokenizer: a Llama if it is called so, else the smallest GPT-2."""
+    torch.manual_seed(1337)
+    if Path(folder).name != 'llama':
+        checkpoint.save_pretrained(GPT(GPTConfig(vocab_size=50257)), folder, GPT2Tokenizer())
+        return
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(LlamaConfig(**LLAMA, bos_token_id=None, eos_token_id=None)).save_pretrained(folder)
+    GPT2Tokenizer().save(Path(folder))
 
 
 def run_job(job, task, folder, settings, limits):
@@ -116,14 +138,25 @@ def make_task(job, folder, scratch):
     model, tokenizer, _ = checkpoint.load_model(folder, device='cpu')
     rows, new_tokens = (10, 200) if job == 'sample' else (1, 100)
     task = Task(folder, scratch, rows=rows, new_tokens=new_tokens)
-    task.layers = 12 * model.config.n_layer * model.config.n_embd**2  # C * 3C, C * C, and twice C * 4C
-    task.head = model.lm_head.weight.numel()
+    task.layers, task.head = count_matrices(model)
     if job in ('score', 'prompts'):
         task.pairs = make_pairs(job, tokenizer, tokenizer.encode(story))
     if job == 'prepare':
         task.text = f'{scratch}/text.txt'
         write_text(task.text, story, 100_000_000)
     return task
+
+
+def count_matrices(model):
+    """Return how many numbers the matrices of a model's layers have, and how many its output layer has."""
+    if isinstance(model, GPT):
+        embeddings, head = [model.transformer.wte.weight, model.transformer.wpe.weight], model.lm_head.weight
+    else:
+        embeddings = [model.network.get_input_embeddings().weight]
+        head = model.network.get_output_embeddings().weight
+    apart = {id(weight) for weight in (*embeddings, head)}
+    layers = [weight for weight in model.parameters() if weight.dim() == 2 and id(weight) not in apart]
+    return sum(weight.numel() for weight in layers), head.numel()
 
 
 def make_pairs(job, tokenizer, ids):

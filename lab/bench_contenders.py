@@ -30,7 +30,7 @@ TRAIN_BATCH = (4, 256)  # texts, tokens in each
 class Task:
     """The work to do, the same for every contender."""
 
-    folder: str  # a GPT-2 model folder
+    folder: str  # a model folder
     scratch: str  # a folder for temporary files
     rows: int = 1  # texts generated at once
     new_tokens: int = 100  # tokens in each
@@ -53,9 +53,9 @@ def load_ours(task, dtype=None, quantize=None):
 
 def load_transformers(task, dtype):
     """Return the model in transformers, ready for inference."""
-    from transformers import GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM
 
-    return GPT2LMHeadModel.from_pretrained(task.folder, dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(task.folder, dtype=dtype).eval()
 
 
 def load_ctranslate2(task, compute_type):
@@ -105,7 +105,7 @@ def generate_transformers(task, dtype=torch.float32):
     settings = {'do_sample': True, 'temperature': 0.8, 'top_k': 200, 'num_return_sequences': task.rows}
     length = {'min_new_tokens': task.new_tokens, 'max_new_tokens': task.new_tokens}
     mask = torch.ones_like(idx)
-    return lambda: model.generate(idx, attention_mask=mask, pad_token_id=50256, **settings, **length)
+    return lambda: model.generate(idx, attention_mask=mask, pad_token_id=0, **settings, **length)
 
 
 def generate_ctranslate2(task, compute_type):
@@ -136,7 +136,7 @@ def score_transformers(task, dtype=torch.float32):
         for start in range(0, len(texts), 16):
             part = texts[start : start + 16]
             longest = max(len(ids) for ids, _ in part)
-            idx = torch.tensor([ids + [50256] * (longest - len(ids)) for ids, _ in part])
+            idx = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in part])
             mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in part])
             logprobs = model(idx, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
             logprobs = logprobs.gather(-1, idx[:, 1:, None])[..., 0]
@@ -270,8 +270,8 @@ def start_transformers(task):
     return run_python(
         '-c',
         'import sys\n'
-        'from transformers import AutoTokenizer, GPT2LMHeadModel\n'
-        'model = GPT2LMHeadModel.from_pretrained(sys.argv[1])\n'
+        'from transformers import AutoModelForCausalLM, AutoTokenizer\n'
+        'model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n'
         'tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n'
         'prompt = tokenizer(sys.argv[2], return_tensors="pt")\n'
         'ids = model.generate(**prompt, max_new_tokens=1, do_sample=True, pad_token_id=50256)\n'

@@ -43,7 +43,8 @@ def can_quantize(weight: Tensor) -> bool:
 def pack(model, quantize=None):
     """Optimise a language model for inference, in place; it can no longer be trained or saved.
 
-    In a GPT whole layers are replaced, in a model of transformers each of its Linear layers.
+    In a GPT, and in Llama and its relatives, whole layers are replaced; in other models of transformers each of its
+    Linear layers.
 
     quantize: None, or 'int8'. Returns the model, unchanged if the plain one is already the fastest (on a GPU).
     Raises UserError if int8 is not supported here.
@@ -56,7 +57,7 @@ def pack(model, quantize=None):
     if quantize or can_pack(weight):
         matrix = Int8Matrix if quantize else PackedMatrix
         if not isinstance(model, GPT):
-            return pack_linears(model, matrix)
+            return pack_network(model, matrix)
         blocks = model.transformer.h
         for layer in range(len(blocks)):  # one at a time, so that two whole models are never in memory
             blocks[layer] = PackedBlock(blocks[layer], model.gelu, matrix)
@@ -64,10 +65,15 @@ def pack(model, quantize=None):
     return model
 
 
-def pack_linears(model, matrix):
-    """Replace each Linear layer of a model by a packed one; return the model."""
+def pack_network(model, matrix):
+    """Replace the layers of a model of transformers that are known, and each Linear layer of the rest; return it."""
+    from lm.fast_decoder import PackedDecoderLayer, is_known  # here, since it imports this module
+
+    # One at a time, so that two whole models are never in memory; whole layers before what is in them.
+    for name in [name for name, module in model.named_modules() if is_known(module)]:
+        model.set_submodule(name, PackedDecoderLayer(model.get_submodule(name), matrix))
     linears = [name for name, module in model.named_modules() if type(module) is nn.Linear]  # subclasses do more
-    for name in linears:  # one at a time, so that two whole models are never in memory
+    for name in linears:
         model.set_submodule(name, PackedLinear(model.get_submodule(name), matrix))
     return model
 

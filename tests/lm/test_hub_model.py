@@ -111,14 +111,20 @@ def test_drawing_scoring_and_searching_give_transformers_numbers(model, network)
 def test_packed_matrices_give_the_same_numbers(quantize):
     if not (fast.can_quantize if quantize else fast.can_pack)(torch.ones(1)):
         pytest.skip('this CPU or this build of torch cannot')
-    for kind in ('llama', 'opt', 'gpt_neox'):
+    for kind in ('llama', 'mistral', 'qwen2', 'qwen3', 'opt', 'gpt_neox'):
         network = random_network(kind, seed=7)
         idx = random_ids(2, 12)
         expected = network(idx, use_cache=False).logits
         model = fast.pack(HubModel(network), quantize)
         random_network.cache_clear()  # its layers have been replaced
-        error = (model.logits(model.hidden(idx)) - expected).std() / expected.std()
-        assert error < (0.15 if quantize else 1e-4)  # eight bits are coarse for matrices of 32 numbers
+        cache = model.new_cache(2, 4)
+        pieces = [model.hidden(idx[:, start:end], cache) for start, end in ((0, 5), (5, 6), (6, 7), (7, 12))]
+        for x in (model.hidden(idx), torch.cat(pieces, dim=1)):
+            error = (model.logits(x) - expected).std() / expected.std()
+            assert error < (0.15 if quantize else 1e-4)  # eight bits are coarse for matrices of 32 numbers
+        assert (kind in ('opt', 'gpt_neox')) != any(
+            type(part).__name__ == 'PackedDecoderLayer' for part in model.modules()
+        )
 
 
 def test_texts_end_where_the_models_positions_do(model):
