@@ -49,6 +49,7 @@ from lm import checkpoint, fast
 from lm.hardware import peak_memory_mib
 from lm.scoring import score_pairs
 from lm.tokenizer import GPT2Tokenizer
+from lm.tokenizer_names import tokenizer_from_name
 from model import GPT, GPTConfig
 
 JOBS = (*CONTENDERS, 'growth', 'precision')
@@ -100,7 +101,7 @@ def main(settings):
 
 
 def save_random_model(folder):
-    """Write a folder with random weights and GPT-2's tokenizer: a Llama if it is called so, else the smallest GPT-2."""
+    """Write a folder with random weights and a tokenizer: a Llama if it is called so, else the smallest GPT-2."""
     torch.manual_seed(1337)
     if Path(folder).name != 'llama':
         checkpoint.save_pretrained(GPT(GPTConfig(vocab_size=50257)), folder, GPT2Tokenizer())
@@ -108,7 +109,7 @@ def save_random_model(folder):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     LlamaForCausalLM(LlamaConfig(**LLAMA, bos_token_id=None, eos_token_id=None)).save_pretrained(folder)
-    GPT2Tokenizer().save(Path(folder))
+    tokenizer_from_name('tiny').save(Path(folder))  # it has no more ids than the model
 
 
 def run_job(job, task, folder, settings, limits):
