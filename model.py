@@ -133,6 +133,10 @@ class Cache:
             self.mask = torch.ones(T, self.end, dtype=torch.bool, device=self.kv.device).tril(self.start)
         return torch.arange(self.start, self.end, device=self.kv.device)
 
+    def tensors(self):
+        """Return views of all keys and values, each with the shape (B, ..., room, hs)."""
+        return [self.kv.movedim(2, 0)]
+
     def append(self, layer, kv):
         """Store one layer's keys and values of the T new tokens, (2, B, nh, T, hs); return a view of all S."""
         if self.places is None:

@@ -75,6 +75,16 @@ class HubCache(Cache):
         """Its size in bytes."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.past.layers)
 
+    def tensors(self):
+        """Return all keys and values, (B, nh, room, hs) each."""
+        return [tensor for layer in self.past.layers for tensor in (layer.keys, layer.values)]
+
+    def reserve(self, T):
+        """Make room for T more tokens in each row, and count them."""
+        for layer in self.past.layers:
+            layer.reserve(self.end + T)
+        self.advance(T)
+
     def advance(self, T):
         """Note that the model has read T more tokens in each row."""
         self._set_lengths(self.lengths + T)

@@ -57,9 +57,13 @@ class PieceTokenizer(BPETokenizer):
 
     def _place_of_space(self, ids, after):
         """Return the place of the first piece of a text, whose space does not belong to it; None if it has none."""
-        if not self._puts_space or not all(self.is_added(id) for id in after):
+        if not self.drops_space(after):
             return None
         return next((place for place, id in enumerate(ids) if not self.is_added(id)), None)
+
+    def drops_space(self, after):
+        """Return whether a space at the beginning of the token that follows these ids does not belong to the text."""
+        return self._puts_space and all(self.is_added(id) for id in after)
 
     def is_added(self, id):
         """Return whether a token was added after the tokenizer was trained."""

@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lm.alternatives import likeliest
 from lm.roles import end_ids
-from model import Cache, LanguageModel, logits_to_logprobs
+from lm.token_tree import ROOT, TokenTree
+from model import LanguageModel, logits_to_logprobs
 
 BATCH = 64  # prefixes that the exact search reads at once
-CACHE_BYTES = 2**28  # fewer if their caches would take more memory than this
 LONG_BEAM = 100  # steps of a beam search after which a caller with a budget looks at its clock
 MIN_BEAM_WIDTH = 8  # of the beam search that the exact search starts with: good answers found early prune more
 
@@ -192,23 +191,21 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
                 yield Found(*as_tensors(idx, [], max_new_tokens), 0.0, False, opened=0, waiting=1, mebibytes=0.0)
         for beam in finished:
             answers.offer(beam.ids, beam.logprob)
-    cache = cache_prompt(model, idx, max_new_tokens)
-    at_once = BATCH if cache is None else min(BATCH, 1 + CACHE_BYTES // cache.nbytes)
-    opened, waiting = 0, Waiting()
-    yield Found(
-        *as_tensors(idx, answers.best(), max_new_tokens),
-        bound=0.0,
-        exact=False,
-        opened=0,
-        waiting=1,
-        mebibytes=0.0,
-    )
-    batch = [((), 0.0)]  # (prefix, logprob) to open; the first prefix is empty
-    while batch:
-        logprobs = next_logprobs(model, idx, [prefix for prefix, _ in batch], cache)  # (B, V)
-        opened += len(batch)
-        for (prefix, prefix_logprob), row in zip(batch, logprobs):
-            totals = prefix_logprob + row  # (V,), the logprob of the prefix extended by each id
+    tree, waiting = TokenTree(model, idx[0].tolist(), max_new_tokens), Waiting()
+
+    def found(exact, bound):
+        size = waiting.bytes + answers.bytes + tree.nbytes
+        best = as_tensors(idx, answers.best(), max_new_tokens)
+        return Found(*best, bound, exact, n_opened, waiting.count, size / 2**20)
+
+    n_opened = 0
+    yield found(exact=False, bound=0.0)
+    opened, logprobs = [(ROOT, 0.0)], tree.root_logprobs[None]  # [(node, its logprob)], (B, V) what follows each
+    while opened:
+        n_opened += len(opened)
+        for (node, logprob), row in zip(opened, logprobs):
+            prefix = tuple(tree.path(node))
+            totals = logprob + row  # (V,), the logprob of the prefix extended by each id
             if len(prefix) == max_new_tokens - 1:
                 for total, id in likeliest(totals, k + 1):  # one more than needed: it bounds those left out
                     answers.offer((*prefix, id), total)
@@ -218,16 +215,11 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
                 totals[end] = -math.inf
             hopeful = totals > answers.floor
             answers.pass_over(totals.masked_fill(hopeful, -math.inf).max().item())
-            waiting.add(prefix, hopeful.nonzero()[:, 0], totals[hopeful])
-        yield Found(
-            *as_tensors(idx, answers.best(), max_new_tokens),
-            bound=max(answers.passed_over, waiting.best),
-            exact=waiting.best <= answers.floor,
-            opened=opened,
-            waiting=waiting.count,
-            mebibytes=(waiting.bytes + answers.bytes) / 2**20,
-        )
-        batch = [waiting.pop() for _ in range(min(at_once, waiting.count)) if waiting.best > answers.floor]
+            waiting.add(node, hopeful.nonzero()[:, 0], totals[hopeful])
+        yield found(waiting.best <= answers.floor, max(answers.passed_over, waiting.best))
+        batch = [waiting.pop() for _ in range(min(BATCH, waiting.count)) if waiting.best > answers.floor]
+        nodes, logprobs = tree.read([parent for parent, _, _ in batch], [id for _, id, _ in batch])
+        opened = [(node, logprob) for node, (*_, logprob) in zip(nodes, batch, strict=True)]
 
 
 class Answers:
@@ -276,19 +268,19 @@ class Waiting:
     """
 
     def __init__(self):
-        self._heap = []  # (-logprob, number, opened prefix, next ids, their logprobs, index of the next)
+        self._heap = []  # (-logprob, number, opened node, next ids, their logprobs, index of the next)
         self._numbers = itertools.count()  # break ties before tuples are compared further
         self.count = self.bytes = 0
 
-    def add(self, prefix, ids, logprobs):
-        """Add prefix, a tuple of ids, extended by each of the next ids."""
+    def add(self, node, ids, logprobs):
+        """Add the prefix of an opened node, extended by each of the next ids."""
         if not len(ids):
             return
         order = logprobs.argsort(descending=True, stable=True)
         ids, logprobs = ids[order].numpy().astype(np.int32), logprobs[order].numpy()
         self.count += len(ids)
         self.bytes += ids.nbytes + logprobs.nbytes + 500  # about the size of the Python objects
-        heapq.heappush(self._heap, (-logprobs[0], next(self._numbers), prefix, ids, logprobs, 0))
+        heapq.heappush(self._heap, (-logprobs[0], next(self._numbers), node, ids, logprobs, 0))
 
     @property
     def best(self):
@@ -296,15 +288,15 @@ class Waiting:
         return float(-self._heap[0][0]) if self._heap else -math.inf
 
     def pop(self):
-        """Remove and return the likeliest waiting prefix, (ids, logprob)."""
-        negative, number, prefix, ids, logprobs, place = self._heap[0]
+        """Remove and return the likeliest waiting prefix: (opened node, next id, logprob)."""
+        negative, number, node, ids, logprobs, place = self._heap[0]
         self.count -= 1
         if place + 1 < len(ids):
-            heapq.heapreplace(self._heap, (-logprobs[place + 1], number, prefix, ids, logprobs, place + 1))
+            heapq.heapreplace(self._heap, (-logprobs[place + 1], number, node, ids, logprobs, place + 1))
         else:
             heapq.heappop(self._heap)
             self.bytes -= ids.nbytes + logprobs.nbytes + 500
-        return (*prefix, int(ids[place])), float(-negative)
+        return node, int(ids[place]), float(-negative)
 
 
 # Shared by both -------------------------------------------------------------------------------------------------------
@@ -317,34 +309,6 @@ def check_search_arguments(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_
     if max_new_tokens < 1:
         raise ValueError(f'max_new_tokens={max_new_tokens}: a continuation has at least one token')
     model.check_ids(idx[0].tolist(), 'the prompt')
-
-
-@torch.no_grad()
-def cache_prompt(model: LanguageModel, idx: Int64[Tensor, '1 T'], max_new_tokens) -> Cache | None:
-    """Return a one-row cache of the prompt without its last token; None if prompt and continuation exceed block_size.
-
-    The last token is read again with each prefix: its output predicts the first token of the continuation.
-    """
-    if idx.size(1) + max_new_tokens - 1 > model.block_size:
-        return None
-    _, cache = model.prefill(idx, idx.size(1) + max_new_tokens)
-    cache.rewind(idx.size(1) - 1)
-    return cache
-
-
-@torch.no_grad()
-def next_logprobs(model: LanguageModel, idx: Int64[Tensor, '1 T'], prefixes, cache) -> Float64[Tensor, 'B V']:
-    """Return the model's logprobs of the token after the prompt and each prefix, on the CPU."""
-    prompt = idx[0].tolist()
-    texts = [[*prompt, *prefix][-model.block_size :] for prefix in prefixes]
-    if cache is not None:
-        texts = [text[len(prompt) - 1 :] for text in texts]
-        cache = cache.expand(len(prefixes))
-    # Pad on the right: no token attends to what comes after it.
-    padded = pad_sequence([torch.tensor(text) for text in texts], batch_first=True).to(idx.device)  # (B, <= T + n)
-    last = torch.tensor([len(text) - 1 for text in texts], device=idx.device)
-    x = model.hidden(padded, cache)[torch.arange(len(texts), device=idx.device), last]  # (B, C)
-    return logits_to_logprobs(model.logits(x)).cpu().double()
 
 
 def as_tensors(

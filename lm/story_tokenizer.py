@@ -31,6 +31,8 @@ class StoryTokenizer(Tokenizer):
     tokenizer.json. words: as written inside a sentence. gaps: {gap: the mark expected after it}.
     """
 
+    joins_bytes = False  # case marks, and spaces between words
+
     def __init__(self, merges=(), words=(), gaps=()):
         self._merges, self._words, self.expected_after = [tuple(pair) for pair in merges], list(words), dict(gaps)
         pieces = dict.fromkeys([*sorted(LETTERS.values()), *map(''.join, self._merges)])  # bytes in the order of GPT-2

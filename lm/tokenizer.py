@@ -115,7 +115,9 @@ class BPETokenizer(Tokenizer):
         self._tokenizer = tokenizer
         self.vocab_size = check_vocabulary(tokenizer.get_vocab())
         self.eot = tokenizer.token_to_id(EOT)
-        self._special = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items()}
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = {id: token.content for id, token in added.items()}
+        self._no_text = {id for id, token in added.items() if token.special}
         self._bytes_of_letters = {letter: byte for byte, letter in letters_of_bytes().items()}
 
     @classmethod
@@ -170,6 +172,10 @@ class BPETokenizer(Tokenizer):
     def is_added(self, id):
         """Return whether a token was added after the tokenizer was trained."""
         return id in self._special
+
+    def is_special(self, id):
+        """Return whether a token stands for something that is no text, such as the end of a text."""
+        return id in self._no_text or super().is_special(id)
 
     def with_names_up_to(self, last):
         """Return a tokenizer in which every id up to `last` has a name."""

@@ -1,5 +1,6 @@
 """What all kinds of tokenizer have in common: decoding, pairs, the roles of tokens, tokens made visible."""
 
+import functools
 import hashlib
 
 import numpy as np
@@ -20,6 +21,7 @@ class Tokenizer:
     front = ()  # the ids that it puts before each text, such as the one of <s>
     config = None  # the text of a tokenizer_config.json for transformers, if the tokenizer came from there
     chat = None  # an lm.chat.Chat, if prompts and pairs go through a chat template
+    joins_bytes = True  # whether a text is what its tokens spell, one after the other
     can_be_cut = False  # whether the ids stay the same if a text is cut before any space or newline in it
     _roles = None
 
@@ -79,6 +81,21 @@ class Tokenizer:
 
     def _has(self, id):
         return True
+
+    @functools.cached_property
+    def token_bytes(self):
+        """What each id spells in a text; None for ids that spell nothing: special tokens, gaps in the vocabulary."""
+        return [
+            self._bytes_of(id) if self._has(id) and not self.is_special(id) else None for id in range(self.vocab_size)
+        ]
+
+    def drops_space(self, after):
+        """Return whether a space at the beginning of the token that follows these ids does not belong to the text."""
+        return False
+
+    def is_special(self, id):
+        """Return whether a token stands for something that is no text, such as the end of a text."""
+        return id == self.eot or id == self.roles.bos or id == self.roles.pad or id in self.roles.ends
 
     def id_of_text(self, text):
         """Return the id of the token that is written like this, None if there is none."""

@@ -8,7 +8,7 @@ import torch
 from helpers.models import random_gpt
 from transformers import GPT2LMHeadModel
 
-from lm import fast, search
+from lm import fast, token_tree
 from lm.checkpoint import save_pretrained
 from lm.scoring import score
 from lm.search import Budget, beam_search, beam_steps, most_probable, search_steps
@@ -241,7 +241,7 @@ def test_fewer_prefixes_are_read_at_once_where_their_caches_are_large(monkeypatc
     model = random_gpt(vocab_size=30)
     idx = torch.tensor([[2, 5, 7]])
     expected = most_probable(model, idx, 3, 4)
-    monkeypatch.setattr(search, 'CACHE_BYTES', 0)
+    monkeypatch.setattr(token_tree, 'CACHE_BYTES', 0)
     *_, found = search_steps(model, idx, 3, 4)
     assert found.sequences.tolist() == expected[0].tolist()
     assert found.bound == pytest.approx(expected[2], abs=1e-5)
