@@ -2,6 +2,7 @@
 
     beam_search      keeps the few likeliest prefixes at each step; fast, but may miss the best continuation
     most_probable    finds the k likeliest continuations and proves that they are; may take a long time
+    all_above        finds every continuation that is likelier than a threshold
 
 Every probability here is the model's: temperature 1, no token cut off. Logprobs are natural, float64, on the CPU.
 Shapes: T tokens of the prompt, n of a continuation, w beams, k answers, B prefixes read at once, V token ids.
@@ -299,7 +300,57 @@ class Waiting:
         return node, int(ids[place]), float(-negative)
 
 
-# Shared by both -------------------------------------------------------------------------------------------------------
+# All continuations above a threshold --------------------------------------------------------------------------------
+
+
+def all_above(
+    model: LanguageModel,
+    idx: Int64[Tensor, 'B T'],
+    max_new_tokens: int,
+    threshold: float,
+    eos: int | Collection[int] | None = None,
+) -> list[tuple[tuple[int, ...], float]]:
+    """Return every continuation of max_new_tokens tokens with a probability above a threshold, likeliest first.
+
+    The others are as in `most_probable`. Returns [(ids, logprob)], at most 1 / threshold of them; with eos, some may be
+    shorter. None is missing, up to rounding: another token never makes a text likelier, so only prefixes above the
+    threshold are read. Raises ValueError for invalid arguments.
+    """
+    *_, found = above_steps(model, idx, max_new_tokens, threshold, eos)
+    return found
+
+
+def above_steps(
+    model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens, threshold, eos=None
+) -> Iterator[list[tuple[tuple[int, ...], float]]]:
+    """Search as `all_above` does, yielding after each length the prefixes of it, and what has ended before."""
+    check_search_arguments(model, idx, max_new_tokens)
+    if not 0 < threshold < 1:
+        raise ValueError(f'threshold={threshold}: it must be a probability above 0 and below 1')
+    tree, ends, least = TokenTree(model, idx[0].tolist(), max_new_tokens), end_ids(eos), math.log(threshold)
+
+    def extend(node, row):
+        """Return what is likely enough: [(node, the id after it, logprob)]. row: (V,), its logprob by id."""
+        return [(node, id, row[id].item()) for id in (row > least).nonzero()[:, 0].tolist()]
+
+    finished, prefixes = [], extend(ROOT, tree.root_logprobs)
+    for size in range(1, max_new_tokens + 1):
+        finished += [((*tree.path(node), id), logprob) for node, id, logprob in prefixes if id in ends]
+        prefixes = [prefix for prefix in prefixes if prefix[1] not in ends]
+        found = finished + [((*tree.path(node), id), logprob) for node, id, logprob in prefixes]
+        yield sorted(found, key=lambda continuation: -continuation[1])
+        if not prefixes or size == max_new_tokens:
+            return
+        longer = []
+        for first in range(0, len(prefixes), BATCH):
+            batch = prefixes[first : first + BATCH]
+            nodes, logprobs = tree.read([node for node, _, _ in batch], [id for _, id, _ in batch])
+            for node, row, (*_, logprob) in zip(nodes, logprobs, batch, strict=True):
+                longer += extend(node, logprob + row)
+        prefixes = longer
+
+
+# Shared by all --------------------------------------------------------------------------------------------------------
 
 
 def check_search_arguments(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens):

@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from lm import fast, token_tree
 from lm.checkpoint import save_pretrained
 from lm.scoring import score
-from lm.search import Budget, beam_search, beam_steps, most_probable, search_steps
+from lm.search import Budget, above_steps, all_above, beam_search, beam_steps, most_probable, search_steps
 
 
 def all_continuations(model, prompt, n, eos=None):
@@ -245,6 +245,21 @@ def test_fewer_prefixes_are_read_at_once_where_their_caches_are_large(monkeypatc
     *_, found = search_steps(model, idx, 3, 4)
     assert found.sequences.tolist() == expected[0].tolist()
     assert found.bound == pytest.approx(expected[2], abs=1e-5)
+
+
+@pytest.mark.parametrize('eos', [None, 3])
+def test_every_continuation_above_a_threshold_is_found(eos):
+    model = random_gpt(vocab_size=9)
+    expected = all_continuations(model, [2, 5], 3, eos)
+    for threshold in (0.5, 0.01, 0.003, 1e-9):
+        found = all_above(model, torch.tensor([[2, 5]]), 3, threshold, eos)
+        likely = {ids: logprob for ids, logprob in expected.items() if logprob > math.log(threshold)}
+        assert [ids for ids, _ in found] == sorted(likely, key=likely.get, reverse=True)
+        assert dict(found) == pytest.approx(likely, abs=1e-5)
+    *_, growing = above_steps(model, torch.tensor([[2, 5]]), 9, 0.01)
+    assert sum(math.exp(logprob) for _, logprob in growing) <= 1
+    with pytest.raises(ValueError, match='threshold=0'):
+        all_above(model, torch.tensor([[2]]), 2, 0)
 
 
 def test_a_packed_model_finds_the_same():
