@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from lm.alternatives import TokenRecord, rank_tokens, record_tokens
+from lm.alternatives import TokenRecord, entropy, rank_tokens, record_tokens
 from model import Cache, LanguageModel, logits_to_logprobs
 
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of the prompt, ids of the response
@@ -39,7 +39,17 @@ class Score(NamedTuple):
     sampler_logprobs: Float64[Tensor, ' R']  # at the temperature asked for; no token is cut off
     ranks: Int64[Tensor, ' R']  # 1 is the token that greedy decoding would pick
     top_logprobs: Float64[Tensor, ' R']  # of the model's likeliest token: how confident it was
+    entropies: Float64[Tensor, ' R']  # of the model's distribution, in nats; nan unless boundary ids were given
+    boundary_logprobs: Float64[Tensor, ' R']  # that one of the boundary ids comes here; nan unless they were given
     records: list[TokenRecord]  # of its first tokens, as many as were asked for
+
+
+class Wanted(NamedTuple):
+    """What is to be computed beside the model's logprobs; see `score_window`."""
+
+    temperature: float
+    n_records: dict[int, int]
+    boundary_ids: Int64[Tensor, ' n'] | None
 
 
 class Row(NamedTuple):
@@ -77,35 +87,41 @@ def score_pairs(model: LanguageModel, pairs: Iterable[Pair], temperature=1.0) ->
 
 @torch.no_grad()
 def score_window(
-    model: LanguageModel, pairs: list[Pair], temperature=1.0, n_records: dict[int, int] | None = None
+    model: LanguageModel,
+    pairs: list[Pair],
+    temperature=1.0,
+    n_records: dict[int, int] | None = None,
+    boundary_ids: Int64[Tensor, ' n'] | None = None,
 ) -> list[Score]:
     """Return the Scores of a list of pairs.
 
-    n_records: {index of a pair: of how many of its first tokens to make a TokenRecord, in the same pass}.
+    n_records: {index of a pair: of how many of its first tokens to make a TokenRecord, in the same pass}. boundary_ids:
+    ids that are summed up at each position, for `boundary_logprobs`.
     Rows of similar length are batched, and a prompt that several pairs share is computed once. Where a pair is longer
     than block_size, the model sees the last block_size tokens, as in `model.steps`.
     """
     scores = [empty_score(len(response)) for _, response in pairs]
     batch_tokens = CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS
     shared, single = share_prompts(pairs, model.block_size)
+    wanted = Wanted(temperature, n_records or {}, boundary_ids)
     total = sum(len(response) for _, response in pairs)
     with tqdm(total=total, unit=' tokens', leave=False, delay=SILENCE, disable=None) as progress:
         for prefix, rows in shared:
             cache = model.new_cache(1, len(prefix) + max(len(row.inputs) for row in rows))
             model.hidden(torch.tensor([prefix], device=model.device), cache)
             for batch in batches(rows, batch_tokens):
-                score_batch(model, batch, temperature, n_records or {}, scores, cache.expand(len(batch)))
+                score_batch(model, batch, wanted, scores, cache.expand(len(batch)))
                 progress.update(sum(len(row.targets) for row in batch))
         for batch in batches(single, batch_tokens):
-            score_batch(model, batch, temperature, n_records or {}, scores)
+            score_batch(model, batch, wanted, scores)
             progress.update(sum(len(row.targets) for row in batch))
     return scores
 
 
 def empty_score(size):
     """Return a Score of `size` tokens, to be filled in."""
-    logprobs = [torch.zeros(size, dtype=torch.float64) for _ in range(3)]
-    return Score(logprobs[0], logprobs[1], torch.zeros(size, dtype=torch.int64), logprobs[2], [])
+    first, second, *others = (torch.zeros(size, dtype=torch.float64) for _ in range(5))
+    return Score(first, second, torch.zeros(size, dtype=torch.int64), *others, [])
 
 
 def share_prompts(pairs, block_size):
@@ -154,14 +170,13 @@ def batches(rows, batch_tokens):
 def score_batch(
     model: LanguageModel,
     rows: list[Row],
-    temperature,
-    n_records: dict[int, int],
+    wanted: Wanted,
     scores: list[Score],
     cache: Cache | None = None,
 ):
     """Run one forward pass and write what it says about each row's targets into `scores`.
 
-    n_records: as in `score_window`. cache: the prefix that the rows continue.
+    cache: the prefix that the rows continue.
     """
     # Pad on the right: no token attends to what comes after it.
     idx = pad_sequence([torch.tensor(row.inputs) for row in rows], batch_first=True).to(model.device)  # (B, T)
@@ -170,10 +185,10 @@ def score_batch(
     sizes = [len(row.targets) for row in rows]
     x = torch.cat([x[i, len(row.inputs) - size : len(row.inputs)] for i, (row, size) in enumerate(zip(rows, sizes))])
     targets = torch.tensor([id for row in rows for id in row.targets], device=model.device)  # (N,), like x: (N, C)
-    recorded = [row.offset + n < n_records.get(row.pair, 0) for row in rows for n in range(len(row.targets))]
+    recorded = [row.offset + n < wanted.n_records.get(row.pair, 0) for row in rows for n in range(len(row.targets))]
     recorded = torch.tensor(recorded, device=model.device)  # (N,), whether to make a TokenRecord
     parts = zip(x.split(OUTPUT_POSITIONS), targets.split(OUTPUT_POSITIONS), recorded.split(OUTPUT_POSITIONS))
-    *columns, records = zip(*(score_positions(model, *part, temperature) for part in parts))
+    *columns, records = zip(*(score_positions(model, *part, wanted.temperature, wanted.boundary_ids) for part in parts))
     # Each column holds one field of Score for all N positions, cut into parts: join them, and give each row its values.
     for name, column in zip(Score._fields, columns):
         for row, values in zip(rows, torch.cat(column).cpu().split(sizes), strict=True):
@@ -190,18 +205,22 @@ def score_positions(
     targets: Int[Tensor, ' N'],
     recorded: Bool[Tensor, ' N'],
     temperature=1.0,
-) -> tuple[Float[Tensor, ' N'], Float[Tensor, ' N'], Int[Tensor, ' N'], Float[Tensor, ' N'], list[TokenRecord]]:
-    """Return the fields of a Score, in order, for N hidden states and the ids that follow them."""
+    boundary_ids: Int64[Tensor, ' n'] | None = None,
+):
+    """Return the fields of a Score, in order, for N hidden states and the ids that follow them: (N,) each."""
     logits = model.logits(x)  # (N, V)
     logprobs = logits_to_logprobs(logits)
     model_logprobs = logprobs.gather(-1, targets[:, None])[:, 0]  # (N,)
     top_logprobs = logprobs.amax(-1)  # (N,)
+    entropies = boundary_logprobs = torch.full_like(top_logprobs, torch.nan)
+    if boundary_ids is not None:
+        entropies, boundary_logprobs = entropy(logprobs), logprobs[:, boundary_ids].logsumexp(-1)
     sampler_logprobs = model_logprobs
     if temperature != 1:
         sampler_logprobs = logits_to_logprobs(logits, temperature).gather(-1, targets[:, None])[:, 0]
     ranks = rank_tokens(logits, targets, scratch=logprobs)  # (N,); overwrites logprobs
     records = record_tokens(logits[recorded], targets[recorded], temperature) if recorded.any() else []
-    return model_logprobs, sampler_logprobs, ranks, top_logprobs, records
+    return model_logprobs, sampler_logprobs, ranks, top_logprobs, entropies, boundary_logprobs, records
 
 
 def segment_ends(n: int, block_size: int, stride: int) -> list[int]:
