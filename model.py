@@ -345,8 +345,9 @@ class LanguageModel(nn.Module):
             {'params': [p for p in trained if p.dim() >= 2], 'weight_decay': weight_decay},
             {'params': [p for p in trained if p.dim() < 2], 'weight_decay': 0.0},
         ]
-        fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+        return torch.optim.AdamW(
+            groups, lr=learning_rate, betas=betas, fused=device_type in ('cpu', 'cuda', 'mps', 'xpu')
+        )
 
 
 class GPT(LanguageModel):
@@ -432,23 +433,20 @@ class GPT(LanguageModel):
 
     def get_num_params(self, non_embedding=True):
         """Count the parameters as nanoGPT does: without position embeddings, but with the tied token embeddings."""
-        positions = self.transformer.wpe.weight.numel() if non_embedding else 0
-        return sum(parameter.numel() for parameter in self.parameters()) - positions
+        return sum(p.numel() for p in self.parameters()) - (self.transformer.wpe.weight.numel() if non_embedding else 0)
 
     def crop_block_size(self, block_size):
         """Drop the positions from block_size on, to fine-tune a pretrained model on shorter texts."""
         if not 1 <= block_size <= self.block_size:
             raise ValueError(f'block_size={block_size}: this model has room for 1 to {self.block_size} tokens')
-        self.config.block_size = block_size
+        self.config.block_size = self.transformer.wpe.num_embeddings = block_size
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
-        self.transformer.wpe.num_embeddings = block_size
 
     def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=312e12):
         """Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B) of fwdbwd_per_iter sequences in dt seconds.
 
         peak_flops: the device's peak FLOP/s; the default, as in nanoGPT, is an A100's in bfloat16.
         """
-        L, C, T = self.config.n_layer, self.config.n_embd, self.block_size
-        # Forward and backward take 6 FLOPs per parameter and token, plus 12 per channel, layer and pair of positions.
-        flops_per_token = 6 * self.get_num_params() + 12 * L * C * T
-        return flops_per_token * T * fwdbwd_per_iter / dt / peak_flops
+        per_pair = 12 * self.config.n_layer * self.config.n_embd  # FLOPs, forward and backward, per pair of positions
+        flops = (6 * self.get_num_params() + per_pair * self.block_size) * self.block_size  # 6 per parameter and token
+        return flops * fwdbwd_per_iter / dt / peak_flops
