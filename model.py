@@ -348,8 +348,101 @@ class LanguageModel(nn.Module):
         fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
+
+class GPT(LanguageModel):
+    """A GPT language model; the methods that it inherits are described in `LanguageModel`.
+
+    gelu: 'tanh' for GPT-2's approximation of GELU, 'none' for the exact function, which nanoGPT's models use.
+    n_ids: how many of the vocab_size ids are real; None for all.
+    """
+
+    def __init__(self, config, gelu='tanh', n_ids=None):
+        super().__init__()
+        self.config = config
+        self.gelu = gelu
+        self.n_ids = config.vocab_size if n_ids is None else n_ids
+        self.gradient_checkpointing = False  # recompute each layer in the backward pass: slower, less memory
+        self.transformer = nn.ModuleDict(
+            {
+                'wte': nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
+                'wpe': nn.Embedding(config.block_size, config.n_embd),  # where it stands
+                'drop': nn.Dropout(config.dropout),
+                'h': nn.ModuleList([Block(config, gelu) for _ in range(config.n_layer)]),
+                'ln_f': nn.LayerNorm(config.n_embd, bias=config.bias),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.tie_weights()
+        self.apply(self._init_weights)
+        for block in self.transformer.h:
+            # 2 * n_layer of these add to the residual stream; GPT-2 scales them down to keep its variance constant.
+            for layer in (block.attn.c_proj, block.mlp.c_proj):
+                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.n_layer))
+
+    def tie_weights(self):
+        """Use one matrix for both input and output embeddings (Press & Wolf 2017, https://arxiv.org/abs/1608.05859)."""
+        self.lm_head.weight = self.transformer.wte.weight
+
+    @staticmethod
+    def _init_weights(module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder, override_args=None):
+        """Load GPT-2 weights from the hub or from a folder; override_args may hold `dropout`, as in nanoGPT."""
+        from lm.checkpoint import load_pretrained  # here, so that this file needs nothing but torch
+
+        return load_pretrained(name_or_folder, **(override_args or {}))
+
+    @property
+    def device(self):
+        return self.transformer.wte.weight.device
+
+    @property
+    def block_size(self):
+        return self.config.block_size
+
+    def new_cache(self, batch_size, length):
+        L, nh, hs = self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
+        return Cache(self.transformer.wte.weight.new_zeros(L, 2, batch_size, nh, length, hs))
+
+    def hidden(self, idx, cache=None):
+        T = idx.size(1)
+        if (length := T if cache is None else cache.end + T) > self.block_size:
+            raise ValueError(f'{length} tokens do not fit into block_size={self.block_size}')
+        positions = torch.arange(T, device=idx.device) if cache is None else cache.reserve(T)  # (T,) or (B, T)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
+        for layer, block in enumerate(self.transformer.h):
+            if self.gradient_checkpointing and self.training:
+                x = recompute_in_backward(block, x, use_reentrant=False)
+            else:
+                x = block(x, cache, layer)
+        return self.transformer.ln_f(x)
+
+    def logits(self, x):
+        logits = self.lm_head(x)
+        if self.n_ids < self.config.vocab_size:
+            logits[..., self.n_ids :] = -math.inf
+        return logits
+
+    # Only for training ------------------------------------------------------------------------------------------------
+
+    def get_num_params(self, non_embedding=True):
+        """Count the parameters as nanoGPT does: without position embeddings, but with the tied token embeddings."""
+        return sum(p.numel() for p in self.parameters()) - (self.transformer.wpe.weight.numel() if non_embedding else 0)
+
+    def crop_block_size(self, block_size):
+        """Drop the positions from block_size on, to fine-tune a pretrained model on shorter texts."""
+        if not 1 <= block_size <= self.block_size:
+            raise ValueError(f'block_size={block_size}: this model has room for 1 to {self.block_size} tokens')
+        self.config.block_size = self.transformer.wpe.num_embeddings = block_size
+        self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
+
     def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=312e12):
-        """Model FLOPs utilisation (PaLM, appendix B): fwdbwd_per_iter sequences in dt seconds, by default on an A100."""
+        """Model FLOPs utilisation (PaLM, appendix B): fwdbwd_per_iter sequences in dt seconds; default: an A100."""
         per_pair = 12 * self.config.n_layer * self.config.n_embd  # FLOPs, forward and backward, per pair of positions
         flops = (6 * self.get_num_params() + per_pair * self.block_size) * self.block_size  # 6 per parameter and token
         return flops * fwdbwd_per_iter / dt / peak_flops
