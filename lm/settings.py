@@ -26,7 +26,7 @@ MAX_DRAWN_BEAMS, MAX_DRAWN_STEPS = 40, 60  # more would be unreadable in one pic
 class ModelChoice:
     """Which model to load."""
 
-    init_from: str | None = None  # tiny-stories (None), tiny, gpt2 (any size), a hub name, a folder, a .pt file, resume
+    init_from: str | None = None  # tiny-stories (None), tiny, gpt2, hub name[@revision], folder, .pt file, resume
     out_dir: str | None = None  # where resume finds ckpt.pt (None: out); given alone, it means resume
 
 

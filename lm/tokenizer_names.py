@@ -24,7 +24,7 @@ def tokenizer_from_name(name):
         return GPT2Tokenizer()
     shipped = resolve_path(Path('models') / name)
     path = shipped if shipped.is_dir() else resolve_path(name)
-    if not is_there(path) and not name.startswith(('.', '/', '~')) and name.count('/') == 1:
+    if not is_there(path) and not name.startswith(('.', '/', '~')) and name.partition('@')[0].count('/') == 1:
         from lm.locate import locate_model
 
         path = locate_model(name)

@@ -202,7 +202,7 @@ def test_a_cache_that_may_not_be_read(monkeypatch):
     )
 
     class Api:
-        def model_info(self, name):
+        def model_info(self, name, revision=None):
             raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr(huggingface_hub, 'HfApi', Api)

@@ -13,8 +13,8 @@ from common.files import PROJECT, expand_path
 from common.folders import lock_folder, remove_leftovers
 from common.notes import note
 from lm import checkpoint as checkpoints
+from lm.hub_download import DownloadError
 from lm.hub_internals import find_blocks
-from lm.locate import DownloadError
 from lm.tokenizer import GPT2Tokenizer, tokenizer_from_folder
 from model import GPT, GPTConfig
 from texts.token_files import dataset_folder, largest_token

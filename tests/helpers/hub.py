@@ -6,6 +6,7 @@ import http.server
 import json
 import re
 import threading
+import urllib.parse
 from contextlib import contextmanager
 
 COMMIT = 'a' * 40
@@ -17,7 +18,10 @@ def hub_server(root, cache, user='someone'):
     """Serve the models and datasets in root/<user>/<name>/; yield the server and the environment that points to it.
 
     Pushed files appear in the same folders. server.requests: (method, path, token) of every request; server.created:
-    the request that created each model; server.commits: the last commit of each.
+    the request that created each model; server.commits: the last commit of each; server.ranges: from where on the rest
+    of files was asked for. A test may set server.revisions: (model, revision) -> (commit, folder); server.gated and
+    server.private: models that need TOKEN; server.cuts: file -> after how many bytes the connection is cut, for each
+    answer with it.
     """
 
     class Hub(http.server.BaseHTTPRequestHandler):
@@ -36,29 +40,65 @@ def hub_server(root, cache, user='someone'):
             self.server.requests.append((self.command, self.path, token))
             return token
 
+        def revision_of(self, path, name):
+            """Return the commit and the folder that a path asks for; (None, None) if there is no such revision."""
+            newest = self.server.commits.get(name, COMMIT), root / name
+            asked = re.search(r'/(?:revision|resolve|tree)/(refs/pr/\d+|[^/]+)', path)
+            if not asked or asked[1] in ('main', newest[0]):
+                return newest
+            of_model = [found for (of, _), found in self.server.revisions.items() if of == name]
+            by_commit = {commit: (commit, folder) for commit, folder in of_model}
+            return self.server.revisions.get((name, asked[1])) or by_commit.get(asked[1], (None, None))
+
         def do_GET(self):
-            self.note()
-            path = self.path.split('?')[0]
+            may_read = self.note() == TOKEN
+            path = urllib.parse.unquote(self.path.split('?')[0])
             model = re.match(r'/(?:api/models/|api/datasets/|datasets/)?([^/]+/[^/]+)', path)
-            folder = root / model[1] if model else root / 'nothing'
-            files = sorted(folder.iterdir()) if folder.is_dir() else []
+            name = model[1] if model else 'nothing'
+            commit, folder = self.revision_of(path, name)
+            if not (root / name).is_dir() or (name in self.server.private and not may_read):
+                self.answer(401, X_Error_Code='RepoNotFound')  # the hub does not tell which of the two
+                return
+            if folder is None:
+                self.answer(404, X_Error_Code='RevisionNotFound')
+                return
+            files = sorted(folder.iterdir())
             wanted = folder / path.rsplit('/', 1)[-1]
-            if not folder.is_dir():
-                self.answer(404, X_Error_Code='RepoNotFound')
+            if '/resolve/' in path and name in self.server.gated and not may_read:
+                self.answer(401, X_Error_Code='GatedRepo')
             elif '/tree/' in path:
                 kinds = [
                     {'type': 'file', 'path': file.name, 'size': file.stat().st_size, 'oid': 'b' * 40} for file in files
                 ]
                 self.answer(200, kinds)
             elif path.startswith(('/api/models/', '/api/datasets/')):
-                about = {'id': model[1], 'sha': self.server.commits.get(model[1], COMMIT)}
-                about['private'] = self.server.created.get(model[1], {}).get('visibility') == 'private'
+                about = {'id': name, 'sha': commit}
+                about['private'] = self.server.created.get(name, {}).get('visibility') == 'private'
                 self.answer(200, about | {'siblings': [{'rfilename': file.name} for file in files]})
             elif '/resolve/' in path and wanted.exists():
-                body, commit = wanted.read_bytes(), self.server.commits.get(model[1], COMMIT)
-                self.answer(200, body, X_Repo_Commit=commit, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
+                self.send_file(wanted, commit)
             else:
                 self.answer(404, X_Error_Code='EntryNotFound')
+
+        def send_file(self, path, commit):
+            """Send a file, or the rest of it; cut the connection if the test asks for that."""
+            body = path.read_bytes()
+            headers = {'X_Repo_Commit': commit, 'ETag': f'"{hashlib.sha256(body).hexdigest()}"'}
+            start = int(self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').rstrip('-'))
+            if start:
+                self.server.ranges.append(start)
+                headers['Content_Range'] = f'bytes {start}-{len(body) - 1}/{len(body)}'
+            body = body[start:]
+            cuts = self.server.cuts.get(path.name) if self.command == 'GET' else None
+            if cuts:
+                self.send_response(206 if start else 200)
+                for name, value in {'Content-Length': len(body), **headers}.items():
+                    self.send_header(name.replace('_', '-'), str(value))
+                self.end_headers()
+                self.wfile.write(body[: cuts.pop(0)])
+                self.close_connection = True
+            else:
+                self.answer(206 if start else 200, body, **headers)
 
         do_HEAD = do_GET
 
@@ -121,6 +161,8 @@ def hub_server(root, cache, user='someone'):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
     server.endpoint = f'http://127.0.0.1:{server.server_port}'
     server.requests, server.created, server.large, server.commits = [], {}, {}, {}
+    server.ranges = []
+    server.revisions, server.gated, server.private, server.cuts = {}, set(), set(), {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server, {'HF_ENDPOINT': server.endpoint, 'HF_HOME': str(cache), 'HF_HUB_DISABLE_XET': '1'}

@@ -8,12 +8,13 @@ import huggingface_hub
 import pytest
 import torch
 from helpers.models import random_gpt
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError
 
 import lm.locate
 from common.errors import UserError
 from common.notes import forget_notes
 from lm.checkpoint import load_model, save_checkpoint, save_pretrained
+from lm.hub_download import choose_files
 from lm.settings import ModelChoice, choose_model
 from lm.tokenizer import CharTokenizer, GPT2Tokenizer, tokenizer_from_folder
 
@@ -66,7 +67,7 @@ def test_a_folder_called_gpt2_that_is_no_model(tmp_path, monkeypatch, capsys):
     (tmp_path / 'gpt2' / 'notes.txt').write_text('things to try')
     save_pretrained(random_gpt(vocab_size=10), 'cache', LETTERS)
     asked = []
-    monkeypatch.setattr(lm.locate, '_download', lambda name: asked.append(name) or tmp_path / 'cache')
+    monkeypatch.setattr(lm.locate, 'download_model', lambda name, hint: asked.append(name) or tmp_path / 'cache')
     load_model('gpt2', device='cpu')
     assert asked == ['gpt2']
     assert 'the folder gpt2 here has no model in it (no config.json, no ckpt.pt), so the gpt2 of the hub is used' in (
@@ -114,11 +115,31 @@ def offline(monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    def not_cached(*_, **__):
-        raise LocalEntryNotFoundError('not here')
-
     monkeypatch.setattr(huggingface_hub.HfApi, 'model_info', fail)
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', not_cached)
+    monkeypatch.setattr(huggingface_hub, 'try_to_load_from_cache', lambda *_, **__: None)
+
+
+def test_of_a_model_on_the_hub_one_form_of_each_file_is_needed():
+    twins = [
+        'pytorch_model.bin',
+        'onnx/model.onnx',
+        'model.gguf',
+        'vocab.json',
+        'merges.txt',
+        'tokenizer.model',
+        'x.py',
+    ]
+    shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    index = 'model.safetensors.index.json'
+    for weights, wanted in (
+        (['model.safetensors', index, *shards], ['model.safetensors']),
+        ([index, *shards, 'model.fp16-00001-of-00001.safetensors'], [index, *shards]),
+        ([], ['pytorch_model.bin']),
+    ):
+        there = ['config.json', 'tokenizer.json', *twins, *weights]
+        assert sorted(choose_files(there)) == sorted(['config.json', 'tokenizer.json', *wanted])
+    assert choose_files(['vocab.json', 'tokenizer.model']) == ['tokenizer.model']
+    assert choose_files(['vocab.json', 'merges.txt', 'tokenizer.model']) == ['vocab.json', 'merges.txt']
 
 
 def test_a_shipped_model_is_found_by_its_folder_from_anywhere_but_not_by_an_empty_name():
