@@ -55,7 +55,7 @@ class PairSource:
             if isinstance(pair.prompt, str) or self._chat:
                 yield pair
             else:
-                on_bad(f'{self._path}: pair {pair.index} is a conversation; --chat=True scores it with a chat template')
+                on_bad(f'{self._path}: pair {pair.index} is a conversation, which only eval.py --chat=True scores')
 
     def _refuse_end(self, bad):
         """Stop if the file ends with bad pairs: leaving them out is no help if there are no others."""

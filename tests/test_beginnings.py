@@ -251,7 +251,7 @@ def test_what_needs_a_chat_says_so():
     with open('talks.jsonl', 'w') as file:
         file.write(json.dumps({'messages': TALK}) + '\n')
     refused = {
-        ('eval.py', '--eval_data=talks.jsonl'): '--chat=True scores it',
+        ('eval.py', '--eval_data=talks.jsonl'): 'eval.py --chat=True scores',
         ('eval.py', '--text=talks.jsonl', '--chat=True'): '--text and --chat',
         ('sample.py', '--system=Be brief.'): '--system needs --chat',
         ('sample.py', '--score_end=True'): '--score_end needs --chat',

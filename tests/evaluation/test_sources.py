@@ -253,3 +253,53 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert PairSource('~/pairs.json').count == 1
     assert result_path(Settings(save='~/kept')) == tmp_path / 'kept'
     assert result_path(Settings(save='kept', plot_dir='~')) == tmp_path / 'kept'
+
+
+# Conversations ------------------------------------------------------------------------------------------------------
+
+USER, ASSISTANT = {'role': 'user', 'content': 'Who?'}, {'role': 'assistant', 'content': 'The fox.'}
+
+
+@pytest.mark.parametrize('name', ['pairs.json', 'pairs.jsonl'])
+@pytest.mark.parametrize(
+    'row',
+    [
+        {'messages': [USER, ASSISTANT]},
+        {'prompt': 'Who?', 'messages': [USER, ASSISTANT], 'source': 'books'},
+        {'prompt': [USER], 'response': 'The fox.'},
+        {'prompt': [USER], 'completion': [ASSISTANT]},
+        {'messages': [USER], 'answer': 'The fox.'},
+    ],
+)
+def test_a_conversation_is_a_prompt_and_the_last_message(tmp_path, name, row):
+    path = tmp_path / name
+    for text in (json.dumps(row), json.dumps([row]), f'{json.dumps(row)}\n' * 2):
+        if name == 'pairs.jsonl' or text.startswith('['):
+            path.write_text(text)
+            assert next(read_pairs(path, refuse)) == Pair(0, None, [USER], 'The fox.', [])
+    source = PairSource(path, chat=True)
+    (_, pair), *_ = source.units()
+    assert source.count_joined(' ') == 0
+    assert isinstance(pair.prompt, list)
+    with pytest.raises(UserError, match='pair 0 is a conversation, which only eval.py --chat=True scores'):
+        PairSource(path)
+
+
+@pytest.mark.parametrize(
+    ('row', 'words'),
+    [
+        ({'messages': [USER]}, 'does not end with one message of the assistant'),
+        ({'messages': [ASSISTANT]}, 'does not end with one message of the assistant'),
+        ({'messages': []}, 'does not end with one message of the assistant'),
+        ({'messages': [USER, {'role': 'assistant', 'content': None}]}, 'not all messages'),
+        ({'messages': [USER, 'The fox.']}, 'not all messages'),
+        ({'prompt': [USER], 'completion': [ASSISTANT, ASSISTANT]}, 'does not end with one message of the assistant'),
+        ({'messages': [USER, ASSISTANT], 'answer': 'A bear.'}, 'and "answer" besides'),
+    ],
+)
+def test_a_conversation_without_a_response_is_a_bad_pair(tmp_path, row, words):
+    with pytest.raises(UserError, match=words):
+        pairs_of(tmp_path, json.dumps([row]))
+    reported = []
+    assert len(pairs_of(tmp_path, json.dumps([FOX, row]), on_bad=reported.append)) == 1
+    assert len(reported) == 1
