@@ -281,7 +281,7 @@ def test_a_conversation_is_a_prompt_and_the_last_message(tmp_path, name, row):
     (_, pair), *_ = source.units()
     assert source.count_joined(' ') == 0
     assert isinstance(pair.prompt, list)
-    with pytest.raises(UserError, match='pair 0 is a conversation, which only eval.py --chat=True scores'):
+    with pytest.raises(UserError, match=r'pair 0 is a conversation, which only eval\.py --chat=True scores'):
         PairSource(path)
 
 
