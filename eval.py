@@ -42,9 +42,11 @@ from evaluation.terminal import print_results
 from lm.hardware import peak_memory_mib
 from lm.responses import generate_responses, require_sample_memory
 from lm.settings import (
+    SEARCHES,
     SamplingSettings,
     check_sampling_settings,
     check_search_settings,
+    chosen_search,
     end_tokens,
     load_chosen_model,
     model_name,
@@ -54,7 +56,7 @@ from lm.settings import (
 )
 from lm.wording import describe_sampler, format_likelihood
 from pictures.bars import make_charts, save_bar_charts
-from pictures.search_results import print_beams, print_most_probable, require_beam_memory
+from pictures.search_results import print_search, require_beam_memory
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Settings(SamplingSettings):
     top_k: int | None = None  # for these samples only, like top_p; neither applies to the responses that are scored
     beam_width: int | None = None  # search after each prompt that is printed, with this many beams
     most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
-    budget: str = SamplingSettings.budget  # limits for most_probable, for each prompt: seconds, memory, prefixes
+    budget: str = SamplingSettings.budget  # limits of these searches, for each prompt: seconds, memory, prefixes
     html: bool = False  # write page.html, with every token, in a new folder; --save does so in its own
 
 
@@ -170,7 +172,7 @@ def check_eval_settings(settings):
 def note_unused_settings(settings):
     """Name on stderr the settings that have no effect in combination with the others."""
     text, default = bool(settings.text), Settings()
-    generates = settings.num_samples or settings.beam_width is not None or settings.most_probable is not None
+    generates = settings.num_samples or chosen_search(settings) is not None
     unused = {
         'start': settings.fixed_response is None,
         'eval_data': text or settings.fixed_response is not None,
@@ -179,9 +181,12 @@ def note_unused_settings(settings):
         'stride': not text,
         'beam_width': text,
         'most_probable': text,
+        'above': text,
+        'next_words': text,
         'show_beams': text or settings.beam_width is None,
         'length_penalty': settings.beam_width is None or not settings.stops,
-        'budget': settings.most_probable is None,
+        'budget': settings.most_probable is None and settings.next_words is None,
+        'whole_text': settings.whole_text is not None,
         'max_new_tokens': not generates,
         'stop_at_eot': not generates,
         'top_k': not settings.num_samples,
@@ -278,23 +283,22 @@ def encode_printed_pairs(source, subject, settings):
 
 def print_continuations(source, subject, settings, budget, rows):
     """Print what the model itself would say after each prompt, beside the response that was scored, if asked to."""
-    searches = [] if settings.text else [settings.beam_width, settings.most_probable]
-    if not settings.num_samples and not any(searches):
+    searches = [] if settings.text else [name for name in SEARCHES if getattr(settings, name) is not None]
+    if not settings.num_samples and not searches:
         return
-    if settings.most_probable is not None and len(rows) > 1 and searches:
-        note(f'--most_probable may take {settings.budget} for each of {len(rows):,} prompts; --show=N takes fewer')
+    for name in ('most_probable', 'next_words'):
+        if name in searches and len(rows) > 1:
+            note(f'--{name} may take {settings.budget} for each of {len(rows):,} prompts; --show=N takes fewer')
     _, model, tokenizer = subject
     eot = end_tokens(tokenizer, settings)
     for (prompt_ids, response_ids), row in zip(encode_printed_pairs(source, subject, settings), rows):
-        likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if any(searches) else ''
+        likelihood = f'  ({format_likelihood(row["logprob"], row["tokens"])})' if searches else ''
         prompt, response = show_invisible(tokenizer.decode(prompt_ids)), tokenizer.show(response_ids)
         print(f'\n{prompt}\n  fixed: {response}{likelihood}')
         if settings.num_samples:
             print_samples(model, tokenizer, settings, prompt_ids, eot)
-        if settings.beam_width is not None and searches:
-            print_beams(model, tokenizer, settings, prompt_ids, eot)
-        if settings.most_probable is not None and searches:
-            print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget)
+        for name in searches:
+            print_search(name, model, tokenizer, settings, prompt_ids, eot, budget)
 
 
 def require_memory_to_continue(model, settings):

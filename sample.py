@@ -28,9 +28,11 @@ from common.notes import note
 from common.strings import show_invisible
 from lm.responses import generate_responses
 from lm.settings import (
+    SEARCHES,
     SamplingSettings,
     check_sampling_settings,
     check_search_settings,
+    chosen_search,
     end_tokens,
     join_fixed_response,
     load_chosen_model,
@@ -47,7 +49,7 @@ from lm.wording import (
 )
 from pictures import page
 from pictures.bars import make_charts, save_bar_charts, show_sheets
-from pictures.search_results import print_beams, print_most_probable
+from pictures.search_results import print_search, print_text_probability
 
 
 @dataclass
@@ -65,15 +67,12 @@ def main(settings):
     model, tokenizer = load_chosen_model(settings)
     model = optimise_for_inference(model, settings)
     eot = end_tokens(tokenizer, settings)
-    if settings.beam_width is None and settings.most_probable is None:
-        print_responses(model, tokenizer, settings, prompt, eot)
+    if (name := chosen_search(settings)) is None:
+        print_responses(model, tokenizer, settings, prompt, eot, budget)
         return
     prompt_ids = tokenizer.encode_prompt(prompt)
     note_truncation(prompt_ids, model)
-    if settings.beam_width is not None:
-        print_beams(model, tokenizer, settings, prompt_ids, eot)
-    else:
-        print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget)
+    print_search(name, model, tokenizer, settings, prompt_ids, eot, budget)
 
 
 # Settings -----------------------------------------------------------------------------------------------------------
@@ -83,10 +82,10 @@ def check_sample_settings(settings):
     """Raise UserError for invalid values, and for settings that cannot be combined."""
     if settings.num_samples < 1:
         raise UserError(f'--num_samples={settings.num_samples}: it must be at least 1')
-    for name in ('beam_width', 'most_probable'):
-        for other in ('fixed_response', 'show_probs', 'html', 'most_probable'):
-            if getattr(settings, name) is not None and other != name and getattr(settings, other) not in (None, False):
-                raise UserError(f'--{name} and --{other} cannot be combined')
+    if (search := chosen_search(settings)) is not None:
+        for other in ('fixed_response', 'show_probs', 'html', *SEARCHES):
+            if other != search and getattr(settings, other) not in (None, False):
+                raise UserError(f'--{search} and --{other} cannot be combined')
     if settings.show_beams and settings.beam_width is None:
         raise UserError('--show_beams draws a beam search: add --beam_width=5, for example')
     check_search_settings(settings)
@@ -94,11 +93,12 @@ def check_sample_settings(settings):
 
 def report_unused_settings(settings):
     """Print a note on stderr for each setting that has no effect together with the others."""
-    searches = settings.beam_width is not None or settings.most_probable is not None
+    budgeted = (settings.most_probable, settings.next_words, settings.whole_text)
     unused = {
-        'num_samples': searches and settings.num_samples > 1,
+        'num_samples': chosen_search(settings) is not None and settings.num_samples > 1,
         'length_penalty': settings.length_penalty and (settings.beam_width is None or not settings.stops),
-        'budget': settings.budget != Settings.budget and settings.most_probable is None,
+        'budget': settings.budget != Settings.budget and not any(budgeted),
+        'whole_text': settings.whole_text is not None and settings.fixed_response is None,
     }
     for name, is_unused in unused.items():
         if is_unused:
@@ -108,7 +108,7 @@ def report_unused_settings(settings):
 # Sampling or scoring ------------------------------------------------------------------------------------------------
 
 
-def print_responses(model, tokenizer, settings, prompt, eot):
+def print_responses(model, tokenizer, settings, prompt, eot, budget):
     """Generate the samples, or score the fixed response; print how likely each is; save charts or a page if asked."""
     fixed = settings.fixed_response is not None
     if fixed:
@@ -135,6 +135,8 @@ def print_responses(model, tokenizer, settings, prompt, eot):
             stream.print_new(responses[0].ids)
         stream.close()
         print_likelihood(responses[0], settings, fixed)
+        if fixed and settings.whole_text:
+            print_text_probability(model, tokenizer, settings, prompt_ids, response_ids, budget)
     else:
         *_, responses = tqdm(snapshots, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
         for number, response in enumerate(responses, 1):

@@ -18,7 +18,9 @@ from lm.hardware import check_compiler, explain_compile_errors
 from lm.locate import locate_model
 from lm.roles import choose_front
 from lm.search import Budget
+from lm.text_probability import QUANTITIES
 
+SEARCHES = ('beam_width', 'most_probable', 'above', 'next_words')  # each takes the place of drawing samples
 MAX_DRAWN_BEAMS, MAX_DRAWN_STEPS = 40, 60  # more would be unreadable in one picture
 
 
@@ -54,9 +56,7 @@ class SamplingSettings(ModelSettings):
     chat: bool = False  # put prompts and pairs through the model's own chat template
     system: str | None = None  # with chat: the text of a system message before each prompt
     score_end: bool = False  # with chat: the token that ends the model's turn is part of a response that is scored
-    stop_at_eot: bool | None = (
-        None  # end samples at <|endoftext|>, or the model's own end tokens (None: with chat only)
-    )
+    stop_at_eot: bool | None = None  # end samples at the model's end tokens, as <|endoftext|> (None: with chat only)
     seed: int = 1337  # the same seed draws the same text
     show_probs: bool = False  # draw bar charts of the likeliest tokens at every step
     plot_steps: int = 20  # how many steps to draw
@@ -68,7 +68,10 @@ class SamplingSettings(ModelSettings):
     length_penalty: float = 0.0  # with stop_at_eot, rank finished beams by logprob / length ** length_penalty
     show_beams: bool = False  # draw the first plot_steps steps of the beam search as a tree
     most_probable: int | None = None  # find the k most probable continuations of max_new_tokens (say 6), and prove it
-    budget: str = '60s,1GB'  # limits for most_probable: seconds, memory (500MB), prefixes (20000), or None
+    above: float | None = None  # find every continuation of max_new_tokens tokens that is likelier than this
+    next_words: int | None = None  # find the k likeliest next words, over all ways to cut them into tokens
+    whole_text: str | None = None  # True: the probability of fixed_response over all ways to cut it; start; ratio
+    budget: str = '60s,1GB'  # limits of these searches: seconds, memory (500MB), prefixes (20000), or None
 
     @property
     def stops(self):
@@ -97,7 +100,8 @@ def check_sampling_settings(settings):
         if settings.separator not in ('', SamplingSettings.separator):
             note('--separator has no effect with --chat: the template decides what is before a response')
         settings = replace(settings, separator='')
-    return choose_model(settings)
+    whole_text = {'True': 'response', 'False': None}.get(settings.whole_text, settings.whole_text)
+    return choose_model(replace(settings, whole_text=whole_text))
 
 
 def end_tokens(tokenizer, settings):
@@ -105,12 +109,21 @@ def end_tokens(tokenizer, settings):
     return tokenizer.roles.ends if settings.stops else None
 
 
+def chosen_search(settings):
+    """Return the name of the search that the settings ask for, None if they ask for none."""
+    return next((name for name in SEARCHES if getattr(settings, name) is not None), None)
+
+
 def check_search_settings(settings):
     """Raise UserError for invalid values of the settings for searches."""
-    for name in ('beam_width', 'most_probable'):
+    for name in SEARCHES:
         for positive in (name, 'max_new_tokens') if getattr(settings, name) is not None else ():
-            if getattr(settings, positive) < 1:
+            if positive != 'above' and getattr(settings, positive) < 1:
                 raise UserError(f'--{positive}={getattr(settings, positive)}: it must be at least 1')
+    if settings.above is not None and not 0 < settings.above < 1:
+        raise UserError(f'--above={settings.above}: it must be a probability above 0 and below 1')
+    if settings.whole_text not in (None, *QUANTITIES):
+        raise UserError(f'--whole_text={settings.whole_text} is neither True nor one of {", ".join(QUANTITIES)}')
     if not abs(settings.length_penalty) <= 10:
         raise UserError(f'--length_penalty={settings.length_penalty}: it must be between -10 and 10')
     draws = settings.show_beams and settings.beam_width is not None

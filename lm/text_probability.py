@@ -105,6 +105,55 @@ def probability_steps(
         yield search.bounds()
 
 
+# Which probability of a response's text is meant, and how it is called.
+QUANTITIES = {
+    'response': 'its text, after the tokens of the prompt',
+    'start': 'the text of prompt and response, after the start token',
+    'ratio': 'the text of prompt and response over that of the prompt, both after the start token',
+}
+
+
+def usual_tokens(tokenizer, quantity, prompt_ids, response_ids):
+    """Return (ids before, ids) of the tokens to compare one of QUANTITIES with: the same bytes after the same start."""
+    start, body = split_start(tokenizer, prompt_ids)
+    return {
+        'response': (prompt_ids, response_ids),
+        'start': (start, [*body, *response_ids]),
+        'ratio': ([*start, *body], response_ids),
+    }[quantity]
+
+
+def split_start(tokenizer, prompt_ids):
+    """Return the ids that begin a text, and those of a prompt without them."""
+    start = tokenizer.start_ids([])
+    return start, list(prompt_ids[len(start) :] if list(prompt_ids[: len(start)]) == start else prompt_ids)
+
+
+def quantity_steps(model, tokenizer, quantity, prompt_ids, response_ids) -> Iterator[TextProbability]:
+    """Yield bounds on one of QUANTITIES for a prompt and a response that are given as ids."""
+    if quantity == 'response':
+        text = tokenizer.decode_bytes(response_ids, prompt_ids)
+        yield from probability_steps(model, tokenizer, prompt_ids, text, response_ids)
+        return
+    start, body = split_start(tokenizer, prompt_ids)
+    wholes = [[*body, *response_ids], body]
+    searches = [probability_steps(model, tokenizer, start, tokenizer.decode_bytes(ids, start), ids) for ids in wholes]
+    if quantity == 'start':
+        yield from searches[0]
+        return
+    bounds = [next(search) for search in searches]
+    while True:
+        whole, prompt = bounds
+        low, high = whole.log_lower - prompt.log_upper, min(0.0, whole.log_upper - prompt.log_lower)
+        counts = [sum(values) for values in zip(whole[3:], prompt[3:], strict=True)]
+        yield TextProbability(low, high, math.expm1(high - low) if low > -math.inf else math.inf, *counts)
+        widest = max((0, 1), key=lambda number: (bounds[number].waiting > 0, bounds[number].gap))
+        found = next(searches[widest], None)
+        if found is None:
+            return
+        bounds[widest] = found
+
+
 class Spellings:
     """Which tokens can come next where bytes are to be spelled, for each place: the number of bytes spelled so far."""
 

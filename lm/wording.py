@@ -12,6 +12,24 @@ def format_three_digits(logprob):
     return f'{10 ** (logprob / math.log(10) - exponent):.2f}e{exponent}'
 
 
+def format_bounds(log_lower, log_upper):
+    """Write the bounds of a probability, rounded outward, with two digits more than they agree in."""
+    if log_lower == -math.inf:
+        return f'at most {format_probability(log_upper)}'
+    gap = math.expm1(log_upper - log_lower)
+    digits = 3 if gap >= 1 else min(9, 2 - math.floor(math.log10(max(gap, 1e-9))))
+    low, high = round_outward(log_lower, digits, math.floor), round_outward(log_upper, digits, math.ceil)
+    return f'{low} to {high} (logprob {log_lower:.4f} to {log_upper:.4f})'
+
+
+def round_outward(logprob, digits, rounding):
+    """Write the probability of a logprob in this many digits; rounding: math.floor or math.ceil of the last one."""
+    exponent = math.floor(logprob / math.log(10))
+    digit = 10 ** (digits - 1)
+    number = rounding(10 ** (logprob / math.log(10) - exponent) * digit) / digit  # 1 to 10
+    return f'{number * 10**exponent:.{digits}g}' if exponent > -300 else f'{number:.{digits}g}e{exponent}'
+
+
 def describe_truncation(prompt_ids, block_size):
     """Return a sentence if a prompt is longer than the model's context, else None."""
     if len(prompt_ids) <= block_size:

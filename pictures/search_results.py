@@ -10,14 +10,33 @@ from common.files import create_run_folder
 from common.strings import show_invisible
 from lm import search
 from lm.memory import bytes_of_beams, format_bytes, free_memory, require_memory
+from lm.next_words import GAP as WORD_GAP
+from lm.next_words import next_words_steps
+from lm.scoring import score
 from lm.settings import model_name
+from lm.text_probability import GAP as TEXT_GAP
+from lm.text_probability import QUANTITIES, quantity_steps, usual_tokens
 from lm.wording import (
     describe_model_probability,
+    format_bounds,
     format_likelihood,
     format_probability,
     precision_note,
 )
 from pictures.beams import Branch, draw_beams
+
+
+def print_search(name, model, tokenizer, settings, prompt_ids, eot, budget):
+    """Run one of the SEARCHES after a prompt, and print what it finds."""
+    match name:
+        case 'beam_width':
+            print_beams(model, tokenizer, settings, prompt_ids, eot)
+        case 'most_probable':
+            print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget)
+        case 'above':
+            print_above(model, tokenizer, settings, prompt_ids, eot)
+        case 'next_words':
+            print_next_words(model, tokenizer, settings, prompt_ids, budget)
 
 
 def print_beams(model, tokenizer, settings, prompt_ids, eot):
@@ -77,24 +96,12 @@ def make_search_tree(steps, finished, tokenizer):
 def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
     """Search for the most probable continuations; print them, and the bound for all others."""
     idx = torch.tensor([prompt_ids], device=model.device)
-    started, found, why = time.perf_counter(), None, ''
-    free = free_memory(torch.device('cpu'))  # the search keeps its prefixes there
-    with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
-        try:
-            for found in search.search_steps(model, idx, settings.max_new_tokens, settings.most_probable, eot):
-                progress.set_postfix_str(f'bound {math.exp(found.bound):.3g}, {found.waiting:,} waiting')
-                progress.update(found.opened - progress.n)
-                if not found.exact and budget.is_spent(found, time.perf_counter() - started):
-                    why = f'the budget ({settings.budget}) is spent; a smaller --max_new_tokens needs less'
-                    break
-                if not found.exact and free is not None and found.mebibytes * 2**20 > 0.8 * free:
-                    why = f'its prefixes and answers take {format_bytes(0.8 * free)}, most of the memory that was free'
-                    break
-        except KeyboardInterrupt:
-            if found is None:
-                raise
-            why = 'interrupted'
-    seconds = time.perf_counter() - started
+    steps = search.search_steps(model, idx, settings.max_new_tokens, settings.most_probable, eot)
+    found, seconds, why = run_search(
+        steps, lambda found: found.exact, lambda found: f'bound {math.exp(found.bound):.3g}', budget, settings
+    )
+    if why.startswith('the budget'):
+        why += '; a smaller --max_new_tokens needs less'
     n_found = len(found.logprobs)
     title = f'the {n_found} most probable continuations' if found.exact else 'the most probable so far (not proved)'
     print(f'{show_invisible(tokenizer.decode(prompt_ids))}\n{title}; {describe_model_probability(settings)}')
@@ -104,6 +111,34 @@ def print_most_probable(model, tokenizer, settings, prompt_ids, eot, budget):
         ids = ids[: end + 1]
         print_continuation(number, ids, logprob, tokenizer)
     print_proof(found, seconds, why, precision_note(settings.dtype, settings.quantize))
+
+
+def run_search(steps, is_done, describe, budget, settings):
+    """Run a search until it is done, its budget is spent, memory runs out or Ctrl-C is pressed.
+
+    steps: yields what is found so far, with `opened`, `waiting` and `mebibytes`. is_done, describe: functions of that.
+    Returns the last of it, the seconds it took, and why it stopped; '' if it was done.
+    """
+    started, found, why = time.perf_counter(), None, ''
+    free = free_memory(torch.device('cpu'))  # a search keeps its prefixes there
+    with tqdm(unit=' prefixes', leave=False, disable=None) as progress:
+        try:
+            for found in steps:
+                progress.set_postfix_str(f'{describe(found)}, {found.waiting:,} waiting')
+                progress.update(found.opened - progress.n)
+                if is_done(found):
+                    break
+                if budget.is_spent(found, time.perf_counter() - started):
+                    why = f'the budget ({settings.budget}) is spent'
+                    break
+                if free is not None and found.mebibytes * 2**20 > 0.8 * free:
+                    why = f'its prefixes and answers take {format_bytes(0.8 * free)}, most of the memory that was free'
+                    break
+        except KeyboardInterrupt:
+            if found is None:
+                raise
+            why = 'interrupted'
+    return found, time.perf_counter() - started, why
 
 
 def print_proof(found, seconds, why, precision):
@@ -126,3 +161,53 @@ def print_proof(found, seconds, why, precision):
 def print_continuation(number, ids, logprob, tokenizer):
     """Print one continuation that a search found, and how likely it is."""
     print(f'{number:3}  {tokenizer.show(ids)}\n     {format_likelihood(logprob, len(ids))}')
+
+
+# Over all ways to cut a text into tokens -----------------------------------------------------------------------------
+
+
+def print_next_words(model, tokenizer, settings, prompt_ids, budget):
+    """Search for the likeliest next words; print them with their bounds."""
+    steps = next_words_steps(model, tokenizer, prompt_ids, settings.next_words, tokenizer.roles.ends)
+
+    def is_done(found):
+        return found.proved and found.gap <= WORD_GAP
+
+    found, seconds, why = run_search(steps, is_done, lambda found: f'gap {found.gap:.1%}', budget, settings)
+    print(f'{show_invisible(tokenizer.decode(prompt_ids))}')
+    print(f'the likeliest next words, over all ways to spell them; {describe_model_probability(settings)}')
+    for number, (word, lower, upper) in enumerate(found.words, 1):
+        print(f'{number:3}  {show_invisible(word):20}  probability {format_bounds(lower, upper)}')
+    others = f'no other word can exceed p = {format_probability(found.others)}'
+    opened = f'{found.opened:,} prefixes opened in {seconds:.1f} s'
+    print(f'proved: {opened}; {others}' if found.proved else f'not proved: {opened}; {why}; {others}')
+
+
+def print_above(model, tokenizer, settings, prompt_ids, eot):
+    """Print every continuation that is likelier than --above."""
+    idx = torch.tensor([prompt_ids], device=model.device)
+    steps = search.above_steps(model, idx, settings.max_new_tokens, settings.above, eot)
+    *_, found = tqdm(steps, total=settings.max_new_tokens, unit=' tokens', leave=False, disable=None)
+    count = f'{len(found):,} continuation{"" if len(found) == 1 else "s"}'
+    length = f'of {settings.max_new_tokens} tokens{", or ended before" if eot else ""}'
+    print(f'{show_invisible(tokenizer.decode(prompt_ids))}')
+    print(f'all {count} {length} with p > {settings.above:g}; {describe_model_probability(settings)}')
+    for number, (ids, logprob) in enumerate(found, 1):
+        print_continuation(number, ids, logprob, tokenizer)
+    total = sum(math.exp(logprob) for _, logprob in found)
+    print(f'together p = {total:.6g}; there are no others (up to rounding)')
+
+
+def print_text_probability(model, tokenizer, settings, prompt_ids, response_ids, budget):
+    """Print bounds on the probability of a response's text, beside that of its tokens."""
+    quantity = settings.whole_text
+    steps = quantity_steps(model, tokenizer, quantity, prompt_ids, response_ids)
+    found, seconds, why = run_search(
+        steps, lambda found: found.gap <= TEXT_GAP, lambda found: f'gap {found.gap:.1%}', budget, settings
+    )
+    print(f'text, over all ways to cut it into tokens: {QUANTITIES[quantity]}')
+    print(f'  probability {format_bounds(found.log_lower, found.log_upper)}; {describe_model_probability(settings)}')
+    before, ids = usual_tokens(tokenizer, quantity, prompt_ids, response_ids)
+    of_tokens = score(model, [before], [ids])[0].sum().item()
+    print(f'  {math.exp(found.log_lower - of_tokens):.4g} times as likely as its usual {len(ids)} tokens, or more')
+    print(f'  {found.opened:,} prefixes opened in {seconds:.1f} s{f"; {why}" if why else ""}')

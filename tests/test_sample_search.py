@@ -10,7 +10,9 @@ from helpers.world import FOLDER, assert_refuses, assert_runs_into_error, call, 
 from matplotlib.image import imread
 
 from lm import checkpoint, fast
-from lm.search import beam_search, beam_steps, most_probable, search_steps
+from lm.next_words import next_words
+from lm.search import Budget, all_above, beam_search, beam_steps, most_probable, search_steps
+from lm.text_probability import QUANTITIES, quantity_steps
 from pictures.search_results import make_search_tree
 
 
@@ -150,3 +152,47 @@ def test_invalid_searches_are_refused(here, settings, words):
 @pytest.mark.parametrize(('settings', 'words'), INVALID_SEARCHES)
 def test_an_invalid_search_ends_with_one_line_on_stderr(here, settings, words):
     assert_runs_into_error('sample.py', *FOLDER, *settings, words=words, cwd=here)
+
+
+# Words, thresholds, and the text itself -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_likeliest_next_words_are_printed_with_their_bounds(here, capsys):
+    printed = call_well(capsys, 'sample.py', *FOLDER, '--start=The fox', '--next_words=3', '--budget=3000')
+    model, tokenizer, _ = checkpoint.load_model('folder', device='cpu')
+    ends = tokenizer.roles.ends
+    found = next_words(model, tokenizer, tokenizer.encode_prompt('The fox'), 3, ends, budget=Budget(prefixes=3000))
+    assert re.findall(r'^ +\d  (\S+) +probability', printed, re.MULTILINE) == [word.word for word in found.words]
+    for text, word in zip(re.findall(r'probability (\S+) to', printed), found.words, strict=True):
+        assert float(text) == pytest.approx(math.exp(word.log_lower), rel=0.01)
+        assert float(text) <= math.exp(word.log_lower)  # rounded outward
+    assert re.search(r'(not )?proved: [\d,]+ prefixes opened in .*no other word can exceed p = ', printed)
+
+
+def test_all_continuations_above_a_threshold_are_printed(here, capsys):
+    printed = call_well(capsys, 'sample.py', *FOLDER, '--start=The fox', '--above=0.001', '--max_new_tokens=2')
+    model, tokenizer, _ = checkpoint.load_model('folder', device='cpu')
+    found = all_above(model, torch.tensor([tokenizer.encode_prompt('The fox')]), 2, 0.001)
+    pieces = [''.join(tokenizer.pieces(ids)) for ids, _ in found]
+    assert re.findall(r'^ +\d+  (.*)$', printed, re.MULTILINE) == pieces
+    assert f'all {len(found)} continuation' in printed
+    assert_refuses('sample.py', *FOLDER, '--above=1.5', says='--above=1.5')
+    assert_refuses('sample.py', *FOLDER, '--above=0.1', '--next_words=2', says='cannot be combined')
+
+
+@pytest.mark.parametrize('quantity', ['True', 'start', 'ratio'])
+def test_the_probability_of_the_text_is_printed_below_that_of_its_tokens(here, capsys, quantity):
+    fixed = ('--start=The fox ', '--fixed_response=ate Ann', f'--whole_text={quantity}')
+    printed = call_well(capsys, 'sample.py', *FOLDER, *fixed)
+    model, tokenizer, _ = checkpoint.load_model('folder', device='cpu')
+    pair = tokenizer.encode_pair('The fox ', 'ate Ann')
+    kind = 'response' if quantity == 'True' else quantity
+    for bounds in quantity_steps(model, tokenizer, kind, *pair):
+        if bounds.gap <= 1e-3:
+            break
+    low, high = map(float, re.search(r'probability (\S+) to (\S+) \(logprob', printed).groups())
+    assert low <= math.exp(bounds.log_lower) <= math.exp(bounds.log_upper) <= high
+    assert high / low - 1 < 2e-3
+    assert QUANTITIES[kind] in printed
+    assert_refuses('sample.py', *FOLDER, '--fixed_response=a', '--whole_text=maybe', says='neither True nor')

@@ -7,6 +7,7 @@ from lm.settings import SamplingSettings
 from lm.wording import (
     describe_response,
     describe_sampler,
+    format_bounds,
     format_likelihood,
     format_perplexity,
     format_probability,
@@ -46,3 +47,13 @@ def test_perplexity_is_that_of_the_mean():
     assert format_perplexity(0.0, 0) == 'undefined'
     assert format_perplexity(-math.inf, 3) == 'inf'
     assert format_likelihood(0.0, 0) == 'logprob 0.0000, probability 1, perplexity per token undefined (0 tokens)'
+
+
+def test_bounds_are_rounded_outward():
+    for low, high in ((0.0123456, 0.0123467), (0.1, 0.9), (0.5, 0.5), (1e-9, 1.0001e-9), (0.99, 1.0)):
+        written = format_bounds(math.log(low), math.log(high))
+        lower, upper = (float(number) for number in written.split(' (')[0].split(' to '))
+        assert lower <= low * (1 + 1e-12) and high * (1 - 1e-12) <= upper
+        assert upper - lower <= 1.3 * (high - low) + 1e-8
+    assert format_bounds(-math.inf, math.log(0.25)) == 'at most 0.25'
+    assert format_bounds(-1000.0, -999.9).startswith('5.07e-435 to 5.61e-435')
