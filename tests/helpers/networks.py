@@ -62,3 +62,12 @@ def random_network(kind, vocab_size=61, seed=0, **settings):
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     return network
+
+
+def save_network(kind, folder, tokenizer, **settings):
+    """Write a random model with a tokenizer into a folder, as if it had been trained with it; return its network."""
+    roles = {f'{name}_token_id': tokenizer.eot for name in ('bos', 'eos')}
+    network = random_network(kind, vocab_size=tokenizer.vocab_size, max_position_embeddings=48, **roles, **settings)
+    network.save_pretrained(folder)
+    tokenizer.save(folder)
+    return network

@@ -104,6 +104,7 @@ def test_a_saved_tokenizer_is_the_same_to_transformers(both, tmp_path):
     theirs.chat_template = None
 
 
+@pytest.mark.slow
 def test_texts_are_prepared_with_the_tokenizer_that_the_model_has(both, tmp_path):
     ours, theirs = both
     theirs.save_pretrained(tmp_path)

@@ -3,13 +3,15 @@
 import copy
 import itertools
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
-from helpers.networks import KINDS, random_network
+from helpers.networks import KINDS, random_network, save_network
 from helpers.scripts import PROJECT
 from helpers.training import SMALL, assert_same_run, checkpoint, evaluations, losses, run, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,15 +36,10 @@ CHAT = '{% for message in messages %}<{{ message.role }}>{{ message.content }}{%
 GENERATION = {'eos_token_id': [0, 5], 'temperature': 0.6, 'top_p': 0.9, 'do_sample': True}
 
 
-def save_model(kind, folder='base', **settings):
-    """Write a random model with the tokenizer of the dataset, as if it had been trained with it; return its network."""
+def save_model(kind):
+    """Write a random model with the tokenizer of the dataset; return its network."""
     forget_notes()
-    tokenizer = tokenizer_from_folder('data/rhymes')
-    settings = {'max_position_embeddings': 48, 'bos_token_id': 0, 'eos_token_id': 0, **settings}
-    network = random_network(kind, vocab_size=tokenizer.vocab_size, **settings)
-    network.save_pretrained(folder)
-    tokenizer.save(folder)
-    return network
+    return save_network(kind, 'base', tokenizer_from_folder('data/rhymes'))
 
 
 def fine_tune(**settings):
@@ -112,7 +109,8 @@ def test_the_loss_is_right_in_bfloat16():
 
 @pytest.mark.parametrize('kind', ['llama', 'gemma2', 'gpt_neox', 'opt'])
 def test_a_run_gives_the_weights_of_a_plain_loop_with_transformers(kind):
-    network = copy.deepcopy(save_model(kind)).train()
+    before = save_model(kind)
+    network = copy.deepcopy(before).train()
     steps = {'max_iters': 4, 'gradient_accumulation_steps': 2, 'decay_lr': False, 'learning_rate': 1e-4}
     fine_tune(**steps)
     parameters = list(network.parameters())
@@ -134,8 +132,6 @@ def test_a_run_gives_the_weights_of_a_plain_loop_with_transformers(kind):
         optimizer.step()
         optimizer.zero_grad()
     trained = load_model('resume', 'out', device='cpu')[0].network
-    before = random_network(kind, vocab_size=trained.config.vocab_size, max_position_embeddings=48, bos_token_id=0,
-                            eos_token_id=0)  # fmt: skip
     for (name, weight), expected, old in zip(trained.named_parameters(), parameters, before.parameters(), strict=True):
         if 'k_proj.bias' not in name and 'query_key_value.bias' not in name:  # with gradients of rounding errors only
             change = (expected - old).abs().mean()
@@ -289,20 +285,31 @@ def test_a_damaged_checkpoint_is_one_line():
         assert len(str(caught.value)) < 600, name
 
 
-def test_an_interrupted_batch_leaves_the_last_state(monkeypatch):
+def train_until_killed(step, **settings):
+    """Train in a process of its own, which is killed as it begins its n-th step."""
+
+    def kill_myself(self, batches, steps=itertools.count(), usual=train.Run.step):  # noqa: B008 (called once)
+        if next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(self, batches)
+
+    def child():
+        train.Run.step = kill_myself
+        fine_tune(**settings)
+
+    process = multiprocessing.get_context('fork').Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_lora_killed_three_times_equals_an_uninterrupted_run():
     save_model('llama')
-    fine_tune(out_dir='whole', lora_rank=2)
-    step, count = train.Run.step, itertools.count()
-
-    def interrupted(self, batches):
-        if next(count) == 5:
-            raise KeyboardInterrupt
-        return step(self, batches)
-
-    monkeypatch.setattr(train.Run, 'step', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fine_tune(out_dir='killed', lora_rank=2, save_interval=2)
-    monkeypatch.setattr(train.Run, 'step', step)
-    assert checkpoint('killed')['iter_num'] == 4
-    fine_tune(out_dir='killed', init_from='resume', lora_rank=2, save_interval=2)
+    more = {'lora_rank': 2, 'dropout': 0.2, 'save_interval': 2}
+    fine_tune(out_dir='whole', **more)
+    for kills, reached in ((1, 0), (3, 2), (3, 4)):
+        is_new = reached == 0
+        train_until_killed(kills, out_dir='killed', init_from='base' if is_new else 'resume', **more)
+        assert checkpoint('killed')['iter_num'] == reached
+    fine_tune(out_dir='killed', init_from='resume', **more)
     assert_same_run('whole', 'killed')
