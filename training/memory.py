@@ -8,10 +8,12 @@ from lm.hardware import pick_training_dtype
 from lm.hub_internals import find_blocks
 from lm.memory import require_memory
 from model import GPT
+from training.lean_loss import LeanLoss
 
 WEIGHT = 16  # bytes: a weight, its gradient and AdamW's two running means, in float32
 LAYER = 30_000  # bytes of Python objects
 ACTIVATIONS = 24  # numbers per channel that a layer takes for each token: it keeps 17; the rest is measured
+MEASURED = 256  # tokens of the text that is measured
 SHAPE = ('n_layer', 'n_embd', 'block_size')
 
 
@@ -27,7 +29,8 @@ def require_training_memory(settings, device, vocab_size, model=None):
         shape = {name: getattr(settings if model is None else model.config, name) for name in SHAPE}
         bytes_of = partial(bytes_of_training, vocab_size)
     else:
-        shape, bytes_of = {}, partial(bytes_of_fine_tuning, model)
+        kept = 0 if settings.eval_only else measure_kept_numbers(model)
+        shape, bytes_of = {}, partial(bytes_of_fine_tuning, model, kept)
 
     def estimate(**values):
         weights, tokens = bytes_of(settings.gradient_checkpointing, number, **{**shape, **values})
@@ -48,16 +51,28 @@ def bytes_of_training(vocab_size, gradient_checkpointing, number, n_layer, n_emb
     return WEIGHT * weights + LAYER * n_layer, batch_size * block_size * token
 
 
-def bytes_of_fine_tuning(model, gradient_checkpointing, number, batch_size):
-    """Return the same for a model of transformers.
-
-    What its layers keep is estimated from the sizes of their matrices: those of a GPT read and write 16 numbers for
-    each channel.
-    """
+def bytes_of_fine_tuning(model, kept, gradient_checkpointing, number, batch_size):
+    """Return the same for a model of transformers. kept: how many numbers its layers keep of each token."""
     blocks, width = find_blocks(model), model.network.get_input_embeddings().embedding_dim
-    matrices = [module for module in blocks.modules() if isinstance(module, torch.nn.Linear)]
-    layers = ACTIVATIONS / 16 * sum(matrix.in_features + matrix.out_features for matrix in matrices)
-    kept = len(blocks) * width + layers / len(blocks) if gradient_checkpointing else layers
-    logits = model.n_ids * 12 if model.whole else 0  # the lean loss keeps none
-    token = 4 * 8 + number * kept + logits
-    return WEIGHT * model.get_num_params() + LAYER * len(blocks), batch_size * model.block_size * token
+    if gradient_checkpointing:
+        kept = len(blocks) * width + kept / len(blocks)
+    weights = WEIGHT * model.get_num_params() + LAYER * len(blocks)
+    return weights, batch_size * model.block_size * (4 * 8 + number * kept)
+
+
+def measure_kept_numbers(model):
+    """Return how many numbers a model in float32 keeps of each token for the backward pass, on a short text."""
+    T, parameters = min(model.block_size, MEASURED), {parameter.data_ptr() for parameter in model.parameters()}
+    idx, kept = torch.arange(T, device=model.device)[None] % model.n_ids, {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage  # alive, so that its address is not used again
+        return tensor
+
+    was_training = model.training
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        LeanLoss(model.train())(idx, idx)
+    model.train(was_training)
+    return sum(storage.nbytes() for storage in kept.values()) / 4 / T

@@ -28,6 +28,7 @@ from texts.token_files import open_tokens
 from training.batches import make_blocks, training_batch
 from training.lean_loss import LeanLoss
 from training.lora import add_lora, merged_state_dict
+from training.memory import bytes_of_fine_tuning, measure_kept_numbers
 from training.setup import set_dropout
 
 pytestmark = [pytest.mark.usefixtures('dataset'), pytest.mark.slow]
@@ -192,6 +193,23 @@ def test_what_a_run_says_and_refuses(capsys):
     prepare_bin.main(prepare_bin.Settings(input='rhymes.txt', dataset='others', train_bpe=300))
     with pytest.raises(UserError, match='made with another tokenizer than the one of base'):
         fine_tune(dataset='others')
+
+
+@pytest.mark.parametrize('kind', ['llama', 'gemma2', 'opt', 'mixtral'])
+def test_the_memory_that_a_batch_takes_is_known_before(kind):
+    """The estimate for four texts is what autograd keeps for them, counted here with a hook."""
+    model = HubModel(copy.deepcopy(random_network(kind, max_position_embeddings=64))).train()
+    idx, parameters, kept = torch.randint(3, 61, (4, 64)), {p.data_ptr() for p in model.parameters()}, {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    estimate = bytes_of_fine_tuning(model, measure_kept_numbers(model), False, 4, batch_size=4)[1]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        LeanLoss(model)(idx, idx)
+    counted = sum(storage.nbytes() for address, storage in kept.items() if address not in parameters)
+    assert 0.8 < estimate / counted < 1.25
 
 
 def test_two_processes_compute_the_losses_of_one(tmp_path):
