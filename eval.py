@@ -89,7 +89,7 @@ class Settings(SamplingSettings):
     top_k: int | None = None  # for these samples only, like top_p; neither applies to the responses that are scored
     beam_width: int | None = None  # search after each prompt that is printed, with this many beams
     most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
-    budget: str = SamplingSettings.budget  # limits of these searches, for each prompt: seconds, memory, prefixes
+    budget: str = SamplingSettings.budget  # limits of a search, for each pair (whole_text: 2s unless this is given)
     html: bool = False  # write page.html, with every token, in a new folder; --save does so in its own
 
 
@@ -160,8 +160,9 @@ def check_eval_settings(settings):
         raise UserError(f'--boundary={settings.boundary} is neither joint nor separate')
     if settings.resume_eval and not settings.save:
         raise UserError('--resume_eval needs --save=NAME, the folder of the interrupted evaluation')
-    if settings.text and settings.fixed_response is not None:
-        raise UserError('--text and --fixed_response cannot be combined')
+    for other in ('fixed_response', 'whole_text'):
+        if settings.text and getattr(settings, other) is not None:
+            raise UserError(f'--text and --{other} cannot be combined')
     if settings.text and settings.chat:
         raise UserError('--text and --chat cannot be combined: a chat template is for prompts and their responses')
     check_search_settings(settings)
@@ -185,8 +186,7 @@ def note_unused_settings(settings):
         'next_words': text,
         'show_beams': text or settings.beam_width is None,
         'length_penalty': settings.beam_width is None or not settings.stops,
-        'budget': settings.most_probable is None and settings.next_words is None,
-        'whole_text': settings.whole_text is not None,
+        'budget': not any((settings.most_probable, settings.next_words, settings.whole_text)),
         'max_new_tokens': not generates,
         'stop_at_eot': not generates,
         'top_k': not settings.num_samples,
@@ -224,7 +224,8 @@ def score_all(source, subjects, settings, processes, folder):
 
     Rows that `folder` kept from before are not scored again.
     """
-    results = Results(have_same_tokens(subjects), settings.temperature, settings.show, text=bool(settings.text))
+    of_text, of_whole_texts = bool(settings.text), bool(settings.whole_text)
+    results = Results(have_same_tokens(subjects), settings.temperature, settings.show, of_text, of_whole_texts)
     records, to_record = {}, recorded_tokens(settings)
     if folder is not None:
         try:

@@ -16,6 +16,7 @@ from evaluation.sentences import (
 from evaluation.tables import ROLES, measure_lines, row_columns, row_remarks, shown_measures
 from pictures.before_after import draw_before_after
 from pictures.reliability import draw_reliability
+from pictures.text_gain import draw_text_gain
 from pictures.token_sheet import draw_token_sheet
 
 TOKENS = 150  # of a response that the report shows
@@ -34,6 +35,7 @@ def write_report(folder, results, summary):
         markdown_table(measure_lines(summary)),
         glossary(summary),
         *before_after_part(folder, rows, summary),
+        *text_part(folder, rows, summary),
         *tokens_part(folder, rows, summary),
         *reliability_part(folder, summary),
         *multiple_choice_part(rows, summary),
@@ -72,6 +74,20 @@ def before_after_part(folder, rows, summary):
         '## What changed',
         '![before and after](before_after.png)',
         f'*Probability before and after: {describe_shown(rows, summary)}.*',
+    ]
+
+
+def text_part(folder, rows, summary):
+    """Draw the probability of each response's text beside that of its usual tokens, with the part that shows it."""
+    if 'whole_text' not in summary:
+        return []
+    labels = [f'{shorten(row["prompt"], 32, from_end=True)} │{row["response"]}' for row in rows]
+    columns = ([row['text'][name] for row in rows] for name in ('tokens_logprob', 'log_lower', 'log_upper'))
+    draw_text_gain(folder / 'tokens_and_text.png', labels, *columns)
+    return [
+        '## Tokens and text',
+        '![tokens and text](tokens_and_text.png)',
+        f'*How much likelier a text is than the tokens it is usually cut into: {describe_shown(rows, summary)}.*',
     ]
 
 

@@ -27,6 +27,7 @@ class Measure:
 #   responses    rows that are whole responses, not segments of a running text
 #   tokens       tokens of one tokenizer: with two tokenizers, the difference of two models is left out
 #   sampler      a temperature other than 1
+#   whole text   probabilities of texts, over all ways to cut them into tokens
 #   choices      multiple-choice questions; `n` is the number of questions
 #   comparison   two models: it measures both together
 #   calibration  a `Calibration`, instead of sums; it has no interval
@@ -118,6 +119,22 @@ MEASURES = [
         needs={'sampler', 'tokens'},
     ),
     Measure(
+        'text_logprob_lower',
+        'text: logprob, at least',
+        'mean of the lower bounds of the responses’ text logprobs, in nats',
+        '{:.4f}',
+        lambda sums: sums['text_log_lower'] / sums['n'],
+        needs={'whole text', 'responses'},
+    ),
+    Measure(
+        'text_logprob_upper',
+        'text: logprob, at most',
+        'mean of the upper bounds of the responses’ text logprobs, in nats',
+        '{:.4f}',
+        lambda sums: sums['text_log_upper'] / sums['n'],
+        needs={'whole text', 'responses'},
+    ),
+    Measure(
         'acc',
         'acc',
         'share of questions whose right response is the likeliest',
@@ -160,6 +177,8 @@ def column_values(side):
     if 'sampler_prob' in side:
         values['sampler_prob'] = side['sampler_prob']
         values['sampler_logprob'] = -math.inf if side['sampler_logprob'] is None else side['sampler_logprob']
+    if 'text' in side:
+        values |= {f'text_{name}': side['text'][name] for name in ('log_lower', 'log_upper', 'closed')}
     return values
 
 
@@ -168,11 +187,12 @@ def choice_values(side):
     return {name: side[name] for name in ('right', 'right_per_byte') if name in side}
 
 
-def row_measures(text, temperature):
+def row_measures(text, temperature, whole_text=False):
     """Return the Measures of all rows. text: whether rows are segments of a running text."""
     lacking = {'choices', 'calibration'}
     lacking |= {'responses'} if text else set()
     lacking |= {'sampler'} if temperature == 1 else set()
+    lacking |= set() if whole_text else {'whole text'}
     return [measure for measure in MEASURES if not measure.needs & lacking]
 
 

@@ -20,7 +20,7 @@ from lm.wording import describe_sampler
 # The settings that change the numbers in pairs.jsonl; hashes stand for the data and the models.
 SETTINGS_OF_THE_NUMBERS = (
     *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature'),
-    *('dtype', 'quantize', 'prompt_key', 'response_key', 'bos', 'system', 'chat', 'score_end'),
+    *('dtype', 'quantize', 'prompt_key', 'response_key', 'bos', 'system', 'chat', 'score_end', 'whole_text'),
 )
 
 FILES = ('summary.json', 'pairs.jsonl', 'pairs.jsonl.part', 'report.md', 'page.html')  # any of them: not a new folder

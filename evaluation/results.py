@@ -21,14 +21,17 @@ class Results:
     `before`.
     """
 
-    def __init__(self, same_tokens, temperature, show, text):
-        """same_tokens: whether both models have one tokenizer. show: how many rows to print. text: segments of one."""
+    def __init__(self, same_tokens, temperature, show, text, whole_text=False):
+        """same_tokens: whether both models have one tokenizer. show: how many rows to print. text: segments of one.
+
+        whole_text: whether rows have bounds on the probability of their text.
+        """
         self.first = []  # the first rows: as many as are printed or shown
         self._changed = []  # (size of the change, -index, row), a heap
         self.count = 0
         self.unit = 'segment' if text else 'pair'
         self._same_tokens, self._show = same_tokens, show
-        self._measures = row_measures(text, temperature)
+        self._measures = row_measures(text, temperature, whole_text)
         self._columns = defaultdict(lambda: defaultdict(lambda: array('d')))  # role -> column -> a number per row
         self._questions = defaultdict(lambda: defaultdict(lambda: array('d')))  # the same for multiple-choice questions
         self._calibration = defaultdict(Calibration)
@@ -102,6 +105,10 @@ class Results:
             summary['multiple_choice'] = {
                 'questions': len(self._questions['model']['right']),
                 **self._intervals(self._questions, choice_measures(), resamples, seed),
+            }
+        if 'text_closed' in of_model:
+            summary['whole_text'] = {
+                role: {'closed': int(sum(columns['text_closed']))} for role, columns in self._columns.items()
             }
         summary['calibration'] = {
             role: {

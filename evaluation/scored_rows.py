@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from evaluation.sources import refuse_pair
+from evaluation.text_bounds import describe_text
 from lm.scoring import score_window
+from lm.settings import text_budget
 from lm.tokenizer import Tokenizer
 from model import LanguageModel
 
@@ -28,8 +30,7 @@ def score_units(units, source, subjects, settings, recorded_tokens):
     """
     items, rows = encode_units(units, source, subjects, settings)
     of_models = [
-        score_items(items, number, subject, settings.temperature, recorded_tokens)
-        for number, subject in enumerate(subjects)
+        score_items(items, number, subject, settings, recorded_tokens) for number, subject in enumerate(subjects)
     ]
     same_tokens = have_same_tokens(subjects)
     for (index, item), scored in zip(items, zip(*of_models), strict=True):
@@ -60,18 +61,20 @@ def encode_units(units, source, subjects, settings):
     return items, left_out
 
 
-def score_items(items, number, subject, temperature, recorded_tokens):
+def score_items(items, number, subject, settings, recorded_tokens):
     """Return (side, TokenRecords of the response) of each item, for the subject of this number."""
     choices_of = [item.pairs[number] for _, item in items]  # of each item: the response, then its distractors
     pairs, record = [], {}
     for (index, _), choices in zip(items, choices_of, strict=True):
         record[len(pairs)] = recorded_tokens(index)
         pairs += choices
-    scores = iter(score_window(subject.model, pairs, temperature, record))
+    scores = iter(score_window(subject.model, pairs, settings.temperature, record))
     found = []
     for (_, item), choices in zip(items, choices_of, strict=True):
         scores_of_choices = list(islice(scores, len(choices)))
-        side = describe_side(choices, scores_of_choices, subject.tokenizer, temperature)
+        side = describe_side(choices, scores_of_choices, subject.tokenizer, settings.temperature)
+        if settings.whole_text:
+            side['text'] = describe_text(subject, choices[0], settings.whole_text, text_budget(settings))
         side |= describe_unusual(item, number, subject.model.block_size)
         found.append((side, scores_of_choices[0].records))
     return found

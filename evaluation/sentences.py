@@ -5,6 +5,7 @@ from pathlib import Path
 
 from evaluation.measures import BY_NAME
 from evaluation.tables import format_interval
+from evaluation.text_bounds import text_sentences
 from lm.wording import format_probability, precision_note
 
 
@@ -64,6 +65,8 @@ def result_sentences(summary):
         sentences.append(
             'A greedy sampler can draw only one response; the logprob of any other is minus infinity, shown as —.'
         )
+    if 'whole_text' in summary:
+        sentences += text_sentences(summary)
     if 'multiple_choice' in summary:
         sentences.append(f'acc and acc_norm are over the {summary["multiple_choice"]["questions"]} with distractors.')
     if summary['data']['left_out']:
@@ -142,6 +145,8 @@ def method_sentences(summary):
         f'Probabilities are model probabilities (softmax of the raw logits{describe_precision(summary)}); '
         'logprobs are natural logarithms, summed in float64.'
     )
+    if 'whole_text' in summary:
+        sentences += text_sentences(summary)
     if settings['temperature'] != 1:
         sentences.append(f'Sampler values are at {summary["sampler"]}.')
     if summary['rows'] > 1:

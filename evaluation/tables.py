@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evaluation.measures import BY_NAME, MEASURES
 from evaluation.results import arrow
-from lm.wording import format_perplexity
+from lm.wording import format_perplexity, format_three_digits
 
 ROLES = {'compare_to': 'before', 'model': 'after', 'difference': 'difference'}
 
@@ -45,11 +45,28 @@ SIDE_VALUES = {
         '{:.4f}',
     ),
     'sampler prob.': (lambda side: side['sampler_prob'], '{:.4g}'),
+    'text': (lambda side: format_text_bounds(side['text']), '{}'),
 }
 
 
 def row_columns(summary, narrow=False):
     """Return the Columns of the table of responses. narrow: only the most important ones."""
+    columns = token_columns(summary, narrow)
+    if 'whole_text' not in summary:
+        return columns
+    if 'compare_to' not in summary:
+        return [*columns, Column('text\nprobability', *SIDE_VALUES['text'])]
+    return [*columns[:-1], *before_and_after('text\nprob. {}', 'text'), columns[-1]]
+
+
+def format_text_bounds(text):
+    """Return the bounds of a text's probability: one number if they agree in three digits."""
+    low, high = (format_three_digits(text[name]) for name in ('log_lower', 'log_upper'))
+    return low if low == high else f'{low} to {high}'
+
+
+def token_columns(summary, narrow):
+    """Return the Columns about tokens."""
     has_sampler = summary['settings']['temperature'] != 1
     if 'compare_to' not in summary:
         names = ['tokens', *([] if narrow else ['greedy', 'per token', 'perplexity'])]

@@ -149,6 +149,11 @@ def parse_budget(text):
     return Budget(**limits)
 
 
+def text_budget(settings):
+    """Return the Budget of the search for the probability of one of many texts: --budget, or two seconds."""
+    return parse_budget('2s,1GB' if settings.budget == SamplingSettings.budget else settings.budget)
+
+
 def choose_model(settings):
     """Return the settings with init_from and out_dir filled in.
 

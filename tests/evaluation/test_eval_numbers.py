@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from helpers.evaluation import evaluate, rows_in
+from helpers.evaluation import evaluate, rows_in, write_pairs
 from helpers.scripts import PROJECT
 
 from common.errors import UserError
@@ -188,3 +188,26 @@ def test_running_text_token_by_token(here):
         assert found['bits_per_byte']['value'] == pytest.approx(bits, rel=1e-6 if role == 'model' else 2e-2)
         assert found['perplexity']['value'] == pytest.approx(math.exp(-logprob / (len(ids) - 1)), rel=0.1)
     assert 'greedy_rate' not in summary['measures']['model']
+
+
+@pytest.mark.slow
+def test_the_text_of_each_response_has_bounds_beside_its_tokens(here):
+    settings = {'init_from': 'one', 'compare_to': 'other', 'eval_data': 'pairs.jsonl', 'show': 4, 'save': 'kept'}
+    write_pairs('pairs.jsonl', 4)
+    rows, summary = evaluate(**settings, whole_text='start', budget='200')
+    for name, side_of in (('one', lambda row: row), ('other', lambda row: row['before'])):
+        model, tokenizer, _ = checkpoint.load_model(name, device='cpu')
+        for row in rows:
+            text = side_of(row)['text']
+            whole = row['prompt'] + join_response(row['prompt'], row['response'])
+            usual = score(model, [[tokenizer.eot]], [tokenizer.encode(whole)])[0].sum().item()
+            assert text['tokens_logprob'] == pytest.approx(usual, abs=1e-3)
+            assert usual - 1e-3 <= text['log_lower'] <= text['log_upper'] <= 0
+    lower, upper = (summary['measures']['model'][f'text_logprob_{name}']['value'] for name in ('lower', 'upper'))
+    assert lower == pytest.approx(sum(row['text']['log_lower'] for row in rows) / 4)
+    assert lower <= upper
+    report = (here / 'results/kept/report.md').read_text()
+    assert 'the text of prompt and response, after the start token' in report
+    assert (here / 'results/kept/tokens_and_text.png').stat().st_size > 5000
+    with pytest.raises(UserError, match='--text and --whole_text'):
+        evaluate(init_from='one', text='pairs.jsonl', whole_text='True')
