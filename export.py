@@ -28,6 +28,7 @@ from common.folders import finish_replacing, lock_folder, remove_leftovers, repl
 from lm import checkpoint as checkpoints
 from lm.checkpoint import MODEL_FILES as FILES
 from lm.hardware import pick_dtype
+from lm.hub_download import split_revision
 from lm.settings import ModelChoice, choose_model
 from model import GPT
 
@@ -227,11 +228,13 @@ def describe_origin(checkpoint, settings):
         return None, 'Trained from random weights.'
     if base in SHIPPED:
         return None, f'{verb} `{base}`, which comes with nanoGPT-probs.'
-    on_hub = base and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', base) and not Path(base).exists()
-    name = PUBLISHED.get(base, base if on_hub else None)
+    name, revision = split_revision(base or '')
+    on_hub = re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) and not Path(base).exists()
+    name = PUBLISHED.get(name, name if on_hub else None)
     if name is None:  # a local path means nothing on another machine
         return None, ''
-    return name, f'{verb} [{name}](https://huggingface.co/{name}).'
+    at = f', revision `{revision}`' if revision else ''
+    return name, f'{verb} [{name}](https://huggingface.co/{name}){at}.'
 
 
 def describe_training(checkpoint):
@@ -244,7 +247,9 @@ def describe_training(checkpoint):
         rows['steps'] = f'{checkpoint["iter_num"]:,}{of_tokens}'
     loss = float(checkpoint.get('best_val_loss', math.inf))
     if loss < 700:  # the exponential of a larger one overflows
-        rows['best validation loss'] = f'{loss:.4f} nats per token (perplexity {math.exp(loss):.2f})'
+        of_pairs = 'val.mask' in (checkpoint.get('data_sha256') or {})
+        of = ' of the responses' if of_pairs else ''  # of a run on pairs, in which nothing else counts
+        rows['best validation loss'] = f'{loss:.4f} nats per token{of} (perplexity {math.exp(loss):.2f})'
     lines = [f'| {name} | {value} |' for name, value in rows.items() if value]
     return '\n'.join(['\n## Training\n', '| | |', '| --- | --- |', *lines, '']) if lines else ''
 

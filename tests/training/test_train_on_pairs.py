@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.networks import random_network
+from helpers.piece_tokenizers import save_llama_tokenizer
 from helpers.training import PAIRS, SMALL, assert_same_run, losses, run
 
 import prepare_bin
@@ -151,3 +153,26 @@ def test_pairs_of_which_none_is_for_validation_are_refused():
     prepare_bin.main(settings)
     with pytest.raises(UserError, match=r'val\.bin has no response to learn'):
         run(dataset='questions')
+
+
+@pytest.mark.slow
+def test_a_llama_learns_responses_with_its_own_tokenizer(capsys):
+    """Its prompts begin with <s> and its responses end with </s>; the loss is that of transformers."""
+    from transformers import AutoModelForCausalLM
+
+    n_ids = save_llama_tokenizer(Path('llama'))
+    random_network('llama', vocab_size=n_ids, max_position_embeddings=64).save_pretrained('llama')
+    prepare_bin.main(prepare_bin.Settings(pairs='pairs.json', dataset='questions', tokenizer='llama'))
+    more = {'dataset': 'questions', 'init_from': 'llama', 'block_size': 64, 'batch_size': 4, 'eval_iters': 100}
+    run(**more, lora_rank=2, max_iters=3, eval_interval=3)
+    assert 'nats per token of the responses (' in capsys.readouterr().out
+    made = train.Run(Settings(**SMALL | more | {'eval_only': True}), Processes())
+    theirs = AutoModelForCausalLM.from_pretrained('llama').eval()
+    for split, loss in made.estimate_loss().items():
+        x, y = made.blocks[split].read(range(len(made.blocks[split])))
+        assert (x[:, 0] == 1).all()  # <s>
+        assert (y == 2).any()  # </s>
+        with torch.no_grad():
+            logits = theirs(x).logits
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1).item()
+        assert loss == pytest.approx(expected, rel=1e-5)
