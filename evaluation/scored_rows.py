@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from evaluation.sources import refuse_pair
-from evaluation.text_bounds import describe_text
+from evaluation.text_bounds import bound_text
 from lm.scoring import score_window
 from lm.settings import text_budget
 from lm.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def score_items(items, number, subject, settings, recorded_tokens):
         scores_of_choices = list(islice(scores, len(choices)))
         side = describe_side(choices, scores_of_choices, subject.tokenizer, settings.temperature)
         if settings.whole_text:
-            side['text'] = describe_text(subject, choices[0], settings.whole_text, text_budget(settings))
+            side['text'] = bound_text(subject, choices[0], settings.whole_text, text_budget(settings))
         side |= describe_unusual(item, number, subject.model.block_size)
         found.append((side, scores_of_choices[0].records))
     return found

@@ -6,7 +6,7 @@ from lm.scoring import score
 from lm.text_probability import GAP, QUANTITIES, quantity_steps, usual_tokens
 
 
-def describe_text(subject, pair, quantity, budget):
+def bound_text(subject, pair, quantity, budget):
     """Return what one model says about the text of a response, in plain types. pair: its prompt ids and response ids.
 
     quantity: one of lm.text_probability.QUANTITIES. budget: a lm.search.Budget for the search.
