@@ -13,13 +13,17 @@ from lm.tokenizer_base import EOT
 from lm.tokenizer_check import check_bpe, follow_prefix_space, report_panics
 
 
+class OtherTokenizer(UserError):
+    """A tokenizer.json that describes no byte-level BPE."""
+
+
 def read_tokenizer_json(path):
     """Return the tokenizer, of the `tokenizers` library, of a tokenizer.json and what other files of its folder add."""
     text = read_text(path)
     try:
         tokenizer = parse_tokenizer_json(text)
     except UserError as error:
-        raise UserError(f'cannot read {path} as a tokenizer.json: {error}') from error
+        raise type(error)(f'cannot read {path} as a tokenizer.json: {error}') from error
     add_tokens_of_folder(tokenizer, path.parent)
     follow_prefix_space(tokenizer, path.parent)
     return tokenizer
@@ -40,7 +44,7 @@ def parse_tokenizer_json(text, byte_level=True):
     except ValueError as error:
         raise UserError(str(error)) from error
     if byte_level and 'ByteLevel' not in kinds:
-        raise UserError('it is not a byte-level BPE, the only kind that is supported')
+        raise OtherTokenizer('it is not a byte-level BPE; name the folder of the model that it belongs to')
     try:
         with report_panics('it cannot be used'):
             tokenizer = Tokenizer.from_str(text)

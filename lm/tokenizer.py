@@ -100,7 +100,7 @@ class GPT2Tokenizer(Tokenizer):
         bpe = byte_level_bpe(vocab, merges)
         bpe.add_special_tokens([EOT])
         same = BPETokenizer(bpe)
-        same.roles = self.roles
+        same.roles, same.config = self.roles, self.config
         return same
 
 

@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 
 from common.errors import UserError
+from common.json_files import parse_json
 from lm.boundary import split_pair
 from lm.roles import Roles
 
@@ -136,8 +137,11 @@ class Tokenizer:
         front, config = contents.get('front', []), contents.get('config')
         if not isinstance(front, list) or not all(type(id) is int and 0 <= id < self.vocab_size for id in front):
             raise UserError('what it puts before each text is not a list of its ids')
-        if config is not None and not isinstance(config, str):
-            raise UserError('its tokenizer_config is not a text')
+        try:
+            if config is not None and not isinstance(parse_json(config), dict):
+                raise ValueError('it is not a JSON object')
+        except (TypeError, ValueError) as error:
+            raise UserError(f'its tokenizer_config cannot be read: {error}') from error
         self.front, self.config = tuple(front), config
 
     def encode_after(self, before, text):

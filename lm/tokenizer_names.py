@@ -3,11 +3,14 @@
 Preparing texts needs a tokenizer and no torch, so what is slow to import is imported where it is needed.
 """
 
+import json
 from pathlib import Path
 
 from common.errors import UserError
 from common.files import is_there, resolve_path
 from common.json_files import read_json_object
+from common.text_files import read_text
+from lm.bpe_files import OtherTokenizer
 from lm.roles import choose_front, give_roles
 from lm.tokenizer import (
     GPT2Tokenizer,
@@ -50,7 +53,8 @@ def tokenizer_from_name(name):
 def tokenizer_of_model(folder):
     """Return the tokenizer of a model folder, or of one with an adapter; None if there is none.
 
-    That of a GPT-2 is read here; any other is loaded by transformers.
+    A byte-level BPE beside a GPT-2 is read here, and so are the tokenizers of this project; others are loaded by
+    transformers.
     """
     folder, base = Path(folder), None
     if is_there(folder / 'adapter_config.json'):
@@ -58,10 +62,26 @@ def tokenizer_of_model(folder):
         from lm.locate import locate_model
 
         base = locate_model(adapted_model(folder))
-    load = tokenizer_from_folder
+    load = _read_or_load
     if read_json_object((base or folder) / 'config.json', missing={}).get('model_type', 'gpt2') != 'gpt2':
         from lm.hub_tokenizer import load_hub_tokenizer as load
     return load(folder) or (base and load(base))
+
+
+def _read_or_load(folder):
+    """Return the tokenizer beside a GPT-2, with its chat template, if it has one; None if there is no tokenizer."""
+    try:
+        tokenizer = tokenizer_from_folder(folder)
+    except OtherTokenizer:
+        from lm.hub_tokenizer import load_hub_tokenizer
+
+        return load_hub_tokenizer(folder)
+    config = read_json_object(folder / 'tokenizer_config.json', missing={})
+    if is_there(folder / 'chat_template.jinja'):
+        config['chat_template'] = read_text(folder / 'chat_template.jinja')
+    if tokenizer is not None and config.get('chat_template'):
+        tokenizer.config = json.dumps(config, indent=2, ensure_ascii=False) + '\n'
+    return tokenizer
 
 
 def _from_checkpoint(path):

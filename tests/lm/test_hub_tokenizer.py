@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers.models import random_gpt
 from helpers.piece_tokenizers import bpe_with_bytes, save_tokenizer, unigram
 from helpers.tokenizers import any_text, bpe_tokenizer, halves
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from common.errors import UserError
+from lm.checkpoint import load_model, save_checkpoint, save_pretrained
 from lm.hub_tokenizer import load_hub_tokenizer
 from lm.tokenizer import tokenizer_from_contents
 from lm.tokenizer_names import tokenizer_from_name
@@ -119,7 +121,9 @@ def test_texts_are_prepared_with_the_tokenizer_that_the_model_has(both, tmp_path
         ({'front': [-1]}, 'not a list of its ids'),
         ({'front': [10**6]}, 'not a list of its ids'),
         ({'front': 'x'}, 'not a list of its ids'),
-        ({'config': [1]}, 'not a text'),
+        ({'config': [1]}, 'its tokenizer_config cannot be read'),
+        ({'config': '{'}, 'its tokenizer_config cannot be read'),
+        ({'config': '[]'}, 'its tokenizer_config cannot be read: it is not a JSON object'),
         ({'json': '[]'}, 'not a JSON object'),
     ],
 )
@@ -147,3 +151,29 @@ def test_a_wordpiece_tokenizer_is_refused_by_name(tmp_path):
         load_hub_tokenizer(tmp_path)
     (tmp_path / 'tokenizer.json').unlink()
     assert load_hub_tokenizer(tmp_path) is None
+
+
+def test_a_gpt2_may_have_a_tokenizer_of_pieces(tmp_path):
+    """As some models for other languages than English: the network of GPT-2, and a tokenizer of SentencePiece."""
+    save_tokenizer(unigram(), tmp_path, 'PreTrainedTokenizerFast')
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    save_pretrained(random_gpt(vocab_size=len(theirs)), tmp_path)
+    model, tokenizer, _ = load_model(tmp_path, device='cpu')
+    assert tokenizer.encode_prompt('the fog') == theirs.encode('the fog')
+    (tmp_path / 'out').mkdir()
+    save_checkpoint(tmp_path / 'out' / 'ckpt.pt', model, tokenizer)
+    for again in (load_model('resume', tmp_path / 'out', device='cpu')[1], tokenizer_from_name(str(tmp_path / 'out'))):
+        assert (again.fingerprint, again.front) == (tokenizer.fingerprint, tokenizer.front)
+
+
+def test_the_chat_template_of_a_gpt2_survives_training(tmp_path):
+    save_pretrained(random_gpt(vocab_size=400), tmp_path / 'base', bpe_tokenizer())
+    (tmp_path / 'base' / 'chat_template.jinja').write_text('{{ messages[0].content }}!')
+    model, tokenizer, _ = load_model(tmp_path / 'base', device='cpu')
+    (tmp_path / 'out').mkdir()
+    save_checkpoint(tmp_path / 'out' / 'ckpt.pt', model, tokenizer)
+    model, tokenizer, _ = load_model('resume', tmp_path / 'out', device='cpu')
+    save_pretrained(model, tmp_path / 'again', tokenizer)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / 'again')
+    assert theirs.apply_chat_template([{'role': 'user', 'content': 'Hi'}], tokenize=False) == 'Hi!'
+    assert theirs.encode('the fog') == tokenizer.encode('the fog')
