@@ -39,6 +39,7 @@ from evaluation.scored_rows import Subject, have_same_tokens, score_units
 from evaluation.sentences import unusual_sentences
 from evaluation.sources import PairSource, group_windows, report_skipped_pair
 from evaluation.terminal import print_results
+from evaluation.word_table import measure_words
 from lm.hardware import peak_memory_mib
 from lm.responses import generate_responses, require_sample_memory
 from lm.settings import (
@@ -77,6 +78,10 @@ class Settings(SamplingSettings):
     boundary: str = 'joint'  # joint: encode prompt and response as one text; separate: encode each alone
     compare_to: str | None = None  # a second model to compare with, as in init_from: the one before fine-tuning
     text: str | None = None  # score running text instead of pairs: a file, or a dataset in data/ (mine or mine/test)
+    words: bool = False  # with text or items: how surprising each word is, in bits, into words.csv
+    items: str | None = None  # with words: a table of texts, or of one word in each row; its columns are copied
+    items_column: str = ''  # with items: the column of the texts or words, if it is not called text, sentence or word
+    punctuation: str = 'attached'  # with words: attached to words, or apart
     stride: int | None = None  # tokens of text scored at a time; fewer means more context (None: half a context)
     save: str | None = None  # keep pairs.jsonl, report.md, page.html ... in this folder: a name in plot_dir, or a path
     resume_eval: bool = False  # resume an interrupted evaluation from what --save kept
@@ -104,6 +109,8 @@ def eval(settings=None):
     budget = parse_budget(settings.budget)
     processes = Processes(settings.device)
     settings = replace(settings, device=processes.device)
+    if settings.words:
+        return measure_words(settings, optimise_subjects(load_subjects(settings), settings)), {}
     source = None if settings.text else open_pairs(settings)  # finds invalid pairs before a model is loaded
     subjects = load_subjects(settings)
     if source is None:
@@ -111,7 +118,7 @@ def eval(settings=None):
         source = TextSource(settings.text, [subject.tokenizer for subject in subjects], block_sizes, settings.stride)
         settings = replace(settings, stride=source.stride)
     header = {'command': command, **describe_run(settings, source, subjects, processes)}
-    subjects = [subject._replace(model=optimise_for_inference(subject.model, settings)) for subject in subjects]
+    subjects = optimise_subjects(subjects, settings)
     require_memory_to_continue(subjects[0].model, settings)
 
     with ExitStack() as stack:
@@ -165,6 +172,10 @@ def check_eval_settings(settings):
             raise UserError(f'--text and --{other} cannot be combined')
     if settings.text and settings.chat:
         raise UserError('--text and --chat cannot be combined: a chat template is for prompts and their responses')
+    if settings.words and not settings.text and not settings.items:
+        raise UserError('--words needs --text=FILE or --items=items.csv')
+    if settings.items and not settings.words:
+        raise UserError('--items needs --words=True')
     check_search_settings(settings)
     note_unused_settings(settings)
     return settings
@@ -214,6 +225,11 @@ def load_subjects(settings):
     names = [settings.init_from, *([] if settings.compare_to is None else [settings.compare_to])]
     chosen = [replace(settings, init_from=name) for name in names]
     return [Subject(model_name(choice), *load_chosen_model(choice)) for choice in chosen]
+
+
+def optimise_subjects(subjects, settings):
+    """Return the same models, optimised for inference."""
+    return [subject._replace(model=optimise_for_inference(subject.model, settings)) for subject in subjects]
 
 
 # Scoring ------------------------------------------------------------------------------------------------------------

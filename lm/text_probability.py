@@ -115,17 +115,17 @@ QUANTITIES = {
 
 def usual_tokens(tokenizer, quantity, prompt_ids, response_ids):
     """Return (ids before, ids) of the tokens to compare one of QUANTITIES with: the same bytes after the same start."""
+    if quantity == 'response':
+        return prompt_ids, response_ids
     start, body = split_start(tokenizer, prompt_ids)
-    return {
-        'response': (prompt_ids, response_ids),
-        'start': (start, [*body, *response_ids]),
-        'ratio': ([*start, *body], response_ids),
-    }[quantity]
+    return (start, [*body, *response_ids]) if quantity == 'start' else ([*start, *body], response_ids)
 
 
 def split_start(tokenizer, prompt_ids):
     """Return the ids that begin a text, and those of a prompt without them."""
-    start = tokenizer.start_ids([])
+    start = tokenizer.start_ids()
+    if not start:
+        raise UserError('this tokenizer has no token that begins a text, so a whole text has no probability')
     return start, list(prompt_ids[len(start) :] if list(prompt_ids[: len(start)]) == start else prompt_ids)
 
 

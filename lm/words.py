@@ -44,16 +44,18 @@ def score_words(model, tokenizer, texts, punctuation='attached', stride=None):
     boundary_ids = torch.tensor(find_boundaries(tokenizer, model.n_ids, punctuation))
     texts = iter(texts)
     while window := list(itertools.islice(texts, WINDOW)):
-        cut = [_cut(model, tokenizer, text, stride) for text in window]
+        ids_of = [tokenizer.encode(text) for text in window]
+        cut = [_cut(model, tokenizer, ids, stride) for ids in ids_of]
         pairs = [pair for pairs in cut for pair in pairs]
         scores = iter(score_window(model, pairs, boundary_ids=boundary_ids.to(model.device)))
-        for pairs in cut:
+        for ids, pairs in zip(ids_of, cut, strict=True):
             scored = [next(scores) for _ in pairs]
-            ids = [id for _, response in pairs for id in response][:-1]
             numbers = [
                 torch.cat([getattr(score, name) for score in scored]).tolist()
                 for name in ('model_logprobs', 'boundary_logprobs', 'entropies', 'ranks')
             ]
+            if not tokenizer.start_ids():  # nothing predicts the first token
+                numbers = [[math.nan, *column] for column in numbers]
             yield _describe_words(ids, tokenizer, punctuation, *numbers)
 
 
@@ -67,11 +69,11 @@ def find_boundaries(tokenizer, n_ids, punctuation='attached'):
     return sorted(id for id in found if id < n_ids)
 
 
-def _cut(model, tokenizer, text, stride):
+def _cut(model, tokenizer, ids, stride):
     """Return a text as pairs to score, with one more token at its end: what is predicted there is needed, too."""
-    ids = [*tokenizer.encode(text), tokenizer.start]
+    ids = [*ids, 0]
     ends = segment_ends(len(ids), model.block_size, stride or max(1, model.block_size // 2))
-    return list(cut_text(ids, ends, model.block_size, tokenizer.start))
+    return list(cut_text(ids, ends, model.block_size, tokenizer.start_ids()))
 
 
 def _describe_words(ids, tokenizer, punctuation, logprobs, boundary_logprobs, entropies, ranks):
@@ -93,7 +95,7 @@ def _describe_words(ids, tokenizer, punctuation, logprobs, boundary_logprobs, en
 
 def _group_tokens(ids, tokenizer, punctuation):
     """Yield (word, indices of its tokens) for each word of the text that ids spell."""
-    parts = tokenizer.split_bytes(ids, [tokenizer.start])
+    parts = tokenizer.split_bytes(ids, tokenizer.start_ids())
     data = b''.join(parts)
     starts = list(itertools.accumulate(map(len, parts), initial=0))
     # Where each token's first byte that is no white space stands: the word there has the token.
