@@ -82,6 +82,6 @@ def test_what_cannot_be_measured_is_named(here):
     ):
         with pytest.raises(UserError, match=says):
             evaluate(init_from='one', **settings)
-    write_table('alone.csv', [{'word': 'a'}, {'word': 'b'}])
+    write_table('alone.csv', [{'word': 'a', 'region': 'x'}, {'word': 'b', 'region': 'y'}])
     with pytest.raises(UserError, match='to tell the texts apart'):
         evaluate(init_from='one', words=True, items='alone.csv')
