@@ -13,7 +13,7 @@ from PIL import Image
 
 from faults.harness import assert_went_well, run
 from lm.checkpoint import load_model, weights_sha256
-from texts.token_files import open_tokens
+from texts.token_files import open_mask, open_tokens
 
 CPU = '--device=cpu'
 
@@ -66,19 +66,19 @@ class Replace(Job):
 
 
 class Prepare(Replace):
-    """Another text with another tokenizer replaces a dataset that has a test part."""
+    """A text with another tokenizer replaces a dataset of pairs that has a test part, and with it their masks."""
 
     script = 'prepare_bin.py'
     arguments = ('--input=stories.txt', '--dataset=a', '--tokenizer=char')
-    before = (('prepare_bin.py', '--input=prompt.txt,accents.txt,stories.txt', '--dataset=a', '--tokenizer=tiny',
-               '--test_fraction=0.2'),)  # fmt: skip
+    before = (('prepare_bin.py', '--pairs=pairs.json', '--dataset=a', '--tokenizer=tiny', '--test_fraction=0.2'),)
 
     folder = 'data/a'
 
     def result(self, here):
         with contextlib.chdir(here):
             for split in ('train', 'val'):
-                open_tokens('a', split)[:]  # by the loader, which finishes what was interrupted
+                tokens = open_tokens('a', split)[:]  # by the loader, which finishes what was interrupted
+                open_mask('a', split, tokens)
         files = {path.name: path.read_bytes() for path in (here / 'data' / 'a').iterdir() if path.is_file()}
         files.pop('mine.txt', None)
         return {name: data for name, data in files.items() if not name.startswith('.')}

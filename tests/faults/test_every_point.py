@@ -13,7 +13,7 @@ from faults.jobs import JOBS, state_of
 
 # How many changes each makes; a test fails if there are more or fewer, so that the table of counts stays true.
 POINTS = {
-    'Prepare': 32,
+    'Prepare': 35,
     'Train': 30,
     'Evaluate': 33,
     'ResumeEvaluation': 31,
