@@ -28,6 +28,7 @@ class Measure:
 #   tokens       tokens of one tokenizer: with two tokenizers, the difference of two models is left out
 #   sampler      a temperature other than 1
 #   whole text   probabilities of texts, over all ways to cut them into tokens
+#   start        a token that begins a text, for responses without their prompt
 #   choices      multiple-choice questions; `n` is the number of questions
 #   comparison   two models: it measures both together
 #   calibration  a `Calibration`, instead of sums; it has no interval
@@ -151,6 +152,22 @@ MEASURES = [
         needs={'choices'},
     ),
     Measure(
+        'acc_mutual_info',
+        'acc_mutual_info',
+        'share of questions whose right response gains most from its prompt: pointwise mutual information',
+        '{:.1%}',
+        lambda sums: sums['right_mutual_info'] / sums['n'],
+        needs={'choices', 'start'},
+    ),
+    Measure(
+        'acc_text',
+        'acc as text',
+        'share of questions whose right response is proved to be the likeliest text',
+        '{:.1%}',
+        lambda sums: sums['right_text'] / sums['n'],
+        needs={'choices', 'whole text'},
+    ),
+    Measure(
         'mean_log_ratio',
         'mean log-ratio',
         'mean change of the logprob from one model to the other, per response or per byte',
@@ -184,18 +201,21 @@ def column_values(side):
 
 def choice_values(side):
     """Return a question's number in each column; nothing for a response without distractors."""
-    return {name: side[name] for name in ('right', 'right_per_byte') if name in side}
+    names = ('right', 'right_per_byte', 'right_mutual_info', 'right_text')
+    return {name: side[name] for name in names if name in side}
 
 
 def row_measures(text, temperature, whole_text=False):
     """Return the Measures of all rows. text: whether rows are segments of a running text."""
-    lacking = {'choices', 'calibration'}
+    lacking = {'choices', 'start', 'calibration'}
     lacking |= {'responses'} if text else set()
     lacking |= {'sampler'} if temperature == 1 else set()
     lacking |= set() if whole_text else {'whole text'}
     return [measure for measure in MEASURES if not measure.needs & lacking]
 
 
-def choice_measures():
-    """Return the Measures of multiple-choice questions."""
-    return [measure for measure in MEASURES if 'choices' in measure.needs]
+def choice_measures(columns, have_prompts):
+    """Return the Measures of multiple-choice questions. columns: what `choice_values` has for them."""
+    lacking = {'whole text'} if 'right_text' not in columns else set()
+    lacking |= {'start'} if 'right_mutual_info' not in columns or not have_prompts else set()
+    return [measure for measure in MEASURES if 'choices' in measure.needs and not measure.needs & lacking]

@@ -37,10 +37,10 @@ def read_pairs(path, on_bad, keys=COMMON_KEYS):
     """Yield the Pairs of a file, one by one: a large file need not fit into memory.
 
     A pair is an object with a prompt and a response, under `keys` or the common ones (see `texts.json_rows`), and
-    optionally `id` and `distractors`, a list of texts; or it is a list of prompt and response. A prompt may be a list
-    of messages, and "messages" may hold both. on_bad: called with the reason for each item that is neither or repeats
-    an earlier id; if it returns, that item is left out. Raises UserError for a file that cannot be read or has no
-    pairs.
+    optionally `id` and `distractors`, a list of texts; or it is a list of prompt and response. A good and a bad text,
+    as in BLiMP, are a response and its distractor, without a prompt. A prompt may be a list of messages, and "messages"
+    may hold both. on_bad: called with the reason for each item that is neither or repeats an earlier id; if it returns,
+    that item is left out. Raises UserError for a file that cannot be read or has no pairs.
     """
     path = resolve_path(path)
     ids = set()
@@ -88,11 +88,14 @@ def _pair(index, item, keys, path):
         return Pair(index, None, *map(replace_surrogates, item), [])
     if not isinstance(item, dict):
         raise ValueError('is neither {"prompt": ..., "response": ...} nor [prompt, response]')
+    distractors = item.get('distractors') or []
     if (conversation := find_conversation(item, *keys)) is not None:
         prompt, response = conversation
+    elif (minimal := _good_and_bad(item)) is not None and keys == COMMON_KEYS:
+        prompt, response, distractors = '', minimal[0], [minimal[1]]
+        note(f'{path}: each pair of a good and a bad text is a question: which is likelier, after the start token?')
     else:
         prompt, response = _prompt_and_response(item, keys, path)
-    distractors = item.get('distractors') or []
     if not isinstance(distractors, list) or not all(isinstance(text, str) for text in distractors):
         raise ValueError('has "distractors" that are not a list of texts')
     id = item.get('id')
@@ -101,6 +104,14 @@ def _pair(index, item, keys, path):
     response, *distractors = map(replace_surrogates, (response, *distractors))
     prompt = replace_surrogates(prompt) if isinstance(prompt, str) else prompt
     return Pair(index, None if id is None else str(id), prompt, response, distractors)
+
+
+def _good_and_bad(item):
+    """Return the two texts of a minimal pair, as BLiMP (Warstadt et al. 2020) has them; None if it is none."""
+    for good, bad in (('good', 'bad'), ('sentence_good', 'sentence_bad')):
+        if isinstance(item.get(good), str) and isinstance(item.get(bad), str):
+            return item[good], item[bad]
+    return None
 
 
 def _prompt_and_response(item, keys, path):

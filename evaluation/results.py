@@ -34,12 +34,14 @@ class Results:
         self._measures = row_measures(text, temperature, whole_text)
         self._columns = defaultdict(lambda: defaultdict(lambda: array('d')))  # role -> column -> a number per row
         self._questions = defaultdict(lambda: defaultdict(lambda: array('d')))  # the same for multiple-choice questions
+        self._have_prompts = False  # whether a question has one
         self._calibration = defaultdict(Calibration)
         self._unusual = defaultdict(dict)  # role -> kind -> how many pairs, the first of them, its note or the most
 
     def extend(self, rows):
         """Add rows."""
         for row in rows:
+            self._have_prompts |= 'right' in row and bool(row.get('prompt'))
             self._add_side('model', row)
             self._add_unusual('model', row, row['index'])
             if 'before' in row:
@@ -104,7 +106,7 @@ class Results:
         if self._questions:
             summary['multiple_choice'] = {
                 'questions': len(self._questions['model']['right']),
-                **self._intervals(self._questions, choice_measures(), resamples, seed),
+                **self._intervals(self._questions, self._choice_measures(), resamples, seed),
             }
         if 'text_closed' in of_model:
             summary['whole_text'] = {
@@ -123,6 +125,11 @@ class Results:
             mean_log_ratio = summary['measures']['model'].pop('mean_log_ratio')
             summary['comparison'] = self._comparison(np.array(of_model['log_ratio']), mean_log_ratio, seed)
         return summary
+
+    def _choice_measures(self):
+        """The Measures of questions that all models have."""
+        of_each = [choice_measures(columns, self._have_prompts) for columns in self._questions.values()]
+        return [measure for measure in of_each[0] if all(measure in others for others in of_each)]
 
     def _comparison(self, log_ratios, mean_log_ratio, seed):
         arrows = [arrow(log_ratio) for log_ratio in log_ratios]

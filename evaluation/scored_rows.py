@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from evaluation.sources import refuse_pair
-from evaluation.text_bounds import bound_text
+from evaluation.text_bounds import describe_texts
 from lm.scoring import score_window
 from lm.settings import text_budget
 from lm.tokenizer import Tokenizer
@@ -67,14 +67,17 @@ def score_items(items, number, subject, settings, recorded_tokens):
     pairs, record = [], {}
     for (index, _), choices in zip(items, choices_of, strict=True):
         record[len(pairs)] = recorded_tokens(index)
-        pairs += choices
+        pairs += choices + without_prompt(choices, subject.tokenizer)
     scores = iter(score_window(subject.model, pairs, settings.temperature, record))
     found = []
     for (_, item), choices in zip(items, choices_of, strict=True):
         scores_of_choices = list(islice(scores, len(choices)))
+        alone = list(islice(scores, len(without_prompt(choices, subject.tokenizer))))
         side = describe_side(choices, scores_of_choices, subject.tokenizer, settings.temperature)
+        if alone:
+            side |= describe_mutual_information(scores_of_choices, alone)
         if settings.whole_text:
-            side['text'] = bound_text(subject, choices[0], settings.whole_text, text_budget(settings))
+            side |= describe_texts(subject, choices, settings.whole_text, text_budget(settings))
         side |= describe_unusual(item, number, subject.model.block_size)
         found.append((side, scores_of_choices[0].records))
     return found
@@ -147,6 +150,26 @@ def describe_unusual(item, number, block_size):
 def none_if_impossible(logprob):
     """Return a logprob as JSON can hold it: None for minus infinity."""
     return logprob if logprob > -math.inf else None
+
+
+def without_prompt(choices, tokenizer):
+    """Return the choices of a question as pairs with no prompt but what begins a text; none if that is impossible."""
+    if len(choices) == 1 or not tokenizer.start_ids() or tokenizer.chat is not None:
+        return []
+    texts = [tokenizer.decode(ids, prompt_ids) for prompt_ids, ids in choices]
+    return [tokenizer.encode_pair('', text) for text in texts]
+
+
+def describe_mutual_information(scores, alone):
+    """Return whether the prompt makes the first choice likelier by a larger factor than every other.
+
+    alone: the scores of the choices without the prompt. It is lm-evaluation-harness's acc_mutual_info.
+    """
+    gains = [
+        math.fsum(score.model_logprobs.tolist()) - math.fsum(other.model_logprobs.tolist())
+        for score, other in zip(scores, alone, strict=True)
+    ]
+    return {'right_mutual_info': gains[0] > max(gains[1:])}
 
 
 def describe_choices(choices, scores, tokenizer):

@@ -6,6 +6,17 @@ from lm.scoring import score
 from lm.text_probability import GAP, QUANTITIES, quantity_steps, usual_tokens
 
 
+def describe_texts(subject, choices, quantity, budget):
+    """Return `text`, what one model says about the text of a response, and `right_text` if it has distractors.
+
+    choices: (prompt ids, response ids) of the response, then of each distractor. The right one is proved to be the
+    likeliest if its lower bound is above the upper bounds of all others.
+    """
+    text, *others = (bound_text(subject, choice, quantity, budget) for choice in choices)
+    right = {'right_text': text['log_lower'] > max(other['log_upper'] for other in others)} if others else {}
+    return {'text': text, **right}
+
+
 def bound_text(subject, pair, quantity, budget):
     """Return what one model says about the text of a response, in plain types. pair: its prompt ids and response ids.
 

@@ -25,9 +25,9 @@ UNQUOTED = {'quoting': csv.QUOTE_NONE}  # with quotation marks as part of the te
 
 # Common names of columns. One of them in the first line is enough to see that the line has names.
 COMMON_NAMES = """
-    id index text texts word item content body story poem lyrics document article abstract sentence review comment tweet message
-    title headline name author date timestamp label class category sentiment url prompt response instruction input
-    output completion question answer context query target source language
+    id index text texts word item content body story poem lyrics document article abstract sentence review comment tweet
+    message title headline name author date timestamp label class category sentiment url prompt response instruction
+    input output completion question answer context query target source language
 """
 
 

@@ -14,6 +14,7 @@ from evaluation.results import arrow
 from evaluation.sources import join_response
 from lm import checkpoint
 from lm.scoring import score
+from lm.text_probability import prefix_probability
 
 
 @pytest.mark.parametrize('boundary', ['joint', pytest.param('separate', marks=pytest.mark.slow)])
@@ -58,7 +59,7 @@ def test_every_row_is_what_generate_and_steps_say(here, boundary):
 def test_multiple_choice_is_won_by_the_likeliest(here):
     rows, summary = evaluate(init_from='one', eval_data='pairs.jsonl')
     model, tokenizer, _ = checkpoint.load_model('one', device='cpu')
-    right = right_per_byte = 0
+    right = right_per_byte = right_mutual_info = 0
     questions = [(row, pair) for row, pair in zip(rows, rows_in(here), strict=True) if 'distractors' in pair]
     assert all(('choices' in row) == (row['index'] % 5 == 0) for row in rows)
     for row, pair in questions:
@@ -70,10 +71,40 @@ def test_multiple_choice_is_won_by_the_likeliest(here):
         right += row['right']
         per_byte = [total / len(text.encode()) for total, text in zip(sums, texts)]
         right_per_byte += max(per_byte) == per_byte[0]
+        alone = score(model, [[tokenizer.eot]] * len(texts), [tokenizer.encode(text) for text in texts])
+        gains = [total - score.sum().item() for total, score in zip(sums, alone, strict=True)]
+        right_mutual_info += max(gains) == gains[0]
     choice = summary['multiple_choice']
     assert choice['questions'] == len(questions) == 18
     assert choice['model']['acc']['value'] == pytest.approx(right / 18)
     assert choice['model']['acc_norm']['value'] == pytest.approx(right_per_byte / 18)
+    assert choice['model']['acc_mutual_info']['value'] == pytest.approx(right_mutual_info / 18)
+
+
+def test_the_good_text_of_a_minimal_pair_is_a_question(here, capsys):
+    items = [
+        {'sentence_good': 'The fox eats.', 'sentence_bad': 'The fox eat.'},
+        {'good': 'Two hens sit.', 'bad': 'Two hens sits.'},
+    ]
+    (here / 'minimal.jsonl').write_text('\n'.join(map(json.dumps, items)))
+    rows, summary = evaluate(init_from='one', eval_data='minimal.jsonl', whole_text='start')
+    model, tokenizer, _ = checkpoint.load_model('one', device='cpu')
+    expected = []
+    for item in items:
+        good, bad = score(model, [[tokenizer.eot]] * 2, [tokenizer.encode(text) for text in item.values()])
+        expected.append(good.sum().item() > bad.sum().item())
+    assert [row['right'] for row in rows] == expected
+    for row, item in zip(rows, items, strict=True):
+        good, bad = (
+            prefix_probability(model, tokenizer, [tokenizer.eot], text, tokenizer.encode(text))
+            for text in item.values()
+        )
+        assert row['right_text'] == (good.log_lower > bad.log_upper)
+    measures = summary['multiple_choice']['model']
+    assert measures['acc']['value'] == sum(expected) / 2
+    assert measures['acc_text']['value'] == sum(row['right_text'] for row in rows) / 2
+    assert 'acc_mutual_info' not in measures  # there is no prompt to gain from
+    assert 'a good and a bad text' in capsys.readouterr().err
 
 
 def test_ties_count_as_wrong(here):

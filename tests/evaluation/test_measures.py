@@ -97,7 +97,7 @@ def test_a_measure_is_one_entry_that_summary_and_tables_take(monkeypatch):
     """An entry in MEASURES is all that a new measure needs."""
     names = [measure.name for measure in MEASURES]
     assert len(set(names)) == len({measure.label for measure in MEASURES}) == len(MEASURES)
-    needs = {'responses', 'tokens', 'sampler', 'whole text', 'choices', 'comparison', 'calibration'}
+    needs = {'responses', 'tokens', 'sampler', 'whole text', 'start', 'choices', 'comparison', 'calibration'}
     assert set().union(*(measure.needs for measure in MEASURES)) == needs
     log_tokens = Measure('log_tokens', 'log tokens', 'log of all tokens', '{:.3f}', lambda sums: np.log(sums['tokens']))
     monkeypatch.setattr(measures, 'MEASURES', [log_tokens, *MEASURES])
