@@ -5,6 +5,7 @@ import json
 from common.errors import UserError, reraise_if_of_system
 from common.files import check_regular
 from common.json_files import parse_json, read_json_object
+from common.notes import note
 from common.strings import show_control_characters
 from common.text_files import read_text
 from lm.added_tokens import add_tokens_of_folder
@@ -77,3 +78,16 @@ def read_vocab_and_merges(vocab_path, merges_path):
     add_tokens_of_folder(bpe, vocab_path.parent)
     check_bpe(bpe, {'vocab': vocab, 'merges': merges})
     return bpe
+
+
+def find_front(tokenizer, where):
+    """Return the ids that a tokenizer of the `tokenizers` library puts before each text: none, or that of <s>, say."""
+    with report_panics(f'{where}: its tokenizer cannot be used'):
+        plain, whole = (tokenizer.encode('x', add_special_tokens=special).ids for special in (False, True))
+    place = next((at for at in range(len(whole) + 1) if whole[at : at + len(plain)] == plain), None)
+    if place is None:
+        raise UserError(f'{where}: its tokenizer cuts a text otherwise when it puts its special tokens around it')
+    if behind := whole[place + len(plain) :]:
+        names = ', '.join(map(tokenizer.id_to_token, behind))
+        note(f'{where}: its tokenizer puts {names} after each text, too; that is left out, since texts go on here')
+    return tuple(whole[:place])

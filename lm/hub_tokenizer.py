@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from common.errors import UserError
-from common.notes import note
+from lm.bpe_files import find_front
 from lm.hub_model import quiet_transformers
 from lm.piece_tokenizer import PieceTokenizer
 from lm.roles import give_roles
@@ -49,20 +49,8 @@ def load_hub_tokenizer(folder):
     check_bpe(backend, described['model'])
     is_byte_level = 'ByteLevel' in json.dumps([described['pre_tokenizer'], described['decoder']])
     tokenizer = give_roles((BPETokenizer if is_byte_level else PieceTokenizer)(backend), folder)
-    tokenizer.front, tokenizer.config = find_front(theirs, folder), describe_for_transformers(theirs)
+    tokenizer.front, tokenizer.config = find_front(backend, folder), describe_for_transformers(theirs)
     return note_changes(tokenizer, folder)
-
-
-def find_front(theirs, folder):
-    """Return the ids that a tokenizer of transformers puts before each text, mostly none or the one of <s>."""
-    plain, whole = theirs.encode('x', add_special_tokens=False), theirs.encode('x')
-    place = next((at for at in range(len(whole) + 1) if whole[at : at + len(plain)] == plain), None)
-    if place is None:
-        raise UserError(f'{folder}: its tokenizer cuts a text otherwise when it puts its special tokens around it')
-    if behind := whole[place + len(plain) :]:
-        names = ', '.join(theirs.convert_ids_to_tokens(behind))
-        note(f'{folder}: its tokenizer puts {names} after each text, too; that is left out, since texts go on here')
-    return tuple(whole[:place])
 
 
 def describe_for_transformers(theirs):

@@ -17,7 +17,7 @@ from common.notes import note
 from common.strings import replace_surrogates, show_value
 from lm import byte_level
 from lm.added_tokens import name_ids
-from lm.bpe_files import parse_tokenizer_json, read_tokenizer_json, read_vocab_and_merges
+from lm.bpe_files import find_front, parse_tokenizer_json, read_tokenizer_json, read_vocab_and_merges
 from lm.byte_level import byte_level_bpe, find_merge, letters_of_bytes, write_tokenizer_files
 from lm.plain_pickle import read_meta_pkl
 from lm.roles import give_roles
@@ -126,7 +126,9 @@ class BPETokenizer(Tokenizer):
 
         Raises UserError if the file is damaged or not a byte-level BPE.
         """
-        return cls(read_tokenizer_json(Path(path)))
+        tokenizer = cls(read_tokenizer_json(Path(path)))
+        tokenizer.front = find_front(tokenizer._tokenizer, path)
+        return tokenizer
 
     @classmethod
     def from_json(cls, text):
@@ -180,7 +182,9 @@ class BPETokenizer(Tokenizer):
     def with_names_up_to(self, last):
         """Return a tokenizer in which every id up to `last` has a name."""
         name_ids(self._tokenizer, last)
-        return type(self)(self._tokenizer)
+        named = type(self)(self._tokenizer)
+        named.front = self.front
+        return named
 
     @property
     def contents(self):

@@ -8,6 +8,7 @@ import pytest
 import regex
 from helpers.tokenizers import CODE, PROSE, VARIED, any_text, bpe_tokenizer
 from hypothesis import example, given, settings
+from tokenizers import Tokenizer, processors
 
 from common.errors import UserError
 from lm.tokenizer import EOT, BPETokenizer, tokenizer_from_folder, train_bpe
@@ -154,3 +155,20 @@ def test_folder_without_a_tokenizer_has_none(tmp_path):
     assert tokenizer_from_folder(tmp_path) is None
     with pytest.raises(UserError, match='no tokenizer'):
         tokenizer_from_name(str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['PreTrainedTokenizerFast', 'GPT2Tokenizer'])
+def test_what_a_tokenizer_json_puts_before_texts_is_kept_as_by_transformers(tmp_path, name):
+    from transformers import AutoTokenizer
+
+    bpe_tokenizer().save(tmp_path)
+    contents = Tokenizer.from_file(str(tmp_path / 'tokenizer.json'))
+    contents.post_processor = processors.TemplateProcessing(single=f'{EOT} $A', special_tokens=[(EOT, 0)])
+    contents.save(str(tmp_path / 'tokenizer.json'))
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'tokenizer_class': name, 'bos_token': EOT}))
+    (tmp_path / 'config.json').write_text('{"model_type": "gpt2", "eos_token_id": 405, "vocab_size": 410}')
+    tokenizer = tokenizer_from_folder(tmp_path)
+    assert tokenizer.encode_prompt('the fog') == AutoTokenizer.from_pretrained(tmp_path).encode('the fog')
+    assert tokenizer.front == (0,)
+    assert tokenizer.roles.ends == (405,)
