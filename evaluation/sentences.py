@@ -110,7 +110,7 @@ def comparison_sentences(summary):
         change = format_interval(difference['logprob_per_token'], '{:.4f}', signed=True)
         sentences.append(f'Per token the logprob changed by {change} nats.')
     else:
-        sentences.append('The two models have different tokenizers, so values are compared per byte, not per token.')
+        sentences.append('The two models give a text different tokens, so values are compared per byte, not per token.')
     if summary['data']['kind'] == 'text':
         change = format_interval(difference['bits_per_byte'], '{:.4f}', signed=True)
         sentences.append(f'The bits per byte changed by {change}.')
