@@ -101,6 +101,12 @@ def check_sampling_settings(settings):
             note('--separator has no effect with --chat: the template decides what is before a response')
         settings = replace(settings, separator='')
     whole_text = {'True': 'response', 'False': None}.get(settings.whole_text, settings.whole_text)
+    if settings.chat and (whole_text not in (None, 'response') or (whole_text and settings.score_end)):
+        other = 'score_end' if whole_text == 'response' else f'whole_text={whole_text}'
+        raise UserError(
+            f'--{other} and --chat cannot be combined here: the special tokens of a chat template are no text, which '
+            'could be cut in other ways; --whole_text=True is about the response alone'
+        )
     return choose_model(replace(settings, whole_text=whole_text))
 
 

@@ -169,6 +169,9 @@ def test_without_bos_and_eos_a_response_without_prompt_is_scored_from_its_second
     assert row['bytes'] == len('The fog had a boat') - len(theirs.decode(ids[:1]))
     with pytest.raises(UserError, match='the prompt is empty'):
         call('sample.py', '--init_from=plain', '--start=')
+    for quantity in ('start', 'ratio'):
+        with pytest.raises(UserError, match='no token that begins a text; use --whole_text=True'):
+            call('sample.py', '--init_from=plain', '--fixed_response=The fog', f'--whole_text={quantity}')
 
 
 # Chat templates -----------------------------------------------------------------------------------------------------
@@ -256,6 +259,8 @@ def test_what_needs_a_chat_says_so():
         ('sample.py', '--system=Be brief.'): '--system needs --chat',
         ('sample.py', '--score_end=True'): '--score_end needs --chat',
         ('sample.py', '--chat=True'): 'tiny-stories has no chat template',
+        ('eval.py', '--chat=True', '--whole_text=start'): 'special tokens of a chat template are no text',
+        ('eval.py', '--chat=True', '--whole_text=True', '--score_end=True'): '--score_end and --chat',
     }
     for arguments, words in refused.items():
         with pytest.raises(UserError, match=words):
