@@ -136,10 +136,6 @@ def quantity_steps(model, tokenizer, quantity, prompt_ids, response_ids) -> Iter
         yield from probability_steps(model, tokenizer, prompt_ids, text, response_ids)
         return
     start, body = split_start(tokenizer, prompt_ids)
-    if not start:
-        raise UserError(
-            f'--whole_text={quantity}: this tokenizer has no token that begins a text; use --whole_text=True'
-        )
     wholes = [[*body, *response_ids], body]
     searches = [probability_steps(model, tokenizer, start, tokenizer.decode_bytes(ids, start), ids) for ids in wholes]
     if quantity == 'start':

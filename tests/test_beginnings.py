@@ -170,8 +170,11 @@ def test_without_bos_and_eos_a_response_without_prompt_is_scored_from_its_second
     with pytest.raises(UserError, match='the prompt is empty'):
         call('sample.py', '--init_from=plain', '--start=')
     for quantity in ('start', 'ratio'):
-        with pytest.raises(UserError, match='no token that begins a text; use --whole_text=True'):
+        with pytest.raises(UserError, match='so a whole text has no probability'):
             call('sample.py', '--init_from=plain', '--fixed_response=The fog', f'--whole_text={quantity}')
+    capsys.readouterr()
+    call('eval.py', '--init_from=plain', '--fixed_response=The fog', '--whole_text=True')
+    assert 'over all ways to cut' in capsys.readouterr().out
 
 
 # Chat templates -----------------------------------------------------------------------------------------------------
