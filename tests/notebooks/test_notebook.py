@@ -139,7 +139,7 @@ def test_cells_are_forms_without_outputs():
         assert not cell.outputs and cell.execution_count is None
     forms = {name: (eval(value), kind) for cell in cells() for name, value, kind in FORM.findall(cell.source)}
     assert forms.keys() >= FILLED_IN.keys() | {'repository', 'push_to', 'private', 'temperature'}
-    assert forms['model'][1] == '["distilgpt2", "gpt2", "tiny"]'
+    assert forms['model'][1] == '["distilgpt2", "gpt2", "tiny"] {allow-input: true}'
     for value, kind in forms.values():
         if 'slider' in kind:
             least, most = (float(re.search(rf'{end}:([\d.]+)', kind)[1]) for end in ('min', 'max'))
@@ -290,3 +290,14 @@ def test_a_missing_dataset_is_reported_in_one_line(name, monkeypatch):
     with pytest.raises(steps.StepFailed, match=name) as stopped:
         steps.choose_dataset(name)
     assert '\n' not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ('model', 'tokenizer'), [('tiny', 'tiny'), ('distilgpt2', 'gpt2'), ('someone/llama', 'someone/llama')]
+)
+def test_texts_are_prepared_with_the_tokenizer_of_the_model(monkeypatch, model, tokenizer):
+    commands = []
+    monkeypatch.setattr(steps, 'run_script', lambda *command: commands.append(command))
+    monkeypatch.setattr(steps, 'count_tokens', lambda: None)
+    steps.prepare_texts('texts.txt', 'text', model, 5)
+    assert f'--tokenizer={tokenizer}' in commands[0]
