@@ -61,7 +61,7 @@ def describe_for_transformers(theirs):
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         theirs.save_pretrained(folder, save_jinja_files=False)
         config = json.loads((Path(folder) / 'tokenizer_config.json').read_text(encoding='utf-8'))
-    for name in ('is_local', 'local_files_only'):  # of the place that it was read from
+    for name in ('is_local', 'local_files_only', 'auto_map'):  # of the place that it was read from, and code there
         config.pop(name, None)
     if config.get('tokenizer_class') == 'TokenizersBackend':  # which older versions of transformers call otherwise
         config['tokenizer_class'] = 'PreTrainedTokenizerFast'

@@ -209,9 +209,12 @@ def _new_model(settings, device):
 def _check_same_tokenizer(settings, tokenizer, checkpoint):
     """Raise UserError if the dataset was made with another tokenizer than the model's; either may be unknown (None)."""
     of_data = tokenizer_from_folder(dataset_folder(settings.dataset))
+    name = settings.out_dir if settings.init_from == 'resume' else settings.init_from
+    if of_data is None and tokenizer is not None and tokenizer.fingerprint != GPT2Tokenizer.fingerprint:
+        unknown = f'data/{settings.dataset} does not say with which tokenizer it was made'
+        note(f'{unknown}; its tokens are taken for those of {name}')
     if of_data is None or tokenizer is None or of_data.fingerprint == tokenizer.fingerprint:
         return
-    name = settings.out_dir if settings.init_from == 'resume' else settings.init_from
     name = 'gpt2' if tokenizer.fingerprint == GPT2Tokenizer.fingerprint else name
     if settings.dataset == STORIES and settings.init_from != 'resume':
         commands = _story_commands(settings, name)

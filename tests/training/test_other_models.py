@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,6 +194,11 @@ def test_what_a_run_says_and_refuses(capsys):
     prepare_bin.main(prepare_bin.Settings(input='rhymes.txt', dataset='others', train_bpe=300))
     with pytest.raises(UserError, match='made with another tokenizer than the one of base'):
         fine_tune(dataset='others')
+    Path('data/rhymes/meta.json').unlink()
+    fine_tune(overwrite=True, max_iters=1)
+    assert 'data/rhymes does not say with which tokenizer it was made; its tokens are taken for those of base' in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize('kind', ['llama', 'gemma2', 'opt', 'mixtral'])
