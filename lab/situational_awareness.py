@@ -199,7 +199,7 @@ def score_questions(questions, subject, settings):
     """Return the numbers of each task: questions, chance, acc and acc_norm with their intervals, prompts cut."""
     pairs = [make_pair(index, question, settings) for index, question in enumerate(questions)]
     source = PairSource(given=pairs)
-    how = SimpleNamespace(boundary='joint', separator='', temperature=1.0, skip_bad=False)
+    how = SimpleNamespace(boundary='joint', separator='', temperature=1.0, skip_bad=False, whole_text=None)
     rows = []
     for window in group_windows(source.units()):
         rows += score_units(window, source, [subject], how, lambda index: 0)

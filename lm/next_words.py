@@ -122,10 +122,13 @@ class Following(NamedTuple):
 
 
 def follow(tokens, word=b'', may_space=False):
-    """Return what Following tokens do. may_space: whether a space may come before the word, which is empty then."""
+    """Return what Following tokens do. may_space: whether a space may come before the word, which is empty then.
+
+    tokens: what each id spells, which is nothing (b'') for a space that is dropped; None for ids without text.
+    """
     parts, ending = {}, defaultdict(list)
     for id, token in enumerate(tokens):
-        if token:
+        if token is not None:
             added = token[1:] if may_space and token.startswith(b' ') else token
             whole, ends = split_word(word + added)
             if not ends:
@@ -144,7 +147,7 @@ def as_tensors(ending):
 def follow_whole_characters(tokenizer, n_ids):
     """Return the Following after any word that ends with a whole character; it has what is added to the word."""
     letter = b'a'
-    parts, ids, ending = follow(tokenizer.token_bytes[:n_ids], letter)
+    parts, ids, ending = follow([token or None for token in tokenizer.token_bytes[:n_ids]], letter)
     return Following(parts, ids, [(whole.removeprefix(letter), ids) for whole, ids in ending])
 
 
@@ -153,17 +156,18 @@ class _Search:
 
     def __init__(self, tokenizer, n_ids, tree, ends):
         self._tokenizer, self._n_ids, self._tree, self._ends = tokenizer, n_ids, tree, sorted(ends)
-        self._tokens = tokenizer.token_bytes[:n_ids]
+        self._tokens = [token or None for token in tokenizer.token_bytes[:n_ids]]
         self._lower = defaultdict(float)  # {word: probability}
         self._waiting = defaultdict(
             float
         )  # {what a word begins with: probability of its prefixes that were not opened}
-        self._heap = []  # (-logprob, number, node before, id, the word after the id)
+        self._heap = []  # (-logprob, number, node before, id, the word after the id, whether a space may still come)
         self._numbers, self._opened, self._longest = itertools.count(), 0, 0
         first = self._tokens
         if tokenizer.drops_space(tree.prompt_ids):
             first = [token and token.removeprefix(b' ') for token in first]
-        self._open(ROOT, b'', 0.0, tree.root_logprobs, follow(first, may_space=True))
+        dropped = {id for id, token in enumerate(first) if token == b''}  # a space may still come after these
+        self._open(ROOT, b'', 0.0, tree.root_logprobs, follow(first, may_space=True), dropped)
 
     @property
     def waits(self):
@@ -173,17 +177,17 @@ class _Search:
     def open_likeliest(self, n):
         """Open the n likeliest prefixes, or all that wait."""
         popped = [heapq.heappop(self._heap) for _ in range(min(n, len(self._heap)))]
-        nodes, rows = self._tree.read([node for _, _, node, *_ in popped], [id for *_, id, _ in popped])
-        for (negative, _, _, _, word), node, row in zip(popped, nodes, rows, strict=True):
+        nodes, rows = self._tree.read([node for _, _, node, *_ in popped], [id for *_, id, _, _ in popped])
+        for (negative, _, _, _, word, may_space), node, row in zip(popped, nodes, rows, strict=True):
             self._waiting[whole_characters(word)] -= math.exp(-negative)  # which the word may turn out to be
             if not word or whole_characters(word) != word:
-                following = follow(self._tokens, word)
+                following = follow(self._tokens, word, may_space)
             else:
                 parts, ids, ending = follow_whole_characters(self._tokenizer, self._n_ids)
                 following = Following(parts, ids, [(word + added, ids) for added, ids in ending])
             self._open(node, word, -negative, row, following)
 
-    def _open(self, node, word, logprob, row, following):
+    def _open(self, node, word, logprob, row, following, dropped=()):
         """Add up what ends a word, and let what goes on wait. row: (V,) logprobs of what follows."""
         self._opened += 1
         self._longest = max(self._longest, 1 + len(self._tree.path(node)))
@@ -199,7 +203,7 @@ class _Search:
         for id, total in zip(following.ids[order[n:]].tolist(), totals[n:].tolist(), strict=True):
             longer = word + following.parts[id]
             self._waiting[whole_characters(longer)] += math.exp(total)
-            heapq.heappush(self._heap, (-total, next(self._numbers), node, id, longer))
+            heapq.heappush(self._heap, (-total, next(self._numbers), node, id, longer, id in dropped))
 
     def found(self, k):
         """Return the NextWords of what has been opened so far."""

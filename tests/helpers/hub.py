@@ -84,21 +84,23 @@ def hub_server(root, cache, user='someone'):
             """Send a file, or the rest of it; cut the connection if the test asks for that."""
             body = path.read_bytes()
             headers = {'X_Repo_Commit': commit, 'ETag': f'"{hashlib.sha256(body).hexdigest()}"'}
-            start = int(self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').rstrip('-'))
-            if start:
+            first, _, last = self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').partition('-')
+            start, end = int(first), min(int(last or len(body)) + 1, len(body))
+            is_part = (start, end) != (0, len(body))
+            if is_part:
                 self.server.ranges.append(start)
-                headers['Content_Range'] = f'bytes {start}-{len(body) - 1}/{len(body)}'
-            body = body[start:]
+                headers['Content_Range'] = f'bytes {start}-{end - 1}/{len(body)}'
+            body = body[start:end]
             cuts = self.server.cuts.get(path.name) if self.command == 'GET' else None
             if cuts:
-                self.send_response(206 if start else 200)
+                self.send_response(206 if is_part else 200)
                 for name, value in {'Content-Length': len(body), **headers}.items():
                     self.send_header(name.replace('_', '-'), str(value))
                 self.end_headers()
                 self.wfile.write(body[: cuts.pop(0)])
                 self.close_connection = True
             else:
-                self.answer(206 if start else 200, body, **headers)
+                self.answer(206 if is_part else 200, body, **headers)
 
         do_HEAD = do_GET
 

@@ -1,11 +1,13 @@
 """The whole experiment on texts of a few pages: every step runs, and the pages have the new numbers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 from helpers.scripts import PROJECT, assert_friendly_error, files_of_project, run_script
 
 from common.errors import UserError
@@ -71,8 +73,22 @@ def make_tales(who, count):
 
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
-    """Return a copy of the project in which a small experiment has run, and its process."""
-    folder = tmp_path_factory.mktemp('experiment')
+    """Return a copy of the project in which a small experiment has run, and what it printed.
+
+    It runs once, though several processes may test at the same time.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'experiment'
+    with FileLock(folder.with_suffix('.lock'), timeout=1800):
+        printed = folder.with_suffix('.txt')
+        if not printed.exists():
+            printed.write_text(run_experiment(folder), encoding='utf-8')
+    return folder, printed.read_text(encoding='utf-8')
+
+
+def run_experiment(folder):
+    """Copy the project into a folder, run a small experiment there, and return what it prints."""
+    folder.mkdir()
     for path in files_of_project():
         is_code = path.suffix in ('.py', '.html') and path.parts[0] not in ('tests', 'config')
         is_page = path.as_posix() in ('results/models/README.md', 'results/fine_tuning/README.md')
@@ -94,7 +110,7 @@ def done(tmp_path_factory):
     (folder / 'README.md').write_text('# Front door\n')
     process = subprocess.run([sys.executable, '-c', SMALL], cwd=folder, capture_output=True, text=True, timeout=1800)
     assert process.returncode == 0, process.stdout + process.stderr
-    return folder, process
+    return process.stdout
 
 
 @pytest.mark.slow
@@ -146,8 +162,8 @@ def test_the_report_has_the_numbers_of_its_files(done):
 
 @pytest.mark.slow
 def test_every_step_is_a_command_that_is_shown(done):
-    _, process = done
-    shown = [line for line in process.stdout.splitlines() if line.startswith('$ python ')]
+    _, printed = done
+    shown = [line for line in printed.splitlines() if line.startswith('$ python ')]
     assert any(
         line.startswith('$ python train.py config/train_tiny.py --out_dir=out-experiment/tiny') for line in shown
     )

@@ -266,7 +266,7 @@ def test_the_claims_of_the_lesson_at_its_default_settings(tmp_path, capsys, monk
     for name in ('bigram.png', 'bigram-overfitting.png'):
         image = imread(tmp_path / name)
         assert image.shape[1] >= 800 and image[:, :, :3].std() > 0.02
-    assert pyplot.get_fignums() == before
+    assert set(pyplot.get_fignums()) <= set(before)
 
 
 QUICK = {'steps': 40, 'n_embd': 8, 'block_size': 8, 'small_text': 300}

@@ -360,7 +360,7 @@ def raises(kind: Literal['value', 'key', 'os', 'stop']) -> str:
         ('calculate', {'expression': '1 / 0'}, ['ZeroDivisionError']),
         ('calculate', {'expression': '9 ** 9 ** 9'}, ['too large']),
         ('calculate', {'expression': '(9 ** 3000) * (9 ** 3000)'}, ['digits']),
-        ('calculate', {'expression': '-' * 999 + '1'}, ['Error']),
+        ('calculate', {'expression': '-' * 99_999 + '1'}, ['Error']),
     ],
 )
 def test_every_error_becomes_a_result(name, arguments, words):

@@ -168,14 +168,6 @@ def test_what_is_no_causal_language_model_is_refused_by_name(tmp_path, kind):
         load_hub_model(tmp_path)
 
 
-def test_an_adapter_of_another_architecture_is_refused_with_a_way_out(tmp_path):
-    base, adapter = save(tmp_path / 'base'), tmp_path / 'adapter'
-    adapter.mkdir()
-    (adapter / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': str(base)}))
-    with pytest.raises(UserError, match=r"adapter of a model that is not a GPT-2 .*'llama'.*merge_and_unload"):
-        load_model(adapter)
-
-
 def test_a_lack_of_memory_is_not_taken_for_another_architecture(monkeypatch):
     def run_out(model, idx, cache=None):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")

@@ -23,12 +23,14 @@ def word_of(data, is_whole):
 
 
 def may_go_on(data):
-    """Return whether bytes may be the beginning of a space and a word, to which any bytes could be added."""
-    for tail in (b'', b'\x99', b'\xa9', b'\x80\x99'):  # the rest of a character of these alphabets
-        text = (data + tail).decode('utf-8', 'surrogateescape')
-        if re.fullmatch(r" ?[\w'’-]*", text):
-            return True
-    return False
+    """Return whether bytes are the beginning of a space and a word, or of one and of half a character."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        if error.reason != 'unexpected end of data':
+            return False
+        text = data[: error.start].decode()
+    return bool(re.fullmatch(r" ?[\w'’-]*", text))
 
 
 def count_out(model, tokenizer, prompt):

@@ -40,7 +40,7 @@ def count_out(model, tokenizer, prompt, data, ends=None):
     return total
 
 
-@pytest.mark.parametrize('cases', [30, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('cases', [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_the_bounds_hold_the_sum_over_all_spellings_and_close_on_it(cases):
     rng = random.Random(cases)
     for _ in range(cases):
@@ -121,8 +121,8 @@ def test_what_has_no_such_sum_is_refused():
 def test_most_pairs_of_the_project_close():
     model, tokenizer = lm.load('tiny-stories', device='cpu')
     closed = 0
-    for pair in json.loads((PROJECT / 'eval_data.json').read_text())[::4]:
+    for pair in json.loads((PROJECT / 'eval_data.json').read_text())[::8]:
         prompt_ids, ids = tokenizer.encode_pair(pair['prompt'], pair['response'])
         text = tokenizer.decode_bytes(ids, prompt_ids)
-        closed += prefix_probability(model, tokenizer, prompt_ids, text, ids, budget=Budget(prefixes=6000)).gap <= 1e-3
-    assert closed >= 13  # of 16
+        closed += prefix_probability(model, tokenizer, prompt_ids, text, ids, budget=Budget(prefixes=4000)).gap <= 1e-3
+    assert closed >= 6  # of 8
