@@ -79,6 +79,7 @@ def test_texts_cannot_control_the_terminal_or_the_report(here, capsys):
     assert r'\# \|&lt;\|endoftext\|&gt;' in page
 
 
+@pytest.mark.slow
 def test_very_long_responses_do_not_fill_the_report(here):
     (here / 'long.json').write_text(json.dumps([['The ' * 2000, 'fox ' * 400], ['The', ' fox']]))
     evaluate(init_from='one', compare_to='two', eval_data='long.json', save='./long')

@@ -124,6 +124,7 @@ def test_mistakes_are_named(settings, message):
         bench.main(settings)
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_in_one_line(tmp_path):
     done = run_script('lab.bench', '--job=speed', cwd=tmp_path)
     assert done.returncode == 2

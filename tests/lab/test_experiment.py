@@ -170,6 +170,7 @@ def test_every_step_is_a_command_that_is_shown(done):
     assert any('eval.py --init_from=tiny-stories --compare_to=tiny' in line for line in shown)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     for settings, message in (
         (experiment.Settings('report'), r'texts/novels\.txt; models/tiny-stories/README\.md'),

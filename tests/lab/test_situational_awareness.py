@@ -104,6 +104,7 @@ def test_the_order_of_the_choices_depends_on_the_seed_and_the_right_letter_on_th
         assert sorted([pair.response, *pair.distractors]) == [' (A)', ' (B)', ' (C)', ' (D)']
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_an_error_with_a_way_out(checkout):
     process = run_script('lab.situational_awareness', '--folder=nowhere', cwd=checkout.parent)
     assert_friendly_error(process, 'git clone https://github.com/LRudL/sad nowhere')
