@@ -110,6 +110,8 @@ def eval(settings=None):
     processes = Processes(settings.device)
     settings = replace(settings, device=processes.device)
     if settings.words:
+        if processes.count > 1:
+            raise UserError('--words runs in one process: leave out torchrun')
         return measure_words(settings, optimise_subjects(load_subjects(settings), settings)), {}
     source = None if settings.text else open_pairs(settings)  # finds invalid pairs before a model is loaded
     subjects = load_subjects(settings)
@@ -195,6 +197,8 @@ def note_unused_settings(settings):
         'most_probable': text,
         'above': text,
         'next_words': text,
+        'items_column': not settings.items,
+        'punctuation': not settings.words,
         'show_beams': text or settings.beam_width is None,
         'length_penalty': settings.beam_width is None or not settings.stops,
         'budget': not any((settings.most_probable, settings.next_words, settings.whole_text)),

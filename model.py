@@ -442,7 +442,9 @@ class GPT(LanguageModel):
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
 
     def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=312e12):
-        """Model FLOPs utilisation (PaLM, appendix B): fwdbwd_per_iter sequences in dt seconds; default: an A100."""
+        """Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B) of fwdbwd_per_iter sequences in dt seconds.
+
+        peak_flops: of the device; by default, as in nanoGPT, of an A100 in bfloat16."""
         per_pair = 12 * self.config.n_layer * self.config.n_embd  # FLOPs, forward and backward, per pair of positions
         flops = (6 * self.get_num_params() + per_pair * self.block_size) * self.block_size  # 6 per parameter and token
         return flops * fwdbwd_per_iter / dt / peak_flops

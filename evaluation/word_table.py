@@ -12,9 +12,11 @@ from rich.table import Table
 
 from common.errors import UserError
 from common.files import atomic_write, create_run_folder, make_folder, resolve_path
+from common.notes import note
 from common.strings import show_invisible
-from common.text_files import read_text_chunks, text_kind
+from common.text_files import text_kind
 from evaluation.result_folder import result_path
+from evaluation.running_text import open_text
 from lm.settings import model_name
 from lm.words import score_words
 from texts.plain_text import split_documents
@@ -41,7 +43,14 @@ class Item(NamedTuple):
 
 def measure_words(settings, subjects):
     """Write words.csv for a text or the items of an experiment, print its first rows, and return all of them."""
+    if settings.save and (result_path(settings) / 'words.csv').exists():
+        raise UserError(f'{result_path(settings)} contains words.csv: choose another --save')
+    longest = min(subject.model.block_size for subject in subjects)
+    if settings.stride is not None and not 1 <= settings.stride <= longest:
+        raise UserError(f'--stride={settings.stride}: it must be 1 to {longest} tokens, the context of the model')
     items = list(read_items(settings))
+    if clash := {name for item in items for row in item.rows for name in row if name.startswith(COLUMNS)}:
+        raise UserError(f'{settings.items} has the columns {", ".join(sorted(clash))}, which this writes: rename them')
     if settings.punctuation not in ('attached', 'apart'):
         raise UserError(f'--punctuation={settings.punctuation} is neither attached nor apart')
     if settings.punctuation == 'apart' and any(item.sizes for item in items):
@@ -71,7 +80,8 @@ def measure_words(settings, subjects):
 def read_items(settings):
     """Yield an Item for each text of --text, whose documents are two empty lines apart, or of the table --items."""
     if not settings.items:
-        for text in split_documents(read_text_chunks(resolve_path(settings.text)), '\n\n\n'):
+        _, chunks, *_ = open_text(settings.text)
+        for text in split_documents(chunks(), '\n\n\n'):
             yield Item(text, [{}], None)
         return
     path = resolve_path(settings.items)
@@ -85,7 +95,10 @@ def read_items(settings):
             f'{path} has no column {" or ".join(names)}; --items_column=NAME names the one with the texts, or with one '
             f'word in each row; its columns are {", ".join(rows[0]) if rows else "missing"}'
         )
-    if any(len(str(row[column] or '').split()) > 3 for row in rows[:100]):
+    has_texts = column in TEXTS or (column not in WORDS and any(' ' in str(row[column]).strip() for row in rows))
+    kind = 'a text' if has_texts else 'a word or a region of a text'
+    note(f'{path}: each row is {kind}, in the column {column!r}')
+    if has_texts:
         for row in rows:
             yield Item(str(row[column] or ''), [row], None)
         return

@@ -135,12 +135,8 @@ def follow(tokens, word=b'', may_space=False):
                 parts[id] = added
             elif whole:  # else what comes first is no word
                 ending[whole].append(id)
-    return Following(parts, torch.tensor(list(parts), dtype=torch.int64), as_tensors(ending))
-
-
-def as_tensors(ending):
-    """Return [(word, tensor of ids)] of {word: ids}."""
-    return [(word, torch.tensor(ids)) for word, ids in ending.items()]
+    ending = [(whole, torch.tensor(ids)) for whole, ids in ending.items()]
+    return Following(parts, torch.tensor(list(parts), dtype=torch.int64), ending)
 
 
 @functools.lru_cache(maxsize=4)
@@ -158,9 +154,7 @@ class _Search:
         self._tokenizer, self._n_ids, self._tree, self._ends = tokenizer, n_ids, tree, sorted(ends)
         self._tokens = [token or None for token in tokenizer.token_bytes[:n_ids]]
         self._lower = defaultdict(float)  # {word: probability}
-        self._waiting = defaultdict(
-            float
-        )  # {what a word begins with: probability of its prefixes that were not opened}
+        self._waiting = defaultdict(float)  # {what a word begins with: probability of prefixes that were not opened}
         self._heap = []  # (-logprob, number, node before, id, the word after the id, whether a space may still come)
         self._numbers, self._opened, self._longest = itertools.count(), 0, 0
         first = self._tokens

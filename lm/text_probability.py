@@ -40,7 +40,7 @@ from model import LanguageModel
 
 BATCH = 64  # prefixes opened at once
 GAP = 1e-3  # relative, between the bounds: where a search is content
-ROUNDING = 3e-6  # relative, for each token: how far a probability may be from what exact arithmetic would give
+ROUNDING = 3e-6  # relative, for each token: what the bounds are widened by, for rounding in float32
 
 
 class TextProbability(NamedTuple):
@@ -59,8 +59,8 @@ def prefix_probability(model, tokenizer, prompt_ids, text, spelling=None, gap=GA
 
     model: a LanguageModel. tokenizer: its tokenizer, whose text is that of its tokens, joined. prompt_ids: what stands
     before, at least one id: the model reads these ids, they are not cut otherwise. text: a str, or bytes, of which
-    every byte must match. spelling: ids that spell it; opened first, so that there is a lower bound at once. gap: stop
-    when the bounds are this close, relative to the lower one. budget: a lm.search.Budget, to stop sooner.
+    every byte must match. spelling: ids that spell it, which are opened first: so there is a lower bound at once. gap:
+    the search stops when the bounds are this close, relative to the lower one. budget: a lm.search.Budget.
     Raises UserError for a tokenizer whose tokens' bytes depend on other tokens, ValueError for an invalid prompt.
     """
     return _last(probability_steps(model, tokenizer, prompt_ids, text, spelling), gap, budget)
@@ -96,6 +96,9 @@ def probability_steps(
     if not len(prompt_ids):
         raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
     data = text if isinstance(text, bytes) else text.encode('utf-8', 'surrogatepass')
+    if not data and ends is None:  # whatever is written begins with nothing
+        yield TextProbability(0.0, 0.0, 0.0, opened=0, waiting=0, mebibytes=0.0)
+        return
     tree = TokenTree(model, prompt_ids, depth=len(spelling or data) + 2)
     search = _Search(Spellings(tokenizer, model.n_ids, prompt_ids, data, ends), tree)
     search.open_spelling(spelling or ())

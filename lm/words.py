@@ -41,7 +41,8 @@ def score_words(model, tokenizer, texts, punctuation='attached', stride=None):
     texts: an iterable of str. punctuation: 'attached' to the words, or 'apart'. stride: tokens of a long text that are
     scored at a time; None for half a context.
     """
-    boundary_ids = torch.tensor(find_boundaries(tokenizer, model.n_ids, punctuation))
+    boundaries = find_boundaries(tokenizer, model.n_ids, punctuation)
+    boundary_ids = torch.tensor(sorted(boundaries))
     texts = iter(texts)
     while window := list(itertools.islice(texts, WINDOW)):
         ids_of = [tokenizer.encode(text) for text in window]
@@ -56,17 +57,18 @@ def score_words(model, tokenizer, texts, punctuation='attached', stride=None):
             ]
             if not tokenizer.start_ids():  # nothing predicts the first token
                 numbers = [[math.nan, *column] for column in numbers]
-            yield _describe_words(ids, tokenizer, punctuation, *numbers)
+            words = _group_tokens(ids, tokenizer, punctuation)
+            yield [_describe_word(word, tokens, ids, boundaries, *numbers) for word, tokens in words]
 
 
 def find_boundaries(tokenizer, n_ids, punctuation='attached'):
-    """Return the ids that can only come where no word goes on, and those that end a text."""
+    """Return the set of ids that can only come where no word goes on, and of those that end a text."""
     found = set(tokenizer.roles.ends)
     for id, token in enumerate(tokenizer.token_bytes[:n_ids]):
         first = token.decode('utf-8', 'ignore')[:1] if token and token[0] not in range(0x80, 0xC0) else ''
         if first.isspace() or (punctuation == 'apart' and first and not re.match(r'\w', first)):
             found.add(id)
-    return sorted(id for id in found if id < n_ids)
+    return {id for id in found if id < n_ids}
 
 
 def _cut(model, tokenizer, ids, stride):
@@ -76,21 +78,16 @@ def _cut(model, tokenizer, ids, stride):
     return list(cut_text(ids, ends, model.block_size, tokenizer.start_ids()))
 
 
-def _describe_words(ids, tokenizer, punctuation, logprobs, boundary_logprobs, entropies, ranks):
-    """Return the Words of a text of these ids; the four lists have a number for each, and one for what follows them."""
-    boundaries = set(find_boundaries(tokenizer, tokenizer.vocab_size, punctuation))
-    words = []
-    for word, tokens in _group_tokens(ids, tokenizer, punctuation):
-        if not tokens:
-            words.append(Word(word, 0, math.nan, math.nan, math.nan, 0))
-            continue
-        first, last = tokens[0], tokens[-1]
-        bits = -sum(logprobs[token] for token in tokens) / math.log(2)
-        before = boundary_logprobs[first] if ids[first] in boundaries else 0.0
-        after = boundary_logprobs[last + 1] if last + 1 == len(ids) or ids[last + 1] in boundaries else 0.0
-        corrected = bits + (before - after) / math.log(2)
-        words.append(Word(word, len(tokens), bits, corrected, entropies[first] / math.log(2), ranks[first]))
-    return words
+def _describe_word(word, tokens, ids, boundaries, logprobs, boundary_logprobs, entropies, ranks):
+    """Return the Word of these tokens, indices into ids; the lists have a number for each id, and one more."""
+    if not tokens:
+        return Word(word, 0, math.nan, math.nan, math.nan, 0)
+    first, following = tokens[0], tokens[-1] + 1
+    bits = -sum(logprobs[token] for token in tokens) / math.log(2)
+    before = boundary_logprobs[first] if ids[first] in boundaries else 0.0
+    after = boundary_logprobs[following] if following == len(ids) or ids[following] in boundaries else 0.0
+    corrected = bits + (before - after) / math.log(2)
+    return Word(word, len(tokens), bits, corrected, entropies[first] / math.log(2), ranks[first])
 
 
 def _group_tokens(ids, tokenizer, punctuation):

@@ -178,7 +178,9 @@ def print_next_words(model, tokenizer, settings, prompt_ids, budget):
     print(f'the likeliest next words, over all ways to spell them; {describe_model_probability(settings)}')
     for number, (word, lower, upper) in enumerate(found.words, 1):
         print(f'{number:3}  {show_invisible(word):20}  probability {format_bounds(lower, upper)}')
-    others = f'no other word can exceed p = {format_probability(found.others)}'
+    precision = precision_note(settings.dtype, settings.quantize)
+    rounding = f' (up to rounding{precision})' if precision else ''
+    others = f'no other word can exceed p = {format_probability(found.others)}{rounding}'
     opened = f'{found.opened:,} prefixes opened in {seconds:.1f} s'
     print(f'proved: {opened}; {others}' if found.proved else f'not proved: {opened}; {why}; {others}')
 
@@ -210,4 +212,6 @@ def print_text_probability(model, tokenizer, settings, prompt_ids, response_ids,
     before, ids = usual_tokens(tokenizer, quantity, prompt_ids, response_ids)
     of_tokens = score(model, [before], [ids])[0].sum().item()
     print(f'  {math.exp(found.log_lower - of_tokens):.4g} times as likely as its usual {len(ids)} tokens, or more')
-    print(f'  {found.opened:,} prefixes opened in {seconds:.1f} s{f"; {why}" if why else ""}')
+    precision = precision_note(settings.dtype, settings.quantize)
+    rounding = f'; the bounds hold up to rounding{precision}' if precision else ''
+    print(f'  {found.opened:,} prefixes opened in {seconds:.1f} s{f"; {why}" if why else ""}{rounding}')

@@ -71,6 +71,18 @@ def test_a_text_is_measured_word_by_word(here):
     assert len(list((here / 'results').glob('words-one-*/words.csv'))) == 1
 
 
+def test_short_sentences_are_texts_and_nothing_is_overwritten(here, capsys):
+    write_table('short.csv', [{'item': '1', 'sentence': 'Dogs bark.'}, {'item': '1', 'sentence': 'Cats bark.'}])
+    rows, _ = evaluate(init_from='one', words=True, items='short.csv', save='kept')
+    assert [(row['word'], row['word_number']) for row in rows] == [('Dogs', 1), ('bark.', 2), ('Cats', 1), ('bark.', 2)]
+    assert "each row is a text, in the column 'sentence'" in capsys.readouterr().err
+    with pytest.raises(UserError, match='choose another --save'):
+        evaluate(init_from='one', words=True, items='short.csv', save='kept')
+    write_table('clash.csv', [{'item': '1', 'sentence': 'Dogs bark.', 'rank': '7'}])
+    with pytest.raises(UserError, match='the columns rank, which this writes'):
+        evaluate(init_from='one', words=True, items='clash.csv')
+
+
 def test_what_cannot_be_measured_is_named(here):
     write_table('words.csv', [{'id': '7', 'sentense': 'a b c d e'}])
     for settings, says in (

@@ -111,6 +111,7 @@ def test_a_search_stops_when_its_budget_is_spent():
 
 def test_what_has_no_such_sum_is_refused():
     model, tokenizer = lm.load('tiny-stories', device='cpu')
+    assert prefix_probability(model, tokenizer, [0], '').log_lower == 0  # but every text begins with nothing
     with pytest.raises(UserError, match='depends on other tokens'):
         prefix_probability(model, StoryTokenizer(), [0], 'a')
     with pytest.raises(ValueError, match='empty prompt'):
