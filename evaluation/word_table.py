@@ -73,7 +73,7 @@ def measure_words(settings, subjects):
         writer.writerows(rows)
     print_words(rows[: settings.show])
     print(MEANINGS)
-    print(f'{len(rows):,} words of {len(items):,} texts in {folder}/words.csv')
+    print(f'{len(rows):,} words of {len(items):,} text{"" if len(items) == 1 else "s"}: {folder}/words.csv')
     return rows
 
 
@@ -85,6 +85,8 @@ def read_items(settings):
             yield Item(text, [{}], None)
         return
     path = resolve_path(settings.items)
+    if not path.exists():
+        raise UserError(f'there is no file {path}, which --items names')
     if not path.is_file() or text_kind(path) not in TABLES:
         raise UserError(f'--items={settings.items} is no table; it should be a file such as items.csv')
     rows = list(TABLES[text_kind(path)](path, settings.items_column))

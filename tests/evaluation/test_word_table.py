@@ -89,7 +89,7 @@ def test_what_cannot_be_measured_is_named(here):
         ({'words': True}, '--words needs --text=FILE or --items'),
         ({'items': 'words.csv'}, '--items needs --words'),
         ({'words': True, 'items': 'words.csv'}, 'no column word or .* its columns are id, sentense'),
-        ({'words': True, 'items': 'no.csv'}, 'no.csv is no table'),
+        ({'words': True, 'items': 'no.csv'}, 'there is no file .*no.csv'),
         ({'words': True, 'text': 'words.csv', 'punctuation': 'off'}, 'neither attached nor apart'),
     ):
         with pytest.raises(UserError, match=says):
