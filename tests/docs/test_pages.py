@@ -271,12 +271,15 @@ def bring_files(command, folder):
     """Write the reader's own files: those without a folder that a command reads and that do not exist yet."""
     for key, value in settings_of(command).items():
         names = (
-            re.split(',|FILE:', value) if key in ('input', 'pairs', 'text', 'eval_data', 'eval_file', 'start') else []
+            re.split(',|FILE:', value)
+            if key in ('input', 'pairs', 'text', 'items', 'eval_data', 'eval_file', 'start')
+            else []
         )
-        for path in [folder / name for name in names if re.fullmatch(r'[\w-]+\.(txt|jsonl?)', name)]:
+        for path in [folder / name for name in names if re.fullmatch(r'[\w-]+\.(txt|csv|jsonl?)', name)]:
             stories = STORIES if key == 'input' else STORIES[:20]  # to train on, or to score
             contents = {
                 '.txt': '\n\n\n'.join(stories),
+                '.csv': 'text\nThe dog ran home.\nThe cat sat down.\n',
                 '.json': json.dumps(PAIRS),
                 '.jsonl': '\n'.join(map(json.dumps, PAIRS)),
             }
