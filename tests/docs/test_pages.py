@@ -299,8 +299,8 @@ def shortened(command, cache):
         more += ['--max_iters=3'] * (settings.get('init_from') == 'resume')
     if script == 'prepare_bin.py' and 'train_bpe' in settings:
         more.append('--train_bpe=400')  # STORIES yield no more
-    if script == 'lab.bench' and 'init_from' not in settings:
-        more.append(f'--init_from={cache / "gpt2"}')
+    if script == 'lab.bench':
+        more.append(f'--init_from={cache / settings.get("init_from", "gpt2")}')  # the small models of those names
     return ' '.join([command.text, *more]).strip()
 
 
