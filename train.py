@@ -36,7 +36,6 @@ from lm.hardware import (
     explain_compile_errors,
     pick_device,
     pick_dtype,
-    pick_training_dtype,
 )
 from texts.token_files import open_mask, open_tokens, read_meta, tokens_sha256
 from training.batches import evaluation_batches, make_blocks, prefetch, training_batch
@@ -45,6 +44,7 @@ from training.log import SpeedClock, TrainingLog, describe_losses, describe_toke
 from training.lora import add_lora, merged_state_dict, split_state_dict
 from training.muon import make_muon
 from training.pair_windows import share_of_targets
+from training.precision import choose_training_dtype, name_dtype
 from training.resume import restore_run, save_run
 from training.setup import (
     check_tokens,
@@ -111,7 +111,7 @@ class Settings:
     # machine
     seed: int = 1337  # determines the initial weights, the order of the data and dropout
     device: str | None = None  # cpu, gpu, cuda, cuda:1, mps; None for the best available
-    dtype: str | None = None  # float32, bfloat16, float16; None for the fastest that the hardware supports
+    dtype: str | None = None  # float32, bfloat16, float16; None for the fastest here, measured when a run begins
     compile: bool = False  # torch.compile the model: a slower start, then faster
     gradient_checkpointing: bool = False  # recompute each layer in the backward pass: less memory, a third more time
     backend: str | None = None  # how torchrun's processes exchange GPU data: nccl (None) or gloo; CPUs always use gloo
@@ -218,11 +218,7 @@ class Run:
         self.device = pick_device(self.processes.device)
         if settings.compile:
             check_compiler(self.device)
-        # The default is float32 for eval_only; otherwise the fastest dtype, for evaluations during training, too.
-        if settings.eval_only:
-            self.dtype = pick_dtype(settings.dtype)
-        else:
-            self.dtype = pick_training_dtype(self.device, settings.dtype)
+        self.dtype = pick_dtype(settings.dtype)  # until `prepare` chooses: with eval_only it is float32 by default
         self.data = {split: open_tokens(settings.dataset, split) for split in ('train', 'val')}
         self.masks = {split: open_mask(settings.dataset, split, tokens) for split, tokens in self.data.items()}
         self.meta = read_meta(settings.dataset)
@@ -251,6 +247,7 @@ class Run:
         if settings.lora_rank:
             add_lora(model, settings.lora_rank, settings.lora_alpha)
         model.gradient_checkpointing = settings.gradient_checkpointing
+        self.dtype, reason = choose_training_dtype(self)  # for evaluations during training, too
         betas = (settings.beta1, settings.beta2)
         make_optimizer = partial(make_muon, model) if settings.optimizer == 'muon' else model.configure_optimizers
         self.optimizer = make_optimizer(settings.weight_decay, settings.learning_rate, betas, self.device.type)
@@ -275,14 +272,14 @@ class Run:
         print(
             f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
             f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trainable, on '
-            f'{self.device.type} in {self.dtype_name}; {describe_tokens(self)}, '
+            f'{self.device.type} in {self.dtype_name}{reason}; {describe_tokens(self)}, '
             f'{sequences * model.block_size:,} per step, {self.max_iters:,} steps'
         )
 
     @property
     def dtype_name(self):
         """The name of the dtype used for computing, such as 'bfloat16'."""
-        return str(self.dtype).removeprefix('torch.')
+        return name_dtype(self.dtype)
 
     def batch_numbers(self):
         """Yield the numbers of the batches that this process trains on: its share of each step's batches."""

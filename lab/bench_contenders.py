@@ -18,9 +18,10 @@ import torch
 
 from common.files import PROJECT
 from lm import checkpoint, fast
-from lm.hardware import autocast, peak_memory_mib, pick_training_dtype
+from lm.hardware import autocast, peak_memory_mib, training_dtypes
 from lm.scoring import score_pairs
 from training.lean_loss import LeanLoss
+from training.precision import measure_dtypes
 
 TRAIN_STEPS = 2  # in one timed run
 TRAIN_BATCH = (4, 256)  # texts, tokens in each
@@ -184,10 +185,11 @@ def train_ours(task):
     """Train as train.py does on this CPU: its precision, a loss that never holds all logits, fused AdamW."""
     model = checkpoint.load_model(task.folder, device='cpu')[0].train()
     device = torch.device('cpu')
-    dtype = pick_training_dtype(device)
     optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.95), 'cpu')
     lean = LeanLoss(model)
     x, y = torch.randint(model.n_ids, (2, *TRAIN_BATCH))
+    seconds = measure_dtypes(lean, device, training_dtypes(device), (x[:1], y[:1]))
+    dtype = min(seconds, key=seconds.get)
 
     def step():
         with autocast(device, dtype):

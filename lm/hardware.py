@@ -60,18 +60,20 @@ def pick_dtype(name=None):
     return DTYPES[name]
 
 
-def pick_training_dtype(device, name=None):
-    """Return the dtype to train in.
+def training_dtypes(device, name=None):
+    """Return the dtypes of which one is the fastest to train in: several, float32 first, if only measuring tells which.
 
-    None: bfloat16 if the hardware multiplies in it, otherwise float16 on a CUDA card and float32 elsewhere. float16
-    overflows above 65,504, so its gradients need a scaler.
+    name: that of the only one; None: bfloat16 on a CUDA card, or float16 if the card has no bfloat16; on a CPU with
+    instructions for bfloat16, float32 and bfloat16; elsewhere float32. float16 overflows above 65,504, so its gradients
+    need a scaler.
     """
     if name is not None:
-        return pick_dtype(name)
+        return [pick_dtype(name)]
     if device.type == 'cuda':
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    has_bfloat16 = device.type == 'cpu' and torch.cpu.get_capabilities().get('avx512_bf16', False)
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+        return [torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16]
+    capabilities = torch.cpu.get_capabilities() if device.type == 'cpu' else {}
+    has_bfloat16 = any(capabilities.get(name) for name in ('avx512_bf16', 'amx_bf16', 'bf16'))  # the last on Arm
+    return [torch.float32, torch.bfloat16] if has_bfloat16 else [torch.float32]
 
 
 def autocast(device, dtype):

@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from lm.hardware import pick_training_dtype
+from lm.hardware import training_dtypes
 from lm.hub_internals import find_blocks
 from lm.memory import require_memory
 from model import GPT
@@ -23,7 +23,7 @@ def require_training_memory(settings, device, vocab_size, model=None):
     model: the model to train, which has its shape and is in memory already; None for a new one of the settings' shape.
     """
     frozen = settings.lora_rank > 0 or settings.freeze is not None or settings.eval_only
-    number = pick_training_dtype(device, settings.dtype).itemsize
+    number = max(dtype.itemsize for dtype in training_dtypes(device, settings.dtype))
     in_memory = 4 * model.get_num_params() if model is not None else 0
     if model is None or isinstance(model, GPT):
         shape = {name: getattr(settings if model is None else model.config, name) for name in SHAPE}

@@ -140,6 +140,7 @@ def save_run(run, file, weights, **more):
         begun_from=run.begun_from,
         data_sha256=run.data_sha256,
         wandb_id=run.log.wandb_id,
+        dtype=run.dtype_name,
         versions={'python': platform.python_version(), 'torch': str(torch.__version__)},
         **more,
     )
