@@ -55,6 +55,7 @@ from lm.settings import (
     parse_budget,
     read_prompt,
 )
+from lm.tuning import MANY_ROWS
 from lm.wording import describe_sampler, format_likelihood
 from pictures.bars import make_charts, save_bar_charts
 from pictures.search_results import print_search, require_beam_memory
@@ -135,6 +136,7 @@ def eval(settings=None):
             return [], {}
         summary = {'complete': True, **header, **results.summary(settings.resamples, settings.seed), 'run': run}
         summary['data']['left_out'] = source.count + source.bad - results.count
+        run['matrices'] = [subject.model.tuning and subject.model.tuning.name for subject in subjects]
         run['peak_memory_mib'].append([results.count, peak_memory_mib()])  # now that the intervals are computed
         if folder is not None:  # before anything is printed: `| head` may end this program
             write_report(folder.path, results, summary)
@@ -233,7 +235,7 @@ def load_subjects(settings):
 
 def optimise_subjects(subjects, settings):
     """Return the same models, optimised for inference."""
-    return [subject._replace(model=optimise_for_inference(subject.model, settings)) for subject in subjects]
+    return [subject._replace(model=optimise_for_inference(subject.model, settings, MANY_ROWS)) for subject in subjects]
 
 
 # Scoring ------------------------------------------------------------------------------------------------------------

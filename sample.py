@@ -41,6 +41,7 @@ from lm.settings import (
     parse_budget,
     read_prompt,
 )
+from lm.tuning import MANY_ROWS
 from lm.wording import (
     describe_model_probability,
     describe_response,
@@ -65,7 +66,8 @@ def main(settings):
     budget = parse_budget(settings.budget)
     prompt = read_prompt(settings.start)
     model, tokenizer = load_chosen_model(settings)
-    model = optimise_for_inference(model, settings)
+    searches = chosen_search(settings) is not None or settings.whole_text is not None
+    model = optimise_for_inference(model, settings, rows=MANY_ROWS if searches else settings.num_samples)
     eot = end_tokens(tokenizer, settings)
     if (name := chosen_search(settings)) is None:
         print_responses(model, tokenizer, settings, prompt, eot, budget)

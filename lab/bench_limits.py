@@ -5,7 +5,7 @@ import time
 import torch
 
 from lab.bench_contenders import TRAIN_BATCH, TRAIN_STEPS
-from lm import fast
+from lm import matrices
 from lm.hardware import peak_flops
 
 BYTES = {'float32': 4, 'bfloat16': 2, 'int8': 1}  # per weight
@@ -35,9 +35,9 @@ def measure_packed_flops(dtype):
     """
     n = 2048
     x = torch.randn(n, n).to(dtype)
-    if not fast.can_pack(x):
+    if not matrices.can_pack(x):
         return 0.0
-    matrix = fast.PackedMatrix(torch.nn.Linear(n, n, bias=False, dtype=dtype))
+    matrix = matrices.PackedMatrix(torch.nn.Linear(n, n, bias=False, dtype=dtype))
     best = float('inf')
     for _ in range(16):
         started = time.perf_counter()

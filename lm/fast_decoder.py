@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch.nn import functional as F
 
-from lm.fast import in_rows
+from lm.matrices import in_rows
 
 # Each has RMSNorm before attention and before a gated MLP, rotary positions, and queries in groups that share keys.
 KNOWN = ('Llama', 'Mistral', 'Qwen2', 'Qwen3')

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,6 +63,8 @@ class SamplingSettings(ModelSettings):
     plot_steps: int = 20  # how many steps to draw
     plot_dir: str = 'results'  # charts go into a new folder in here
     quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
+    tune: str = 'once'  # the fastest way to multiply is measured at a model's first load; again: measure anew
+    verbose: bool = False  # print what was measured, and chosen
     compile: bool = False  # torch.compile the model: a slower start, then faster
     html: bool = False  # write one page with every step, to explore in a browser, instead of show_probs' charts
     beam_width: int | None = None  # search with this many beams instead of sampling; ranks by model probability
@@ -90,6 +93,8 @@ def check_sampling_settings(settings):
     if settings.quantize and (settings.compile or settings.dtype not in (None, 'float32')):
         other = 'compile' if settings.compile else 'dtype'
         raise UserError(f'--quantize={settings.quantize} cannot be combined with --{other}')
+    if settings.tune not in ('once', 'again'):
+        raise UserError(f'--tune={settings.tune} is neither once nor again')
     for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
@@ -192,13 +197,19 @@ def load_chosen_model(settings):
     return model, tokenizer
 
 
-def optimise_for_inference(model, settings):
-    """Return the model, compiled or with packed matrices, as the settings ask: no longer trainable."""
+def optimise_for_inference(model, settings, rows=1):
+    """Return the model, compiled or with packed matrices, as the settings ask: no longer trainable.
+
+    rows: how many tokens will mostly be computed at a time.
+    """
     if settings.compile:
         check_compiler(model.device)
         model.hidden = explain_compile_errors()(torch.compile(model.hidden, dynamic=True))
         return model
-    return fast.pack(model, settings.quantize)
+    fast.pack(model, settings.quantize, rows, settings.tune == 'again')
+    if settings.verbose and model.tuning is not None:
+        print(f'matrices of {model_name(settings)}: {model.tuning}', file=sys.stderr)
+    return model
 
 
 def read_prompt(start):

@@ -9,7 +9,7 @@ import torch
 from helpers.world import FOLDER, assert_refuses, assert_runs_into_error, call, call_well
 from matplotlib.image import imread
 
-from lm import checkpoint, fast
+from lm import checkpoint, matrices
 from lm.next_words import next_words
 from lm.search import Budget, all_above, beam_search, beam_steps, most_probable, search_steps
 from lm.text_probability import QUANTITIES, quantity_steps
@@ -65,7 +65,7 @@ def test_a_spent_budget_is_reported_with_the_bound_so_far(here, capsys, budget, 
 
 def test_what_was_computed_in_int8_is_exact_up_to_its_rounding(here, capsys):
     settings = ('--start=The fox', '--most_probable=2', '--max_new_tokens=2')
-    if not fast.can_quantize(torch.ones(1)):
+    if not matrices.can_quantize(torch.ones(1)):
         pytest.skip('int8 needs an x86 CPU')
     assert 'exact (up to rounding, computed in int8): ' in call_well(
         capsys, 'sample.py', *FOLDER, *settings, '--quantize=int8'

@@ -30,7 +30,7 @@ import sample
 import train
 import visualize
 from lab import bench, corpora, situational_awareness
-from lm import fast
+from lm import matrices
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
 
@@ -344,7 +344,7 @@ def cache_for(request, is_needed):
 
 @pytest.mark.parametrize('chain', as_parameters(all_chains()))
 def test_commands_do_what_the_page_says(chain, project, request):
-    if 'int8' in str(chain) and not fast.can_quantize(torch.ones(1)):
+    if 'int8' in str(chain) and not matrices.can_quantize(torch.ones(1)):
         pytest.skip('int8 needs an x86 CPU')
     cache = cache_for(request, any(map(needs_hub, chain.commands)))
     for command in chain.commands:

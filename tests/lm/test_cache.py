@@ -7,14 +7,14 @@ import torch
 from helpers.models import random_gpt
 from transformers import GPT2LMHeadModel
 
-from lm import fast
+from lm import fast, matrices
 from lm.checkpoint import save_pretrained
 
 LENGTHS = [3, 9, 1, 6, 9, 2]
 KINDS = [
     'plain',
-    pytest.param('packed', marks=pytest.mark.skipif(not fast.can_pack(torch.ones(1)), reason='needs oneDNN')),
-    pytest.param('int8', marks=pytest.mark.skipif(not fast.can_quantize(torch.ones(1)), reason='needs an x86 CPU')),
+    pytest.param('packed', marks=pytest.mark.skipif(not matrices.can_pack(torch.ones(1)), reason='needs oneDNN')),
+    pytest.param('int8', marks=pytest.mark.skipif(not matrices.can_quantize(torch.ones(1)), reason='needs an x86 CPU')),
 ]
 
 

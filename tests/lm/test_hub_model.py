@@ -8,7 +8,7 @@ from helpers.networks import KINDS, random_network
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
-from lm import fast
+from lm import fast, matrices
 from lm.checkpoint import load_model
 from lm.hub_model import HubModel, check_network, load_hub_model
 from lm.scoring import score
@@ -109,7 +109,7 @@ def test_drawing_scoring_and_searching_give_transformers_numbers(model, network)
 @torch.no_grad()
 @pytest.mark.parametrize('quantize', [None, 'int8'])
 def test_packed_matrices_give_the_same_numbers(quantize):
-    if not (fast.can_quantize if quantize else fast.can_pack)(torch.ones(1)):
+    if not (matrices.can_quantize if quantize else matrices.can_pack)(torch.ones(1)):
         pytest.skip('this CPU or this build of torch cannot')
     for kind in ('llama', 'mistral', 'qwen2', 'qwen3', 'opt', 'gpt_neox'):
         network = random_network(kind, seed=7)

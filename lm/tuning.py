@@ -1,0 +1,169 @@
+"""Which way to store and multiply matrices is the fastest here: measured at a model's first load, then remembered.
+
+No way is the fastest everywhere: what wins on one CPU is slowest on another, and one row wants another way than many.
+So the matrices of one layer are multiplied in each of them, for a fraction of a second. The outcome is kept in the
+user's cache folder, for each machine, version of torch, number of threads, shape, precision and number of rows. All
+ways compute the same numbers, up to rounding.
+"""
+
+import hashlib
+import json
+import os
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from platformdirs import user_cache_dir
+
+from common.errors import UserError
+from common.files import atomic_write
+from common.json_files import read_json_object
+from lm import matrices
+
+VERSION = 1  # of the ways to choose from: raise it when one of them changes
+SECONDS = 0.15  # to measure for; making the matrices takes about as long again
+ROUNDS = 3, 50  # at least and at most
+MANY_ROWS = 64  # stands for any number from FEW_ROWS on
+FEW_ROWS = 17
+WEIGHTS = 2**22  # at most this many are measured; of larger layers, the first rows of each matrix
+
+FLOATS = {
+    'packed': matrices.PackedMatrix,
+    'packed in fours': matrices.PackedMatrixOfFour,
+    'transposed': matrices.TransposedMatrix,
+    'plain': matrices.PlainMatrix,
+}
+ENGINES = {
+    'fbgemm': matrices.Int8Matrix,
+    'x86': matrices.X86Int8Matrix,
+    'onednn': matrices.OneDnnInt8Matrix,
+    'qnnpack': matrices.QnnpackInt8Matrix,
+}
+PORTABLE = {'portable': matrices.PortableInt8Matrix}
+
+
+@dataclass
+class Choice:
+    """How matrices are stored and multiplied."""
+
+    name: str
+    milliseconds: dict = field(default_factory=dict)  # what each way took for a layer; empty if none was measured
+    remembered: bool = False
+
+    @property
+    def matrix(self):
+        """The class of the matrices."""
+        return {**FLOATS, **ENGINES, **PORTABLE}[self.name]
+
+    def __str__(self):
+        took = ', '.join(f'{name} {value:.2f}' for name, value in self.milliseconds.items())
+        when = 'remembered' if self.remembered else 'measured now'
+        return self.name + (f' ({when}, ms for a layer: {took})' if took else '')
+
+
+def choose_matrix(linears, quantize=None, rows=1, again=False):
+    """Return the Choice for a model. linears: the Linear layers of one of its layers.
+
+    quantize: None or 'int8'. rows: how many a product will mostly have. again: measure, though it was measured before.
+    """
+    weight = linears[0].weight
+    ways = ways_to_multiply(weight, quantize)
+    if len(ways) == 1:
+        return Choice(next(iter(ways)))
+    rows = rows if rows < FEW_ROWS else MANY_ROWS
+    shapes = [(linear.out_features, linear.in_features, linear.bias is not None) for linear in linears]
+    key = describe_case(shapes, weight.dtype, quantize, rows)
+    if not again and (known := read_choice(key, ways)):
+        return known
+    milliseconds = measure_ways(ways, shapes, weight.dtype, rows)
+    choice = Choice(min(milliseconds, key=milliseconds.get), milliseconds)
+    remember_choice(key, choice)
+    return choice
+
+
+def ways_to_multiply(weight, quantize):
+    """Return {name: class} of what can multiply with such weights on this machine, the usual one first."""
+    if not quantize:
+        return {name: way for name, way in FLOATS.items() if 'packed' not in name or matrices.can_pack(weight)}
+    supported = torch.backends.quantized.supported_engines
+    ways = {name: way for name, way in ENGINES.items() if name in supported}
+    if 'fbgemm' in supported:  # on x86
+        del ways['qnnpack']
+        if matrices.Int8Matrix.seven_bits:  # only FBGEMM can do with seven; `x86` means FBGEMM there
+            return {'fbgemm': matrices.Int8Matrix}
+    return ways or PORTABLE
+
+
+def measure_ways(ways, shapes, dtype, rows):
+    """Return {name: milliseconds} of a layer's products in each of the ways, the median of several rounds.
+
+    shapes: (outputs, inputs, has a bias) of each matrix. The ways take turns, so that none finds its matrices in the
+    CPU's cache because it was used just before, if they are too large to stay there.
+    """
+    part = min(1.0, WEIGHTS / sum(outputs * inputs for outputs, inputs, _ in shapes))
+    linears = [nn.Linear(inputs, max(1, int(outputs * part)), bias, dtype=dtype) for outputs, inputs, bias in shapes]
+    seconds = {name: [] for name in ways}
+    with torch.no_grad():
+        made = {name: [way(linear) for linear in linears] for name, way in ways.items()}
+        enough = {name: max(rows, way.enough_rows) for name, way in ways.items()}
+        inputs = {name: [torch.randn(enough[name], size, dtype=dtype) for _, size, _ in shapes] for name in ways}
+        end = time.perf_counter() + SECONDS
+        for number in range(ROUNDS[1] + 1):
+            for name, multiplied in made.items():
+                begin = time.perf_counter()
+                for matrix, x in zip(multiplied, inputs[name], strict=True):
+                    matrix(x)
+                seconds[name].append(time.perf_counter() - begin)
+            if number >= ROUNDS[0] and time.perf_counter() > end:
+                break
+    return {name: 1e3 * statistics.median(values[1:]) / part for name, values in seconds.items()}
+
+
+# What is remembered -------------------------------------------------------------------------------------------------
+
+
+def describe_case(shapes, dtype, quantize, rows):
+    """Return a key for a measurement: the machine, the versions, and what was measured."""
+    capabilities = sorted((name, str(value)) for name, value in torch.cpu.get_capabilities().items())
+    machine = hashlib.sha256(json.dumps(capabilities).encode()).hexdigest()[:12]
+    sizes = ' '.join(f'{outputs}x{inputs}{"+" if bias else ""}' for outputs, inputs, bias in shapes)
+    precision = quantize or str(dtype).removeprefix('torch.')
+    threads = torch.get_num_threads()
+    return f'{VERSION}, torch {torch.__version__}, CPU {machine}, {threads} threads, {precision}, {rows} rows, {sizes}'
+
+
+def cache_file():
+    """Return the path of the file with what was measured."""
+    return Path(os.environ.get('NANOGPT_PROBS_CACHE') or user_cache_dir('nanogpt-probs')) / 'tuning.json'
+
+
+def read_choices():
+    """Return {key: {'name', 'milliseconds'}} of what was measured; nothing if the file is missing or damaged."""
+    try:
+        return read_json_object(cache_file(), missing={})
+    except (UserError, OSError):
+        return {}
+
+
+def read_choice(key, ways):
+    """Return the Choice that was remembered for a key; None if there is none that can be used."""
+    entry = read_choices().get(key)
+    entry = entry if isinstance(entry, dict) else {}
+    name, milliseconds = entry.get('name'), entry.get('milliseconds')
+    is_sound = isinstance(milliseconds, dict) and all(type(value) is float for value in milliseconds.values())
+    if name not in tuple(ways) or not is_sound or name not in milliseconds:
+        return None
+    return Choice(name, milliseconds, remembered=True)
+
+
+def remember_choice(key, choice):
+    """Write a Choice into the user's cache folder; if that is not possible, it is measured again next time."""
+    entries = read_choices() | {key: {'name': choice.name, 'milliseconds': choice.milliseconds}}
+    try:
+        with atomic_write(cache_file()) as temporary:
+            temporary.write_text(json.dumps(entries, indent=1) + '\n', encoding='utf-8')
+    except (UserError, OSError):
+        pass

@@ -1,0 +1,138 @@
+"""How matrices are multiplied is measured once on a machine, remembered, and changes no number."""
+
+import json
+import time
+
+import pytest
+import torch
+from helpers.models import random_gpt
+
+from lm import fast, matrices, tuning
+
+EVERY = {**tuning.FLOATS, **tuning.ENGINES, **tuning.PORTABLE}
+SUPPORTED = [name for name in tuning.FLOATS if 'packed' not in name or matrices.can_pack(torch.ones(1))]
+QUANTIZED = [name for name in tuning.ENGINES if name in torch.backends.quantized.supported_engines]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv('NANOGPT_PROBS_CACHE', str(tmp_path / 'cache'))
+    return tmp_path / 'cache/tuning.json'
+
+
+def linear_layers(bias=True):
+    torch.manual_seed(2)
+    return [torch.nn.Linear(24, 72, bias), torch.nn.Linear(24, 24, bias)]
+
+
+def change_entries(text, **values):
+    return json.dumps({key: entry | values for key, entry in json.loads(text).items()})
+
+
+@pytest.mark.parametrize('name', SUPPORTED)
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('rows', [1, 5, 64])
+@torch.no_grad()
+def test_every_way_computes_the_same_product(name, bias, rows):
+    linear = torch.nn.Linear(40, 30, bias)
+    matrix = EVERY[name](linear)
+    x = torch.randn(max(rows, matrix.enough_rows), 40)
+    assert torch.allclose(matrix(x), linear(x), atol=1e-5)
+    expected = torch.nn.functional.gelu(linear(x), approximate='tanh')
+    assert torch.allclose(matrix(x, gelu='tanh'), expected, atol=1e-5)
+    stream = torch.randn(len(x), 30)
+    expected = stream + linear(x)
+    assert torch.allclose(matrix(x, add_to=stream), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', SUPPORTED)
+@torch.no_grad()
+def test_a_model_has_the_same_logprobs_in_every_way(name, monkeypatch):
+    monkeypatch.setattr(tuning, 'choose_matrix', None)
+    monkeypatch.setattr(fast, 'choose_matrix', lambda *_: tuning.Choice(name))
+    plain, packed = random_gpt(), fast.pack(random_gpt())
+    for rows, tokens in ((1, 1), (3, 7)):
+        idx = torch.randint(plain.n_ids, (rows, tokens))
+        expected, got = (model.logits(model.hidden(idx)).log_softmax(-1) for model in (plain, packed))
+        assert torch.allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', [*QUANTIZED, 'portable'])
+@torch.no_grad()
+def test_int8_without_the_usual_engine_is_a_product_of_rounded_numbers(name):
+    if name == 'onednn' and matrices.Int8Matrix.seven_bits:
+        pytest.skip('oneDNN overflows where the CPU has no instructions for eight bits')
+    linear = torch.nn.Linear(64, 32)
+    x = torch.randn(5, 64)
+    scale, rounded = matrices.quantize_rows(linear.weight.detach())
+    exact = x @ (rounded * scale[:, None]).T + linear.bias
+    tolerance = 1e-5 if name == 'portable' else 0.08
+    assert torch.allclose(EVERY[name](linear)(x), exact, atol=tolerance)
+
+
+def test_where_torch_has_no_engine_int8_takes_the_portable_path(monkeypatch):
+    monkeypatch.setattr(tuning, 'ways_to_multiply', lambda *_: tuning.PORTABLE)
+    model = fast.pack(random_gpt(), 'int8')
+    assert isinstance(model.lm_head.matrix, matrices.PortableInt8Matrix)
+    assert model.lm_head.matrix.weight.dtype == torch.int8
+    plain, idx = random_gpt(), torch.randint(60, (2, 9))
+    with torch.no_grad():
+        difference = model.logits(model.hidden(idx)).log_softmax(-1) - plain.logits(plain.hidden(idx)).log_softmax(-1)
+    assert difference[..., : plain.n_ids].abs().mean() < 0.05
+
+
+def test_what_was_measured_is_remembered_for_this_case_alone(cache):
+    first = tuning.choose_matrix(linear_layers())
+    assert not first.remembered
+    assert set(first.milliseconds) == set(SUPPORTED)
+    again = tuning.choose_matrix(linear_layers())
+    assert (again.name, again.milliseconds, again.remembered) == (first.name, first.milliseconds, True)
+    for changed in ({'rows': 3}, {'rows': 64}, {'again': True}):
+        assert not tuning.choose_matrix(linear_layers(), **changed).remembered
+    assert tuning.choose_matrix(linear_layers(), rows=1000).remembered  # as for 64
+    assert not tuning.choose_matrix(linear_layers(bias=False)).remembered
+    assert len(json.loads(cache.read_text())) == 4
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: '[1, 2]',
+        lambda text: text.replace('"name"', '"mane"'),
+        lambda text: change_entries(text, name='abacus'),
+        lambda text: change_entries(text, name=['x']),
+        lambda text: change_entries(text, milliseconds={'plain': 'x'}),
+        lambda text: json.dumps(dict.fromkeys(json.loads(text), 7)),
+    ],
+)
+def test_a_damaged_or_foreign_entry_is_measured_anew(cache, damage):
+    tuning.choose_matrix(linear_layers())
+    cache.write_text(damage(cache.read_text()))
+    assert not tuning.choose_matrix(linear_layers()).remembered
+    assert tuning.choose_matrix(linear_layers()).remembered
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('NANOGPT_PROBS_CACHE', str(tmp_path / 'file'))
+    assert not tuning.choose_matrix(linear_layers()).remembered
+    assert not tuning.choose_matrix(linear_layers()).remembered
+
+
+@pytest.mark.slow
+def test_measuring_takes_a_third_of_a_second():
+    layers = [torch.nn.Linear(1024, 4096), torch.nn.Linear(4096, 1024)]
+    begin = time.perf_counter()
+    tuning.choose_matrix(layers)
+    assert time.perf_counter() - begin < 1.5  # on a machine that does other work besides
+
+
+def test_the_choice_is_printed_and_saved(capsys):
+    from lm.settings import SamplingSettings, optimise_for_inference
+
+    optimise_for_inference(random_gpt(), SamplingSettings(init_from='mine', verbose=True, tune='again'))
+    said = capsys.readouterr().err
+    assert 'matrices of mine: ' in said
+    assert 'measured now, ms for a layer: ' in said
