@@ -75,12 +75,14 @@ class PackedBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, 'B T C'], cache=None, layer=None) -> Float[Tensor, 'B T C']:
         B, T, C = x.shape
-        enough = self.c_attn.enough_rows
-        x = in_rows(x, enough)  # (R, C) with R >= B * T
-        qkv = self.c_attn(self.ln_1(x))[: B * T].view(B, T, 3 * C)
-        x = self.attn_proj(in_rows(attend(qkv, self.n_head, cache, layer), enough), add_to=x)
+        rows, enough = B * T, self.c_attn.enough_rows
+        padded = rows < enough or rows > 32
+        x = in_rows(x, enough) if padded else x.view(rows, C)  # (R, C) with R >= B * T
+        qkv = self.c_attn(self.ln_1(x))[:rows].view(B, T, 3 * C)
+        y = attend(qkv, self.n_head, cache, layer)  # (B, T, C)
+        x = self.attn_proj(in_rows(y, enough) if padded else y.view(rows, C), add_to=x)
         x = self.mlp_proj(self.c_fc(self.ln_2(x), gelu=self.gelu), add_to=x)
-        return x[: B * T].view(B, T, C)
+        return (x[:rows] if padded else x).view(B, T, C)
 
 
 class PackedLinear(nn.Module):

@@ -100,11 +100,15 @@ class Pace:
 
 
 def keep_pace(model, pace=None):
-    """Let a model's passes be computed with as many threads as seems best; return the model."""
+    """Let a model's passes be computed with as many threads as seems best, and without notes for gradients."""
     compute = model.hidden
     pace = pace or shared_pace()
-    model.hidden = lambda idx, cache=None: pace.run(compute, idx, cache)
-    return model
+
+    @torch.inference_mode()
+    def hidden(idx, cache=None):
+        return pace.run(compute, idx, cache)
+
+    model.hidden = hidden
 
 
 def shared_pace():
