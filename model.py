@@ -4,8 +4,8 @@ The architecture is that of Radford et al. 2019, "Language Models are Unsupervis
 decoder-only Transformer (Vaswani et al. 2017) with layer normalisation before each sub-layer. Parameter names and
 `GPTConfig` are nanoGPT's, so checkpoints can be exchanged in both directions.
 
-Read it from top to bottom, in the order the data flows: configuration; attention, MLP and block; cache; how logits
-become log-probabilities and tokens; `LanguageModel`, all that sampling, scoring and search need; and `GPT`.
+Read it from top to bottom, as the data flows: configuration; attention, MLP and block; cache; how logits become
+log-probabilities and tokens; `LanguageModel`, all that sampling, scoring and search need; `GPT`.
 Shapes in comments: B rows in a batch, T new tokens, S tokens in all (those in the cache, then the new ones), C = n_embd
 channels, nh heads of hs = C / nh channels, L layers, V token ids.
 """
@@ -115,7 +115,6 @@ class Cache:
 
     @property
     def nbytes(self):
-        """Its size in bytes."""
         return self.kv.nbytes
 
     def reserve(self, T):
@@ -175,8 +174,8 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
     to the lowest id. top_k: keep the k likeliest tokens, and any as likely as the k-th. top_p: of what is left, keep
     the likeliest tokens that together reach this probability, and any as likely as the last of them (nucleus sampling,
     Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
-    With the defaults these are the model's log-probabilities, otherwise the sampler's.
-    Returns (..., V) natural logs, float32. Raises ValueError for invalid settings, FloatingPointError for inf or nan.
+    Returns (..., V) natural logs, float32: the model's with the defaults, otherwise the sampler's. Raises ValueError
+    for invalid settings, FloatingPointError for inf or nan.
     """
     if not 0 <= temperature < math.inf:
         raise ValueError(f'temperature={temperature}: it must be 0 (greedy) or a positive number')
@@ -198,27 +197,32 @@ def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
         raise FloatingPointError('the logits are not finite: the weights, or float16, led to too large numbers')
     if top_p is None or top_p == 1:
         return logprobs
-    n_possible = (logprobs > -math.inf).sum(-1).max()  # after top-k there are few to sort
-    likeliest = logprobs.topk(n_possible).values  # (..., n_possible), in descending order
+    likeliest = logprobs.sort(descending=True).values
     before = likeliest.exp().cumsum(-1) - likeliest.exp()  # the total probability of all likelier tokens
     n_kept = (before < top_p).sum(-1, keepdim=True).clamp(min=1)  # (..., 1); a tiny top_p keeps the likeliest token
     least = likeliest.gather(-1, n_kept - 1)  # (..., 1), the logprob of the last token kept
     return F.log_softmax(logprobs.masked_fill(logprobs < least, -math.inf), dim=-1)
 
 
-def sample(logprobs, uniforms):
-    """Sample one id per row by inverting the cumulative distribution, in id order.
+def cut_to_top_k(logits, top_k):
+    """Return what top_k keeps of (B, V) logits, and the ids, (B, K) each, in id order; all if others equal the k-th."""
+    if top_k is not None and top_k < logits.size(-1):
+        values, ids = logits.topk(top_k + 1)  # in descending order
+        if (values[:, -1] < values[:, -2]).all():
+            ids = ids[:, :-1].sort().values
+            return logits.gather(-1, ids), ids
+    return logits, torch.arange(logits.size(-1), device=logits.device).expand_as(logits)
 
-    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1), which do not come from the device: every device samples
-    the same ids, unless rounding in the logits tips the balance. Returns (B,) int64.
+
+def sample(logprobs, uniforms):
+    """Sample one index per row, (B,) int64, by inverting the cumulative distribution, in order.
+
+    logprobs: (B, K) on the CPU. uniforms: B numbers in [0, 1), which do not come from the device: every device samples
+    the same ids, unless rounding in the logits tips the balance.
     """
-    ids = []
-    for row, uniform in zip(logprobs, uniforms, strict=True):
-        possible = (row > -math.inf).nonzero()[:, 0]  # in id order; few after top-k and top-p
-        cdf = row[possible].double().exp().cumsum(0)
-        index = torch.searchsorted(cdf / cdf[-1], uniform, right=True)  # after rounding, cdf[-1] need not be exactly 1
-        ids.append(possible[index])
-    return torch.stack(ids)
+    cdf = logprobs.double().exp().cumsum(-1)  # (B, K)
+    cdf = cdf / cdf[:, -1:]  # after rounding, the last need not be exactly 1
+    return torch.searchsorted(cdf, torch.tensor(uniforms, dtype=cdf.dtype)[:, None], right=True)[:, 0]
 
 
 class Step(NamedTuple):
@@ -231,10 +235,8 @@ class Step(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """The interface of a language model: sampling, scoring and search use only what is declared here.
-
-    A subclass provides `device`, `block_size`, `n_ids`, `new_cache`, `hidden` and `logits`, and inherits the rest.
-    """
+    """The interface of a language model: sampling, scoring and search use only what is declared here. A subclass
+    provides `device`, `block_size`, `n_ids`, `new_cache`, `hidden` and `logits`, and inherits the rest."""
 
     n_ids: int  # how many ids are real; any above are padding and have probability 0
     block_size: int  # the longest context, in tokens
@@ -290,8 +292,8 @@ class LanguageModel(nn.Module):
         idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to score instead of sampling, the
         same for every row. It replaces max_new_tokens; temperature applies to it, top_k and top_p do not. seed: row r
         has its own generator, seeded with (seed, r), so its text does not depend on the other rows; None takes a new
-        seed from torch. Where the text is longer than block_size, the model sees its last block_size tokens.
-        Raises ValueError, at the first step, for an empty prompt, unknown ids, invalid settings or a missing length.
+        seed from torch. The model sees the last block_size tokens of a longer text. Raises ValueError, at the first
+        step, for an empty prompt, unknown ids, invalid settings or a missing length.
         """
         B, T = idx.shape
         n = len(fixed_response) if fixed_response is not None else max_new_tokens
@@ -308,14 +310,16 @@ class LanguageModel(nn.Module):
         text, cache = idx, None
         for end in range(T, T + n):
             logits, cache = self.next_logits(text, cache, T + n)
-            sampler_logprobs = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()  # (B, V)
             model_logprobs = logits_to_logprobs(logits).cpu()  # (B, V)
+            kept, kept_ids = cut_to_top_k(logits, top_k)  # (B, K) each
+            sampler_logprobs = logits_to_logprobs(kept, temperature, top_k, top_p).cpu()  # (B, K)
             if fixed_response is not None:
-                ids = torch.full((B,), fixed_response[end - T])
+                ids = places = torch.full((B,), fixed_response[end - T])
             else:
-                ids = sample(sampler_logprobs, [generator.random() for generator in generators])
+                places = sample(sampler_logprobs, [generator.random() for generator in generators])  # (B,)
+                ids = kept_ids.cpu()[rows, places]
             text = torch.cat([text, ids[:, None].to(text.device)], dim=1)[:, -self.block_size - 1 :]
-            yield Step(ids, sampler_logprobs[rows, ids].double(), model_logprobs[rows, ids].double(), logits)
+            yield Step(ids, sampler_logprobs[rows, places].double(), model_logprobs[rows, ids].double(), logits)
 
     def generate(
         self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
@@ -345,8 +349,7 @@ class LanguageModel(nn.Module):
             {'params': [p for p in trained if p.dim() >= 2], 'weight_decay': weight_decay},
             {'params': [p for p in trained if p.dim() < 2], 'weight_decay': 0.0},
         ]
-        fused = device_type in ('cpu', 'cuda', 'mps', 'xpu')
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+        return torch.optim.AdamW(groups, learning_rate, betas, fused=device_type in ('cpu', 'cuda', 'mps', 'xpu'))
 
 
 class GPT(LanguageModel):
@@ -358,8 +361,7 @@ class GPT(LanguageModel):
 
     def __init__(self, config, gelu='tanh', n_ids=None):
         super().__init__()
-        self.config = config
-        self.gelu = gelu
+        self.config, self.gelu = config, gelu
         self.n_ids = config.vocab_size if n_ids is None else n_ids
         self.gradient_checkpointing = False  # recompute each layer in the backward pass: slower, less memory
         self.transformer = nn.ModuleDict(
@@ -427,8 +429,6 @@ class GPT(LanguageModel):
         if self.n_ids < self.config.vocab_size:
             logits[..., self.n_ids :] = -math.inf
         return logits
-
-    # Only for training ------------------------------------------------------------------------------------------------
 
     def get_num_params(self, non_embedding=True):
         """Count the parameters as nanoGPT does: without position embeddings, but with the tied token embeddings."""

@@ -22,7 +22,7 @@ import model as model_module
 from lm import scoring
 from lm.checkpoint import load_model
 from lm.scoring import score
-from model import GPT, GPTConfig, logits_to_logprobs, sample
+from model import GPT, GPTConfig, cut_to_top_k, logits_to_logprobs, sample
 
 SHAPES = [
     {'vocab_size': 101, 'n_positions': 37, 'n_embd': 48, 'n_layer': 3, 'n_head': 4},
@@ -167,6 +167,26 @@ def test_temperature_and_top_k_follow_the_formula(temperature, top_k):
     expected = np.where(kept, np.exp(logits / temperature), 0)
     found = logits_to_logprobs(torch.tensor(logits), temperature, top_k).exp().numpy()
     assert found == pytest.approx(expected / expected.sum(), rel=1e-5)
+
+
+def test_cutting_before_the_softmax_gives_what_masking_gives():
+    torch.manual_seed(6)
+    logits = torch.randn(5, 60)
+    logits[1] = logits[1].round()  # many equals
+    logits[2, 20:] = -math.inf
+    for top_k in (None, 1, 2, 7, 59, 60, 80):
+        for temperature, top_p in ((1.0, None), (0.7, 0.9), (0, None)):
+            expected = logits_to_logprobs(logits, temperature, top_k, top_p)
+            for rows in (slice(0, 1), slice(2, 5), slice(0, 5)):
+                kept, ids = cut_to_top_k(logits[rows], top_k)
+                got = torch.full_like(logits[rows], -math.inf)
+                got.scatter_(1, ids, logits_to_logprobs(kept, temperature, top_k, top_p))
+                assert torch.allclose(got, expected[rows], atol=1e-6)
+                assert (ids.diff() > 0).all()
+                uniforms = [0.1, 0.5, 0.9, 0.0, 0.3][: len(kept)]
+                places = sample(logits_to_logprobs(kept, temperature, top_k, top_p), uniforms)
+                assert torch.equal(ids.gather(1, places[:, None])[:, 0], sample(expected[rows], uniforms))
+    assert cut_to_top_k(logits[:1], 7)[0].shape == (1, 7)
 
 
 def test_equals_at_the_edge_of_top_k_all_stay():
