@@ -230,7 +230,7 @@ def load_subjects(settings):
     """Return the models to evaluate: the one of init_from and, if there is one, that of compare_to."""
     names = [settings.init_from, *([] if settings.compare_to is None else [settings.compare_to])]
     chosen = [replace(settings, init_from=name) for name in names]
-    return [Subject(model_name(choice), *load_chosen_model(choice)) for choice in chosen]
+    return [Subject(model_name(choice), *load_chosen_model(choice, to_pack=not settings.compile)) for choice in chosen]
 
 
 def optimise_subjects(subjects, settings):

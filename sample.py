@@ -65,7 +65,7 @@ def main(settings):
     report_unused_settings(settings)
     budget = parse_budget(settings.budget)
     prompt = read_prompt(settings.start)
-    model, tokenizer = load_chosen_model(settings)
+    model, tokenizer = load_chosen_model(settings, to_pack=not settings.compile)
     searches = chosen_search(settings) is not None or settings.whole_text is not None
     model = optimise_for_inference(model, settings, rows=MANY_ROWS if searches else settings.num_samples)
     eot = end_tokens(tokenizer, settings)

@@ -15,6 +15,6 @@ def load(init_from='tiny-stories', out_dir='out', device=None, dtype=None, quant
     from lm.checkpoint import load_model, require_tokenizer
     from lm.roles import choose_front
 
-    model, tokenizer, _ = load_model(init_from, out_dir, device, dtype)
+    model, tokenizer, _ = load_model(init_from, out_dir, device, dtype, to_pack=True)
     choose_front(require_tokenizer(tokenizer, init_from), bos, init_from)
     return fast.pack(model, quantize, rows), tokenizer

@@ -23,6 +23,7 @@ from common.folders import finish_replacing, lock_folder, replace_together
 from common.notes import note
 from common.strings import shorten, show_control_characters, show_value
 from lm.adapter import adapted_model, merge_adapter
+from lm.file_pages import page_out_read
 from lm.gpt2_files import (
     OtherArchitecture,
     check_config,
@@ -49,12 +50,13 @@ MODEL_FILES = (
 PADDED_TO = 128  # training programs pad the number of ids to a multiple of this, or of 64, for speed
 
 
-def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'):
+def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt', to_pack=False):
     """Return (model, tokenizer, checkpoint) of the model that init_from names, in eval mode but still trainable.
 
     init_from: 'resume' for `file` in out_dir; 'tiny' or 'tiny-stories', shipped in models/; a model folder, a folder
     with a ckpt.pt or a LoRA adapter, a .pt file; else a name on the Hugging Face hub, such as 'gpt2'.
     device: 'cpu', 'cuda', ...; None for the best available. dtype: 'float32' (None), 'bfloat16' or 'float16'.
+    to_pack: leave matrices as they are in the file, in any layout, for `fast.pack` to store in another way.
     The tokenizer is None if there is none and the vocabulary is not GPT-2's; the checkpoint is None for a model folder.
     Raises UserError if something is missing, damaged or not a causal language model.
     """
@@ -66,7 +68,7 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
     if is_folder and is_there(path / 'ckpt.pt'):
         path, is_folder = path / 'ckpt.pt', False
     if is_folder:
-        model, tokenizer, checkpoint = *_load_folder(path), None
+        model, tokenizer, checkpoint = *_load_folder(path, to_pack), None
     else:
         model, tokenizer, checkpoint = _load_checkpoint(path)
     if tokenizer is None and model.config.vocab_size in GPT2_SIZES:
@@ -76,12 +78,12 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
     return model.to(device=device, dtype=dtype).eval(), tokenizer, checkpoint
 
 
-def _load_folder(folder):
+def _load_folder(folder, to_pack):
     """Return (model, tokenizer) of a model folder, or of a folder with a LoRA adapter."""
     finish_replacing(folder, MODEL_FILES)
     before = _signature(folder)
     try:
-        model, tokenizer = load_pretrained(folder), tokenizer_of_model(folder)
+        model, tokenizer = load_pretrained(folder, to_pack=to_pack), tokenizer_of_model(folder)
     except OtherArchitecture:
         from lm.hub_model import load_hub_model  # here, since transformers is slow to import
 
@@ -137,8 +139,8 @@ def require_tokenizer(tokenizer, init_from):
 # Model folders ------------------------------------------------------------------------------------------------------
 
 
-def load_pretrained(name_or_folder, dropout=0.0):
-    """Return the GPT in a Hugging Face folder or on the hub, in float32 on the CPU."""
+def load_pretrained(name_or_folder, dropout=0.0, to_pack=False):
+    """Return the GPT in a Hugging Face folder or on the hub, in float32 on the CPU. to_pack: see `load_model`."""
     folder = locate_model(name_or_folder)
     if (base := adapted_model(folder)) is not None:
         if adapted_model(locate_model(base)) is not None:
@@ -147,7 +149,7 @@ def load_pretrained(name_or_folder, dropout=0.0):
         return merge_adapter(load_pretrained(base, dropout), folder)
     config, gelu = read_hub_config(folder / 'config.json', dropout)
     state = read_hub_state(folder)
-    return _build(config, gelu, state, folder)
+    return _build(config, gelu, state, folder, to_pack)
 
 
 def save_pretrained(model, folder, tokenizer=None, dtype=torch.float32):
@@ -290,7 +292,7 @@ class _NoInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _build(config, gelu, state, where):
+def _build(config, gelu, state, where, to_pack=False):
     """Return a GPT with these weights. Raises UserError, naming `where` they are from, if they do not fit its shape.
 
     The config has passed `check_config` and the weights `check_weights`: what follows takes no more time and memory
@@ -317,8 +319,9 @@ def _build(config, gelu, state, where):
     for name, shape in expected.items():
         if state[name].shape != shape:
             raise UserError(f'{where}: {name} is {tuple(state[name].shape)}, but its config means {tuple(shape)}')
-        state[name] = state[name].float().contiguous()
-        if not state[name].isfinite().all():
+        state[name] = state[name].float() if to_pack else state[name].float().contiguous()
+    for name, tensor in page_out_read(state) if to_pack else state.items():
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # min and max pass nan on
             raise UserError(f'{where}: {name} is not finite; the file is damaged, or the training diverged')
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()

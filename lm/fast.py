@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import UserError
-from lm.matrices import can_quantize, in_rows
+from lm.file_pages import page_out
+from lm.matrices import PlainMatrix, TransposedMatrix, can_quantize, in_rows
 from lm.threads import keep_pace
 from lm.tuning import choose_matrix
 from model import GPT, attend
@@ -44,8 +45,9 @@ def pack(model, quantize=None, rows=1, measure_again=False):
     if not isinstance(model, GPT):
         return pack_network(model, matrix)
     blocks = model.transformer.h
-    for layer in range(len(blocks)):  # one at a time, so that two whole models are never in memory
-        blocks[layer] = PackedBlock(blocks[layer], model.gelu, matrix)
+    for layer, block in enumerate(blocks):  # one at a time, so that two whole models are never in memory
+        blocks[layer] = PackedBlock(block, model.gelu, matrix)
+        forget_matrices(block, matrix)
     model.lm_head = PackedLinear(model.lm_head, matrix)
     return model
 
@@ -56,11 +58,19 @@ def pack_network(model, matrix):
 
     # One at a time, so that two whole models are never in memory; whole layers before what is in them.
     for name in [name for name, module in model.named_modules() if is_known(module)]:
-        model.set_submodule(name, PackedDecoderLayer(model.get_submodule(name), matrix))
+        layer = model.get_submodule(name)
+        model.set_submodule(name, PackedDecoderLayer(layer, matrix))
+        forget_matrices(layer, matrix)
     linears = [name for name, module in model.named_modules() if type(module) is nn.Linear]  # subclasses do more
     for name in linears:
         model.set_submodule(name, PackedLinear(model.get_submodule(name), matrix))
     return model
+
+
+def forget_matrices(layer, matrix):
+    """Give back the memory of a layer's matrices after they were copied into another form."""
+    if matrix not in (PlainMatrix, TransposedMatrix):
+        page_out([module.weight for module in layer.modules() if type(module) is nn.Linear])
 
 
 class PackedBlock(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PACKED_FOR = 512  # rows for which oneDNN packs a matrix
+PART = 2**13  # outputs that are converted to int8 at a time, which takes several times their memory
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -125,26 +126,35 @@ class Int8Matrix(nn.Module):
     def __init__(self, linear):
         super().__init__()
         scale, quantized = quantize_rows(linear.weight.detach())
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        parts = parts_of(len(scale))
+        self.sums = scale * torch.cat([quantized[rows].sum(1) for rows in parts])  # the output for an x of ones
         torch.backends.quantized.engine = self.engine
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # quantized tensors are deprecated; the pinned version of torch has them
-            zeros = torch.zeros(len(scale), dtype=torch.long)
-            weight = torch._make_per_channel_quantized_tensor(quantized, scale.double(), zeros, 0)
-        self.bias = None if linear.bias is None else linear.bias.detach()
-        self.packed = torch.ops.quantized.linear_prepack(weight, self.bias)
-        self.sums = scale * quantized.sum(1)  # the output for an x of ones
+            self.parts = [self._pack(quantized, scale, rows) for rows in parts]
+
+    def _pack(self, quantized, scale, rows):
+        scale = scale[rows].double()
+        zeros = torch.zeros(len(scale), dtype=torch.long)
+        weight = torch._make_per_channel_quantized_tensor(quantized[rows], scale, zeros, 0)
+        return torch.ops.quantized.linear_prepack(weight, None if self.bias is None else self.bias[rows])
+
+    def _multiply(self, x):
+        products = [torch.ops.quantized.linear_dynamic(x, part, self.seven_bits) for part in self.parts]
+        return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
     def forward(
         self, x: Float[Tensor, 'R C_in'], gelu: str | None = None, add_to: Float[Tensor, 'R C_out'] | None = None
     ) -> Float[Tensor, 'R C_out']:
         if x.numel() == x.size(-1):
-            y = torch.ops.quantized.linear_dynamic(x, self.packed, self.seven_bits)
+            y = self._multiply(x)
         else:
             # x = low + size * (numbers from 0 to 1). Every row of those contains a 0 and a 1, so the single scale that
             # torch computes for all rows is right for each.
             low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # several times as fast as aminmax
             size = (high - low).clamp_(min=1e-30)
-            y = torch.ops.quantized.linear_dynamic((x - low).div_(size), self.packed, self.seven_bits)
+            y = self._multiply((x - low).div_(size))
             y = y.mul_(size).addcmul_(low, self.sums)
             if self.bias is not None:
                 y.addcmul_(1 - size, self.bias)
@@ -187,5 +197,14 @@ class PortableInt8Matrix(nn.Module):
 
 def quantize_rows(weight: Float[Tensor, 'C_out C_in']):
     """Return the scale of each row, (C_out,), and the rows divided by it, rounded to -127 .. 127, in int8."""
-    scale = weight.abs().amax(1).clamp(min=1e-30) / 127
-    return scale, (weight / scale[:, None]).round_().to(torch.int8)
+    low, high = weight.aminmax(dim=1)
+    scale = torch.maximum(high, -low).clamp(min=1e-30) / 127
+    rounded = torch.empty(weight.shape, dtype=torch.int8)
+    for rows in parts_of(len(weight)):  # a division takes as much memory as what it divides
+        rounded[rows] = (weight[rows] / scale[rows, None]).round_()
+    return scale, rounded
+
+
+def parts_of(count):
+    """Return slices that together cover `count` rows."""
+    return [slice(start, start + PART) for start in range(0, count, PART)]

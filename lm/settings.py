@@ -183,9 +183,14 @@ def model_name(settings):
     return settings.out_dir if settings.init_from == 'resume' else settings.init_from
 
 
-def load_chosen_model(settings):
-    """Return (model, tokenizer) of the settings, not yet optimised. Raises UserError if either is missing."""
-    model, tokenizer, _ = load_model(settings.init_from, settings.out_dir, settings.device, settings.dtype)
+def load_chosen_model(settings, to_pack=False):
+    """Return (model, tokenizer) of the settings, not yet optimised. Raises UserError if either is missing.
+
+    to_pack: whether `optimise_for_inference` follows.
+    """
+    model, tokenizer, _ = load_model(
+        settings.init_from, settings.out_dir, settings.device, settings.dtype, to_pack=to_pack
+    )
     name = model_name(settings)
     require_tokenizer(tokenizer, name)
     if isinstance(settings, SamplingSettings) and settings.chat:
