@@ -7,7 +7,7 @@
     python -m lab.experiment --part=report --corpora=texts        figures and numbers of results/REPORT.md
     python -m lab.experiment --part=pages                         the pages again, from the numbers in results/
 
---corpora is a folder with the four texts that models/tiny-stories/README.md names. All parts together take hours. Each
+--corpora is a folder with the texts that `python -m lab.corpora` lists. All parts together take hours. Each
 step is a command that a person could type, and is printed as it runs. Every part ends by putting the pages right.
 Interrupted training is resumed, finished training is not repeated: to repeat it, delete its folder in out-experiment.
 """
@@ -28,8 +28,8 @@ from common.text_files import read_text_chunks
 from lab import experiment_pages, measure_report
 from lab.experiment_runs import (
     HELDOUT,
-    NOVELS,
     OUT,
+    PROSE,
     RESULTS,
     STORIES,
     prepare_datasets,
@@ -44,7 +44,7 @@ from lm import checkpoint
 from texts.plain_text import split_documents
 from texts.token_files import read_meta
 
-TEXTS_USED = (*NOVELS, *STORIES, HELDOUT)
+TEXTS_USED = (*PROSE, *STORIES, *HELDOUT.values())
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Settings:
     """Make the shipped models and the results about them."""
 
     part: str = 'all'  # search, tiny, tiny-stories, fine_tuning, report, pages; several with commas
-    corpora: str = 'texts'  # folder with novels.txt, childrens_stories.txt, fairytales.txt, fairytales_heldout.txt
+    corpora: str = 'texts'  # folder with the texts that `python -m lab.corpora` lists
 
 
 def main(settings):
@@ -66,9 +66,7 @@ def main(settings):
     corpora = Path(settings.corpora)
     for name in TEXTS_USED if parts != ['pages'] else ():
         if not (corpora / name).is_file():
-            raise UserError(
-                f'there is no {corpora / name}; models/tiny-stories/README.md says where the texts come from'
-            )
+            raise UserError(f'there is no {corpora / name}; python -m lab.corpora says where the texts come from')
     for part in parts:
         if part != 'pages':
             PARTS[part](corpora)
@@ -82,7 +80,7 @@ VOCAB_SIZE = 8192
 
 # Short runs: the settings they share, and what each changes. Their sizes stay below six million parameters.
 ONE_EPOCH = {
-    'dataset': 'novels-4096',
+    'dataset': 'prose-4096',
     'n_layer': 6,
     'n_embd': 256,
     'block_size': 256,
@@ -96,8 +94,8 @@ ONE_EPOCH = {
 }
 SEARCH = {
     'base': {},
-    'vocab2048': {'dataset': 'novels-2048', 'n_embd': 272},
-    'vocab8192': {'dataset': 'novels-8192', 'n_layer': 5, 'n_embd': 240},
+    'vocab2048': {'dataset': 'prose-2048', 'n_embd': 272},
+    'vocab8192': {'dataset': 'prose-8192', 'n_layer': 5, 'n_embd': 240},
     'wide': {'n_layer': 4, 'n_embd': 304},
     'small': {'n_layer': 4, 'n_embd': 192},
     'lr3': {'learning_rate': 3e-3},
@@ -113,14 +111,14 @@ def search_settings(corpora):
     runs = {}
     for name, varied in SEARCH.items():
         settings = {**ONE_EPOCH, **varied}
-        vocab_size = settings['dataset'].removeprefix('novels-')
+        vocab_size = settings['dataset'].removeprefix('prose-')
         prepare_datasets(corpora, vocab_size, suffix=f'-{vocab_size}')
         runs[name] = {'varied': varied, **run_training(f'search-{name}', CONFIGS['tiny'], **settings)}
     write_results('models/search.json', runs)
 
 
 def make_tiny(corpora):
-    """Train models/tiny on novels."""
+    """Train models/tiny on prose."""
     make_model(corpora, 'tiny')
 
 
@@ -155,13 +153,14 @@ def describe_data(corpora):
         name: {'bytes': (corpora / name).stat().st_size, 'sha256': file_sha256(corpora / name)} for name in TEXTS_USED
     }
     tokens = {
-        dataset: {split: read_meta(dataset)[split] for split in ('train', 'val')} for dataset in ('novels', 'tales')
+        dataset: {split: read_meta(dataset)[split] for split in ('train', 'val')} for dataset in ('prose', 'stories')
     }
     return {'texts': texts, 'tokens': tokens}
 
 
 # The effect of fine-tuning ------------------------------------------------------------------------------------------
 
+PAIRS = {'pairs': 'eval_data.json', 'questions': 'data/story_questions.json'}
 BEFORE_AND_AFTER = ('--init_from=tiny-stories', '--compare_to=tiny')
 PROMPTS = ('Once upon a time', 'The old woman opened the door and', 'The meeting began at nine, and')
 SEEDS = (1, 2)
@@ -172,11 +171,12 @@ EPOCHS = (0.5, 1.0, 2.0)  # at the learning rate of the shipped model
 def measure_fine_tuning(corpora):
     """Score pairs and texts with both models, sample from both, vary the fine-tuning: results/fine_tuning."""
     prepare_datasets(corpora, VOCAB_SIZE)
-    folder = RESULTS / 'fine_tuning/pairs'
-    shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
-    run_script('eval.py', *BEFORE_AND_AFTER, f'--save={folder}')
+    for name, file in PAIRS.items():
+        folder = RESULTS / 'fine_tuning' / name
+        shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
+        run_script('eval.py', *BEFORE_AND_AFTER, f'--eval_data={file}', f'--save={folder}')
     write_results('fine_tuning/kinds.json', compare_kinds())
-    texts = {name: score_text(corpora / HELDOUT if name == 'heldout' else name) for name in experiment_pages.TEXTS}
+    texts = {name: score_text(corpora / HELDOUT[name] if name in HELDOUT else name) for name in experiment_pages.TEXTS}
     write_results('fine_tuning/texts.json', texts)
     write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
     shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': score_splits('tiny-stories')}
@@ -199,7 +199,7 @@ def vary_fine_tuning(variants):
 
 def score_splits(name):
     """Return the bits per byte of a run in out-experiment on the validation parts, with intervals."""
-    return {text: score_text(text, OUT / name)['model']['bits_per_byte'] for text in ('tales', 'novels')}
+    return {text: score_text(text, OUT / name)['model']['bits_per_byte'] for text in ('stories', 'prose')}
 
 
 def sample_texts(name):
@@ -258,7 +258,7 @@ def make_report(corpora):
     model, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
     path = PROJECT / 'data/childrens_stories/childrens_stories.txt'
     stories = list(split_documents(read_text_chunks(path), '\n\n\n'))
-    texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in NOVELS + STORIES}
+    texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in PROSE + STORIES}
     numbers, points = measure_report.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
     write_results('report/report.json', numbers)
     picture = RESULTS / 'report/temperature.png'

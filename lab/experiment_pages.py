@@ -24,8 +24,9 @@ from lab.experiment_runs import RESULTS, run_script
 
 TEXTS = {
     'heldout': 'held-out fairy tales',
-    'tales': 'stories, validation part',
-    'novels': 'novels, validation part',
+    'simple': 'held-out simple stories',
+    'stories': 'stories, validation part',
+    'prose': 'prose, validation part',
 }
 KINDS = {'plain': 'plain prose (control)'}
 BLOCK = re.compile(r'(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)', re.DOTALL)
@@ -158,10 +159,10 @@ def escape_cell(text):
 
 def sweep_table(sweep):
     """Return a Markdown table of the outcome of each way to fine-tune."""
-    rows = [['learning rate', 'epochs', 'stories: bits per byte', 'novels: bits per byte', 'pairs: mean logprob']]
+    rows = [['learning rate', 'epochs', 'stories: bits per byte', 'prose: bits per byte', 'pairs: mean logprob']]
     for run in sweep.values():
-        stories, novels = (f'{run["texts"][text]["value"]:.3f}' for text in ('tales', 'novels'))
+        stories, prose = (f'{run["texts"][text]["value"]:.3f}' for text in ('stories', 'prose'))
         rows.append(
-            [f'{run["learning_rate"]:g}', f'{run["epochs"]:.2f}', stories, novels, f'{run["pairs"][-1]["logprob"]:.2f}']
+            [f'{run["learning_rate"]:g}', f'{run["epochs"]:.2f}', stories, prose, f'{run["pairs"][-1]["logprob"]:.2f}']
         )
     return markdown_table(rows)

@@ -17,7 +17,9 @@ from texts.token_files import read_meta
 
 OUT = Path('out-experiment')  # checkpoints and scored texts, which are not kept
 RESULTS = Path('results')  # what is kept
-NOVELS, STORIES, HELDOUT = ('novels.txt',), ('childrens_stories.txt', 'fairytales.txt'), 'fairytales_heldout.txt'
+PROSE = ('novels.txt', 'victorian_children.txt')
+STORIES = ('childrens_stories.txt', 'fairytales.txt', 'simple_stories.txt', 'tinystories.txt')
+HELDOUT = {'heldout': 'fairytales_heldout.txt', 'simple': 'tinystories_heldout.txt'}
 VAL_FRACTION = 0.04  # of each text, in whole documents, for validation: all choices are made on it
 
 
@@ -36,13 +38,13 @@ def run_script(script, *arguments, quiet=False, cwd=None):
 
 
 def prepare_datasets(corpora, vocab_size, suffix=''):
-    """Make the datasets all, novels and tales, each name with the suffix, unless they exist.
+    """Make the datasets all, prose and stories, each name with the suffix, unless they exist.
 
     Their tokenizer is trained on the training parts of all texts.
     """
-    prepare_dataset(corpora, NOVELS + STORIES, f'all{suffix}', f'--train_bpe={vocab_size}')
-    prepare_dataset(corpora, NOVELS, f'novels{suffix}', f'--tokenizer=data/all{suffix}')
-    prepare_dataset(corpora, STORIES, f'tales{suffix}', f'--tokenizer=data/all{suffix}')
+    prepare_dataset(corpora, PROSE + STORIES, f'all{suffix}', f'--train_bpe={vocab_size}')
+    prepare_dataset(corpora, PROSE, f'prose{suffix}', f'--tokenizer=data/all{suffix}')
+    prepare_dataset(corpora, STORIES, f'stories{suffix}', f'--tokenizer=data/all{suffix}')
 
 
 def prepare_dataset(corpora, names, dataset, *arguments):

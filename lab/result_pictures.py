@@ -51,7 +51,7 @@ def draw_training(path, name, curve, iterations_an_epoch):
 def draw_sweep(path, by_rate, by_length):
     """Draw how the outcome of fine-tuning depends on the learning rate and on the number of epochs.
 
-    Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (tales, novels: bits per byte as value, low,
+    Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (stories, prose: bits per byte as value, low,
     high) and `pairs`; the last of the pairs has the mean `logprob` of the responses at the end.
     """
     figure, panels = new_panels(4, 10, 6.4, rows=2)
@@ -62,8 +62,8 @@ def draw_sweep(path, by_rate, by_length):
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
         x = [run[key] for run in runs]
         for text, label, colour in (
-            ('tales', 'stories, validation part', BLUE),
-            ('novels', 'novels, validation part', ORANGE),
+            ('stories', 'stories, validation part', BLUE),
+            ('prose', 'prose, validation part', ORANGE),
         ):
             values, low, high = ([run['texts'][text][name] for run in runs] for name in ('value', 'low', 'high'))
             errors = [

@@ -18,7 +18,7 @@ SMALL = """
 from lab import experiment
 
 experiment.VOCAB_SIZE = 300
-experiment.ONE_EPOCH |= {'dataset': 'novels-280', 'n_layer': 1, 'n_embd': 16, 'block_size': 32, 'eval_interval': 50}
+experiment.ONE_EPOCH |= {'dataset': 'prose-280', 'n_layer': 1, 'n_embd': 16, 'block_size': 32, 'eval_interval': 50}
 experiment.SEARCH = {'base': {}, 'small': {'n_embd': 8}}
 experiment.RATES, experiment.EPOCHS, experiment.SEEDS = (1e-3,), (0.5,), (1,)
 experiment.PROMPTS = experiment.PROMPTS[:1]
@@ -92,20 +92,32 @@ def run_experiment(folder):
     for path in files_of_project():
         is_code = path.suffix in ('.py', '.html') and path.parts[0] not in ('tests', 'config')
         is_page = path.as_posix() in ('results/models/README.md', 'results/fine_tuning/README.md')
-        if is_code or is_page or path.parts[:2] == ('data', 'childrens_stories') or path.name == 'eval_data.json':
+        if (
+            is_code
+            or is_page
+            or path.parts[:2] == ('data', 'childrens_stories')
+            or path.name in ('eval_data.json', 'story_questions.json')
+        ):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / path, folder / path)
     for name in ('config', 'corpora'):
         (folder / name).mkdir()
     for name, dataset, init_from, pairs in (
-        ('train_tiny', 'novels', 'scratch', None),
-        ('finetune_tiny_stories', 'tales', 'tiny', 'eval_data.json'),
+        ('train_tiny', 'prose', 'scratch', None),
+        ('finetune_tiny_stories', 'stories', 'tiny', 'eval_data.json'),
     ):
         config = CONFIG.format(dataset=dataset, init_from=init_from, eval_file=repr(pairs))
         (folder / f'config/{name}.py').write_text(config)
-    for name, who in (('novels', 'a bishop'), ('childrens_stories', 'a bear'), ('fairytales', 'a king')):
+    kinds = {
+        'novels': 'a bishop',
+        'victorian_children': 'a duke',
+        'childrens_stories': 'a bear',
+        'fairytales': 'a king',
+    }
+    for name, who in {**kinds, 'simple_stories': 'a hen', 'tinystories': 'a boy'}.items():
         (folder / f'corpora/{name}.txt').write_text(make_tales(who, 60))
-    (folder / 'corpora/fairytales_heldout.txt').write_text(make_tales('a witch', 20))
+    for name, who in (('fairytales_heldout', 'a witch'), ('tinystories_heldout', 'a girl')):
+        (folder / f'corpora/{name}.txt').write_text(make_tales(who, 20))
     (folder / 'results/REPORT.md').write_text(PAGE)
     (folder / 'README.md').write_text('# Front door\n')
     process = subprocess.run([sys.executable, '-c', SMALL], cwd=folder, capture_output=True, text=True, timeout=1800)
@@ -138,11 +150,14 @@ def test_the_effect_of_fine_tuning_is_on_its_page(done):
     summary = json.loads((folder / 'results/fine_tuning/pairs/summary.json').read_text())
     sweep = json.loads((folder / 'results/fine_tuning/sweep.json').read_text())
     page = (folder / 'results/fine_tuning/README.md').read_text()
-    assert texts['heldout']['bytes'] == (folder / 'corpora/fairytales_heldout.txt').stat().st_size
+    for name, file in (('heldout', 'fairytales_heldout.txt'), ('simple', 'tinystories_heldout.txt')):
+        assert texts[name]['bytes'] == (folder / 'corpora' / file).stat().st_size
+    questions = json.loads((folder / 'results/fine_tuning/questions/summary.json').read_text())
+    assert questions['multiple_choice']['questions'] == 80
     assert f'{texts["heldout"]["model"]["bits_per_byte"]["value"]:.3f} [' in page
     assert f'{summary["comparison"]["rose"]} likelier' in page
     assert set(sweep) == {'rate-0.001-epochs-1', 'rate-0.01-epochs-0.5', 'as shipped'}
-    assert all(set(run['texts']) == {'tales', 'novels'} and run['pairs'] for run in sweep.values())
+    assert all(set(run['texts']) == {'stories', 'prose'} and run['pairs'] for run in sweep.values())
     for name in ('sweep.png', 'learning_curve.png', 'pairs/before_after.png'):
         assert (folder / 'results/fine_tuning' / name).stat().st_size > 5000
     assert find_disagreements(folder / 'results/fine_tuning/README.md', all_sourced=False) == []
@@ -173,7 +188,7 @@ def test_every_step_is_a_command_that_is_shown(done):
 @pytest.mark.slow
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     for settings, message in (
-        (experiment.Settings('report'), r'texts/novels\.txt; models/tiny-stories/README\.md'),
+        (experiment.Settings('report'), r'texts/novels\.txt; python -m lab\.corpora'),
         (experiment.Settings('reprot'), 'reprot is not one of .* fine_tuning'),
     ):
         monkeypatch.chdir(PROJECT)
