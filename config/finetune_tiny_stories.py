@@ -20,8 +20,8 @@ min_lr = 0.0
 beta2 = 0.99
 warmup_iters = 100
 
-eval_interval = 500
-eval_iters = 80
+eval_interval = 1000
+eval_iters = 40
 eval_file = 'eval_data.json'  # score these pairs at each evaluation: the learning curve in results/fine_tuning
 log_interval = 10
 always_save_checkpoint = False  # keep the weights with the best validation loss
