@@ -78,41 +78,34 @@ def main(settings):
 CONFIGS = {'tiny': 'config/train_tiny.py', 'tiny-stories': 'config/finetune_tiny_stories.py'}
 VOCAB_SIZE = 8192
 
-# Short runs: the settings they share, and what each changes. Their sizes stay below six million parameters.
-ONE_EPOCH = {
-    'dataset': 'prose-4096',
-    'n_layer': 6,
-    'n_embd': 256,
-    'block_size': 256,
-    'batch_size': 16,
-    'dropout': 0.0,
-    'learning_rate': 1.5e-3,
-    'min_lr': 0,
-    'warmup_iters': 50,
-    'epochs': 1,
-    'eval_interval': 100,
+# Short runs on the stories: the settings they share beside those of tiny, and what each changes.
+SHORT_RUN = {
+    'dataset': 'stories',
+    'epochs': None,
+    'max_iters': 260,
+    'warmup_iters': 25,
+    'eval_interval': 130,
+    'eval_iters': 20,
+    'seed': 1,
 }
 SEARCH = {
     'base': {},
-    'vocab2048': {'dataset': 'prose-2048', 'n_embd': 272},
-    'vocab8192': {'dataset': 'prose-8192', 'n_layer': 5, 'n_embd': 240},
-    'wide': {'n_layer': 4, 'n_embd': 304},
-    'small': {'n_layer': 4, 'n_embd': 192},
-    'lr3': {'learning_rate': 3e-3},
-    'ctx512': {'block_size': 512, 'batch_size': 8},
-    'batch8': {'batch_size': 8},
+    'rate-6e-3': {'learning_rate': 6e-3},
+    'adamw': {'optimizer': 'adamw'},
+    'adamw-rate-6e-3': {'optimizer': 'adamw', 'learning_rate': 6e-3},
+    'batch-16': {'batch_size': 16, 'max_iters': 130},  # as many tokens
+    'deep': {'n_layer': 6, 'n_embd': 240, 'n_head': 6},
+    'vocab-4096': {'dataset': 'stories-4096'},
 }
-# Runs as long as the shipped ones, with one setting changed.
-ALTERNATIVES = {'tiny': {'dropout-0.1': {'dropout': 0.1}}, 'tiny-stories': {}}
 
 
 def search_settings(corpora):
     """Train the short runs by which the settings were chosen; write results/models/search.json."""
     runs = {}
     for name, varied in SEARCH.items():
-        settings = {**ONE_EPOCH, **varied}
-        vocab_size = settings['dataset'].removeprefix('prose-')
-        prepare_datasets(corpora, vocab_size, suffix=f'-{vocab_size}')
+        settings = {**SHORT_RUN, **varied}
+        _, hyphen, vocab_size = settings['dataset'].partition('-')
+        prepare_datasets(corpora, vocab_size or VOCAB_SIZE, suffix=hyphen + vocab_size)
         runs[name] = {'varied': varied, **run_training(f'search-{name}', CONFIGS['tiny'], **settings)}
     write_results('models/search.json', runs)
 
@@ -128,13 +121,9 @@ def make_tiny_stories(corpora):
 
 
 def make_model(corpora, name):
-    """Train a shipped model and its alternatives; write its folder in models/ and results/models/`name`.json."""
+    """Train a shipped model; write its folder in models/ and results/models/`name`.json."""
     prepare_datasets(corpora, VOCAB_SIZE)
     run = run_training(name, CONFIGS[name])
-    alternatives = {
-        label: {'varied': varied, **run_training(f'{name}-{label}', CONFIGS[name], **varied)}
-        for label, varied in ALTERNATIVES[name].items()
-    }
     model, tokenizer, _ = checkpoint.load_model('resume', OUT / name, device='cpu')  # best on the validation part
     folder = Path('models') / name
     checkpoint.save_pretrained(model, folder, tokenizer, torch.float16)
@@ -142,9 +131,7 @@ def make_model(corpora, name):
     best = min(run['curve'], key=lambda row: row['val'])
     size = sum(file.stat().st_size for file in folder.iterdir())
     data = describe_data(corpora)
-    write_results(
-        f'models/{name}.json', {**run, 'best': best, 'folder_bytes': size, 'data': data, 'alternatives': alternatives}
-    )
+    write_results(f'models/{name}.json', {**run, 'best': best, 'folder_bytes': size, 'data': data})
 
 
 def describe_data(corpora):
@@ -164,8 +151,8 @@ PAIRS = {'pairs': 'eval_data.json', 'questions': 'data/story_questions.json'}
 BEFORE_AND_AFTER = ('--init_from=tiny-stories', '--compare_to=tiny')
 PROMPTS = ('Once upon a time', 'The old woman opened the door and', 'The meeting began at nine, and')
 SEEDS = (1, 2)
-RATES = (3e-4, 1e-3, 3e-3)  # for one epoch each
-EPOCHS = (0.5, 1.0, 2.0)  # at the learning rate of the shipped model
+RATES = (1e-3, 2e-3, 4e-3)  # for a fifth of an epoch each
+EPOCHS = (0.1, 0.2, 0.4)  # at the learning rate of the shipped model
 
 
 def measure_fine_tuning(corpora):
@@ -180,7 +167,7 @@ def measure_fine_tuning(corpora):
     write_results('fine_tuning/texts.json', texts)
     write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
     shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': score_splits('tiny-stories')}
-    by_rate = vary_fine_tuning((rate, 1.0) for rate in RATES)
+    by_rate = vary_fine_tuning((rate, 0.2) for rate in RATES)
     by_length = vary_fine_tuning((shipped['learning_rate'], epochs) for epochs in EPOCHS)
     write_results('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
     draw_sweep(RESULTS / 'fine_tuning/sweep.png', by_rate.values(), [*by_length.values(), shipped])
@@ -272,7 +259,7 @@ def make_report(corpora):
 def refresh_pages():
     """Put the tables and numbers of all pages right, from the JSON files in results/. Prose stays as it is."""
     shipped = {name: read_result(f'models/{name}.json') for name in CONFIGS}
-    blocks = experiment_pages.models_blocks(ONE_EPOCH, read_result('models/search.json'), shipped)
+    blocks = experiment_pages.models_blocks(SHORT_RUN, read_result('models/search.json'), shipped)
     experiment_pages.fill_blocks(RESULTS / 'models/README.md', blocks)
     names = ('pairs/summary', 'kinds', 'texts', 'samples', 'sweep')
     blocks = experiment_pages.fine_tuning_blocks(*(read_result(f'fine_tuning/{name}.json') for name in names))

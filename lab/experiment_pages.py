@@ -82,13 +82,13 @@ def save_if_changed(page, text):
 def models_blocks(common, search, shipped):
     """Return the generated blocks of results/models/README.md.
 
-    common: the settings that the short runs share. search: {name: short run}. shipped: {model: its run, with the
-    `alternatives` to it}. Short runs and alternatives say what was `varied` in them.
+    common: the settings that the short runs share. search: {name: short run}, which says what was `varied` in it.
+    shipped: {model: its run}.
     """
     blocks = {'common-settings': f'`{" ".join(f"--{key}={value}" for key, value in common.items())}`'}
     blocks['search'] = runs_table(search.values())
     for name, run in shipped.items():
-        blocks[name] = runs_table([{'varied': {}, **run}, *run['alternatives'].values()])
+        blocks[name] = runs_table([{'varied': {}, **run}])
     return blocks
 
 
@@ -98,7 +98,7 @@ def runs_table(runs):
     for run in runs:
         varied = ', '.join(f'`{key}={value}`' for key, value in run['varied'].items()) or '(none)'
         best = min(row['val'] for row in run['curve'])
-        sizes = f'{run["parameters"] / 1e6:.2f}', f'{run["epochs"]:.1f}'
+        sizes = f'{run["parameters"] / 1e6:.2f}', f'{run["epochs"]:.2f}'
         rows.append([varied, *sizes, f'{run["train"]:.4f}', f'{run["val"]:.4f}', f'{best:.4f}'])
     return markdown_table(rows)
 
