@@ -12,9 +12,9 @@ block_size = 256
 dropout = 0.0
 
 optimizer = 'muon'
-batch_size = 16
+batch_size = 8
 gradient_accumulation_steps = 1
-epochs = 6.0
+epochs = 4.0
 learning_rate = 2e-3
 min_lr = 0.0
 beta2 = 0.99
