@@ -94,19 +94,16 @@ SEARCH = {
     'adamw': {'optimizer': 'adamw'},
     'adamw-rate-6e-3': {'optimizer': 'adamw', 'learning_rate': 6e-3},
     'batch-16': {'batch_size': 16, 'max_iters': 130},  # as many tokens
-    'deep': {'n_layer': 6, 'n_embd': 240, 'n_head': 6},
-    'vocab-4096': {'dataset': 'stories-4096'},
 }
 
 
 def search_settings(corpora):
     """Train the short runs by which the settings were chosen; write results/models/search.json."""
     runs = {}
+    prepare_datasets(corpora, VOCAB_SIZE)
     for name, varied in SEARCH.items():
-        settings = {**SHORT_RUN, **varied}
-        _, hyphen, vocab_size = settings['dataset'].partition('-')
-        prepare_datasets(corpora, vocab_size or VOCAB_SIZE, suffix=hyphen + vocab_size)
-        runs[name] = {'varied': varied, **run_training(f'search-{name}', CONFIGS['tiny'], **settings)}
+        run = run_training(f'search-{name}', CONFIGS['tiny'], **(SHORT_RUN | varied))
+        runs[name] = {'varied': varied, **run}
     write_results('models/search.json', runs)
 
 
@@ -151,8 +148,9 @@ PAIRS = {'pairs': 'eval_data.json', 'questions': 'data/story_questions.json'}
 BEFORE_AND_AFTER = ('--init_from=tiny-stories', '--compare_to=tiny')
 PROMPTS = ('Once upon a time', 'The old woman opened the door and', 'The meeting began at nine, and')
 SEEDS = (1, 2)
-RATES = (1e-3, 2e-3, 4e-3)  # for a fifth of an epoch each
-EPOCHS = (0.1, 0.2, 0.4)  # at the learning rate of the shipped model
+RATES, SHORT = (1e-3, 2e-3, 4e-3), 0.1  # each for this part of an epoch
+EPOCHS = (0.1, 0.2)  # at the learning rate of the shipped model
+SWEPT = ('simple', 'heldout')  # what each run is measured on
 
 
 def measure_fine_tuning(corpora):
@@ -166,27 +164,23 @@ def measure_fine_tuning(corpora):
     texts = {name: score_text(corpora / HELDOUT[name] if name in HELDOUT else name) for name in experiment_pages.TEXTS}
     write_results('fine_tuning/texts.json', texts)
     write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
-    shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': score_splits('tiny-stories')}
-    by_rate = vary_fine_tuning((rate, 0.2) for rate in RATES)
-    by_length = vary_fine_tuning((shipped['learning_rate'], epochs) for epochs in EPOCHS)
+    shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': {name: texts[name]['model'] for name in SWEPT}}
+    by_rate = vary_fine_tuning(corpora, [(rate, SHORT) for rate in RATES])
+    by_length = vary_fine_tuning(corpora, [(shipped['learning_rate'], epochs) for epochs in EPOCHS])
     write_results('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
     draw_sweep(RESULTS / 'fine_tuning/sweep.png', by_rate.values(), [*by_length.values(), shipped])
     draw_learning_curve(RESULTS / 'fine_tuning/learning_curve.png', shipped)
 
 
-def vary_fine_tuning(variants):
-    """Fine-tune tiny with other settings, (learning rate, epochs) each; return {name: outcome}."""
+def vary_fine_tuning(corpora, variants):
+    """Fine-tune tiny with other settings, (learning rate, epochs) each; return {name: outcome, with its `texts`}."""
     runs = {}
     for rate, epochs in variants:
         name = f'rate-{rate:g}-epochs-{epochs:g}'
         run = run_training(name, CONFIGS['tiny-stories'], learning_rate=rate, epochs=epochs)
-        runs[name] = {**run, 'texts': score_splits(name)}
+        texts = {text: score_text(corpora / HELDOUT[text], OUT / name)['model'] for text in SWEPT}
+        runs[name] = {**run, 'texts': texts}
     return runs
-
-
-def score_splits(name):
-    """Return the bits per byte of a run in out-experiment on the validation parts, with intervals."""
-    return {text: score_text(text, OUT / name)['model']['bits_per_byte'] for text in ('stories', 'prose')}
 
 
 def sample_texts(name):
@@ -245,8 +239,10 @@ def make_report(corpora):
     model, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
     path = PROJECT / 'data/childrens_stories/childrens_stories.txt'
     stories = list(split_documents(read_text_chunks(path), '\n\n\n'))
-    texts = {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in PROSE + STORIES}
-    numbers, points = measure_report.compute_all(model, tokenizer, stories, texts, DRAWS, CACHED)
+    texts = [
+        {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in names} for names in (PROSE, STORIES)
+    ]
+    numbers, points = measure_report.compute_all(model, tokenizer, stories, *texts, DRAWS, CACHED)
     write_results('report/report.json', numbers)
     picture = RESULTS / 'report/temperature.png'
     run_script('visualize.py', 'temperature', '--start=The old king had a', *UNCUT, f'--save={picture}', quiet=True)

@@ -159,10 +159,10 @@ def escape_cell(text):
 
 def sweep_table(sweep):
     """Return a Markdown table of the outcome of each way to fine-tune."""
-    rows = [['learning rate', 'epochs', 'stories: bits per byte', 'prose: bits per byte', 'pairs: mean logprob']]
+    rows = [['learning rate', 'epochs', 'simple stories: bits per byte', 'fairy tales', 'pairs: mean logprob']]
     for run in sweep.values():
-        stories, prose = (f'{run["texts"][text]["value"]:.3f}' for text in ('stories', 'prose'))
+        simple, tales = (f'{run["texts"][text]["bits_per_byte"]["value"]:.3f}' for text in ('simple', 'heldout'))
         rows.append(
-            [f'{run["learning_rate"]:g}', f'{run["epochs"]:.2f}', stories, prose, f'{run["pairs"][-1]["logprob"]:.2f}']
+            [f'{run["learning_rate"]:g}', f'{run["epochs"]:.2f}', simple, tales, f'{run["pairs"][-1]["logprob"]:.2f}']
         )
     return markdown_table(rows)

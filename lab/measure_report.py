@@ -14,11 +14,11 @@ from model import logits_to_logprobs
 TOKENS_AT_MOST = 10_000  # enough for any product of probabilities to become zero
 
 
-def compute_all(model, tokenizer, stories, texts, draws, cached):
+def compute_all(model, tokenizer, stories, prose_read, stories_read, draws, cached):
     """Return the contents of report.json, and the points of its picture of lengths, [(tokens, logprob)].
 
-    stories: texts to score. texts: {name: training text}. draws: how many texts to draw for comparison with the
-    searches. cached: how many tokens to generate with and without the cache.
+    stories: texts to score. prose_read, stories_read: the training texts, {name: text}. draws: how many texts to draw
+    for comparison with the searches. cached: how many tokens to generate with and without the cache.
     """
     points = score_beginnings(model, tokenizer, stories)
     numbers = {
@@ -29,7 +29,7 @@ def compute_all(model, tokenizer, stories, texts, draws, cached):
         'search': compare_searches(model, tokenizer, 'The giant', 6, draws, seed=1),
         'attention': follow_attention(model, tokenizer, 'The king had a'),
         'cache': compare_with_cache(model, tokenizer, 'Once upon a time', cached),
-        'language': compare_texts(texts),
+        'language': compare_texts(prose_read, stories_read),
     }
     return numbers, points
 
@@ -176,14 +176,15 @@ def compare_with_cache(model, tokenizer, prompt, max_new_tokens):
     return {'tokens': max_new_tokens, 'difference': difference}
 
 
-def compare_texts(texts):
-    """Return statistics of each text, and the words that set stories and novels apart. texts: {name: text}."""
-    stories = '\n\n\n'.join(text for name, text in texts.items() if name != 'novels')
+def compare_texts(prose_read, stories_read):
+    """Return statistics of each text, and the words that set stories and prose apart: {name: text} each."""
+    prose, stories = ('\n\n\n'.join(texts.values()) for texts in (prose_read, stories_read))
     rows = {
         title: [dict(zip(('word', 'z', 'here', 'there'), row)) for row in text_statistics.keywords(here, there)]
         for title, here, there in (
-            ('more in the stories', stories, texts['novels']),
-            ('more in the novels', texts['novels'], stories),
+            ('more in the stories', stories, prose),
+            ('more in the prose', prose, stories),
         )
     }
-    return {'texts': {name: text_statistics.describe_text(text) for name, text in texts.items()}, 'keywords': rows}
+    described = {name: text_statistics.describe_text(text) for name, text in (prose_read | stories_read).items()}
+    return {'texts': described, 'keywords': rows}

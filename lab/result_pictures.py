@@ -62,10 +62,11 @@ def draw_sweep(path, by_rate, by_length):
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
         x = [run[key] for run in runs]
         for text, label, colour in (
-            ('stories', 'stories, validation part', BLUE),
-            ('prose', 'prose, validation part', ORANGE),
+            ('simple', 'held-out simple stories', BLUE),
+            ('heldout', 'held-out fairy tales', ORANGE),
         ):
-            values, low, high = ([run['texts'][text][name] for run in runs] for name in ('value', 'low', 'high'))
+            found = [run['texts'][text]['bits_per_byte'] for run in runs]
+            values, low, high = ([interval[name] for interval in found] for name in ('value', 'low', 'high'))
             errors = [
                 [value - end for value, end in zip(values, low)],
                 [end - value for value, end in zip(values, high)],

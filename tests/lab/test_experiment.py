@@ -19,7 +19,7 @@ from lab import experiment
 
 experiment.VOCAB_SIZE = 300
 experiment.SHORT_RUN |= {'max_iters': 20, 'warmup_iters': 2, 'eval_interval': 10, 'eval_iters': 2}
-experiment.SEARCH = {'base': {}, 'small': {'n_embd': 8}, 'vocab': {'dataset': 'stories-280'}}
+experiment.SEARCH = {'base': {}, 'small': {'n_embd': 8}}
 experiment.RATES, experiment.EPOCHS, experiment.SEEDS = (1e-3,), (0.5,), (1,)
 experiment.PROMPTS = experiment.PROMPTS[:1]
 experiment.DRAWS, experiment.CACHED = 20, 20
@@ -138,7 +138,7 @@ def test_models_are_shipped_with_their_numbers(done):
         assert run['data']['texts']['novels.txt']['bytes'] == (folder / 'corpora/novels.txt').stat().st_size
         page = (folder / 'results/models/README.md').read_text()
     assert page.count('| (none) |') == 3
-    assert '| `n_embd=8` |' in page and '| `dataset=stories-280` |' in page
+    assert '| `n_embd=8` |' in page
     assert find_disagreements(folder / 'results/models/README.md', all_sourced=False) == []
 
 
@@ -155,8 +155,8 @@ def test_the_effect_of_fine_tuning_is_on_its_page(done):
     assert questions['multiple_choice']['questions'] == 80
     assert f'{texts["heldout"]["model"]["bits_per_byte"]["value"]:.3f} [' in page
     assert f'{summary["comparison"]["rose"]} likelier' in page
-    assert set(sweep) == {'rate-0.001-epochs-0.2', 'rate-0.01-epochs-0.5', 'as shipped'}
-    assert all(set(run['texts']) == {'stories', 'prose'} and run['pairs'] for run in sweep.values())
+    assert set(sweep) == {'rate-0.001-epochs-0.1', 'rate-0.01-epochs-0.5', 'as shipped'}
+    assert all(set(run['texts']) == {'simple', 'heldout'} and run['pairs'] for run in sweep.values())
     for name in ('sweep.png', 'learning_curve.png', 'pairs/before_after.png'):
         assert (folder / 'results/fine_tuning' / name).stat().st_size > 5000
     assert find_disagreements(folder / 'results/fine_tuning/README.md', all_sourced=False) == []
