@@ -186,7 +186,7 @@ def test_a_relative_path_means_where_one_stands_or_else_the_project(config, tmp_
     config('size = 5\n', 'mine.py')
     monkeypatch.chdir(tmp_path)
     assert_changed(read('mine.py'), size=5)
-    assert configurator.read(train.Settings, ['config/train_tiny.py']).dataset == 'novels'
+    assert configurator.read(train.Settings, ['config/train_tiny.py']).dataset == 'prose'
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
