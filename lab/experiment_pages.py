@@ -40,8 +40,10 @@ SESSION = re.compile(  # a block with one command and its output
 
 def pages_with_numbers():
     """Return the paths of the pages whose numbers have sources."""
-    found = [Path('README.md'), RESULTS / 'REPORT.md', RESULTS / 'models/README.md', RESULTS / 'fine_tuning/README.md']
-    return found + sorted(Path('models').glob('*/README.md')) + sorted(Path('docs').glob('*.md'))
+    folders = [
+        path for pattern in ('results/*/README.md', 'models/*/README.md', 'docs/*.md') for path in Path().glob(pattern)
+    ]
+    return [Path('README.md'), RESULTS / 'REPORT.md', *sorted(folders)]
 
 
 def fill_blocks(page, blocks):
