@@ -24,6 +24,7 @@ import torch
 import configurator
 from common.errors import UserError
 from common.files import PROJECT, file_sha256
+from common.json_files import read_json
 from common.text_files import read_text_chunks
 from lab import experiment_pages, measure_report
 from lab.experiment_runs import (
@@ -90,10 +91,7 @@ SHORT_RUN = {
 }
 SEARCH = {
     'base': {},
-    'rate-6e-3': {'learning_rate': 6e-3},
     'adamw': {'optimizer': 'adamw'},
-    'adamw-rate-6e-3': {'optimizer': 'adamw', 'learning_rate': 6e-3},
-    'batch-16': {'batch_size': 16, 'max_iters': 130},  # as many tokens
 }
 
 
@@ -144,7 +142,7 @@ def describe_data(corpora):
 
 # The effect of fine-tuning ------------------------------------------------------------------------------------------
 
-PAIRS = {'pairs': 'eval_data.json', 'questions': 'data/story_questions.json'}
+PAIRS = {RESULTS / 'fine_tuning/pairs': 'eval_data.json', OUT / 'questions': 'data/story_questions.json'}
 BEFORE_AND_AFTER = ('--init_from=tiny-stories', '--compare_to=tiny')
 PROMPTS = ('Once upon a time', 'The old woman opened the door and', 'The meeting began at nine, and')
 SEEDS = (1, 2)
@@ -156,11 +154,11 @@ SWEPT = ('simple', 'heldout')  # what each run is measured on
 def measure_fine_tuning(corpora):
     """Score pairs and texts with both models, sample from both, vary the fine-tuning: results/fine_tuning."""
     prepare_datasets(corpora, VOCAB_SIZE)
-    for name, file in PAIRS.items():
-        folder = RESULTS / 'fine_tuning' / name
+    for folder, file in PAIRS.items():
         shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
         run_script('eval.py', *BEFORE_AND_AFTER, f'--eval_data={file}', f'--save={folder}')
     write_results('fine_tuning/kinds.json', compare_kinds())
+    write_results('fine_tuning/questions.json', read_json(OUT / 'questions/summary.json')['multiple_choice'])
     texts = {name: score_text(corpora / HELDOUT[name] if name in HELDOUT else name) for name in experiment_pages.TEXTS}
     write_results('fine_tuning/texts.json', texts)
     write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})

@@ -12,6 +12,11 @@ from lm.scoring import score
 
 STORY = 'Once upon a time there was a king who had three daughters, and the youngest was the fairest of them all.'
 
+SIMPLE = (
+    'Once upon a time there was a little girl named Mia. She had a red ball. One day the ball rolled into the garden. '
+    'Mia was very sad. Her mom said, "Do not cry. I will help you find your ball."'
+)
+
 
 @pytest.mark.parametrize('name', ['tiny', 'tiny-stories'])
 def test_a_shipped_model_is_small_and_transformers_computes_the_same(name):
@@ -38,7 +43,7 @@ def test_stories_made_the_model_expect_stories():
         prompt, response = tokenizer.encode_pair('', text)
         return -score(model, [prompt], [response])[0].sum().item() / math.log(2) / len(text.encode())
 
-    assert bits_per_byte('tiny-stories', STORY) < 1.5 < bits_per_byte('tiny', STORY)
+    assert bits_per_byte('tiny-stories', SIMPLE) < 1 < bits_per_byte('tiny', SIMPLE)
 
 
 @pytest.mark.slow

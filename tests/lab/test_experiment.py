@@ -151,8 +151,8 @@ def test_the_effect_of_fine_tuning_is_on_its_page(done):
     page = (folder / 'results/fine_tuning/README.md').read_text()
     for name, file in (('heldout', 'fairytales_heldout.txt'), ('simple', 'tinystories_heldout.txt')):
         assert texts[name]['bytes'] == (folder / 'corpora' / file).stat().st_size
-    questions = json.loads((folder / 'results/fine_tuning/questions/summary.json').read_text())
-    assert questions['multiple_choice']['questions'] == 80
+    questions = json.loads((folder / 'results/fine_tuning/questions.json').read_text())
+    assert questions['questions'] == 80
     assert f'{texts["heldout"]["model"]["bits_per_byte"]["value"]:.3f} [' in page
     assert f'{summary["comparison"]["rose"]} likelier' in page
     assert set(sweep) == {'rate-0.001-epochs-0.1', 'rate-0.01-epochs-0.5', 'as shipped'}

@@ -183,13 +183,17 @@ def test_int8_changes_the_logprobs_of_real_text_little():
 
 
 @needs_int8
-def test_int8_steps_and_scores_agree():
-    model, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
+def test_int8_steps_and_scores_are_equally_near_to_float32():
+    exact, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
+    model, _, _ = checkpoint.load_model('tiny-stories', device='cpu')
     fast.pack(model, 'int8')
-    prompt, response = tokenizer.encode_pair('Once upon a time there was', ' a king who had a golden apple')
+    ids = tokenizer.encode(TEXT)[:120]
+    prompt, response = ids[:20], ids[20:]
+    exact = score(exact, [prompt], [response])[0]
     steps = [step.sampler_logprob.item() for step in model.steps(torch.tensor([prompt]), fixed_response=response)]
     scored = score(model, [prompt], [response])[0]
-    assert torch.allclose(torch.tensor(steps, dtype=torch.float64), scored, atol=0.15)  # rounded in other places
+    for rounded in (torch.tensor(steps, dtype=torch.float64), scored):  # rounded in other places
+        assert (rounded - exact).abs().mean() < (0.08 if matrices.Int8Matrix.seven_bits else 0.04)
 
 
 def test_what_cannot_be_quantized_is_refused():
