@@ -31,7 +31,7 @@ TEXTS = {
 KINDS = {'plain': 'plain prose (control)'}
 BLOCK = re.compile(r'(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)', re.DOTALL)
 SESSION = re.compile(  # a block with one command and its output
-    r'^```text\n\$ python (?P<command>(?:sample|visualize)\.py [^\n]+)\n(?:(?!\$ |```)[^\n]*\n)*```$', re.MULTILINE
+    r'^```text\n\$ python (?P<command>(?:sample|visualize)\.py(?: [^\n]+)?)\n(?:(?!\$ |```)[^\n]*\n)*```$', re.MULTILINE
 )
 
 
