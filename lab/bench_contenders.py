@@ -20,6 +20,7 @@ from common.files import PROJECT
 from lm import checkpoint, fast
 from lm.hardware import autocast, peak_memory_mib, training_dtypes
 from lm.scoring import score_pairs
+from lm.tuning import MANY_ROWS
 from training.lean_loss import LeanLoss
 from training.precision import measure_dtypes
 
@@ -47,9 +48,10 @@ class Task:
         return checkpoint.load_model(self.folder)[1].encode_prompt(self.prompt)
 
 
-def load_ours(task, dtype=None, quantize=None):
-    """Return this project's model, packed as sample.py and eval.py use it."""
-    return fast.pack(checkpoint.load_model(task.folder, device='cpu', dtype=dtype)[0], quantize)
+def load_ours(task, dtype=None, quantize=None, rows=1):
+    """Return this project's model, packed as sample.py and eval.py use it for so many rows."""
+    model, _, _ = checkpoint.load_model(task.folder, device='cpu', dtype=dtype, to_pack=True)
+    return fast.pack(model, quantize, rows)
 
 
 def load_transformers(task, dtype):
@@ -77,7 +79,7 @@ def load_ctranslate2(task, compute_type):
 
 def generate_ours(task, dtype=None, quantize=None):
     """Generate task.rows texts with this project, in one batch."""
-    model, idx = load_ours(task, dtype, quantize), torch.tensor([task.prompt_ids] * task.rows)
+    model, idx = load_ours(task, dtype, quantize, task.rows), torch.tensor([task.prompt_ids] * task.rows)
     return lambda: model.generate(idx, task.new_tokens, temperature=0.8, top_k=200, seed=1)
 
 
@@ -122,7 +124,7 @@ def generate_ctranslate2(task, compute_type):
 
 def score_ours(task, dtype=None, quantize=None):
     """Score the pairs with this project."""
-    model, pairs = load_ours(task, dtype, quantize), [pair[:2] for pair in task.pairs]
+    model, pairs = load_ours(task, dtype, quantize, MANY_ROWS), [pair[:2] for pair in task.pairs]
     return lambda: list(score_pairs(model, pairs))
 
 
@@ -213,14 +215,16 @@ def train_plain(task):
     return repeat_step(step)
 
 
-def train_transformers(task):
-    """Train transformers' model in the plain way."""
+def train_transformers(task, dtype=torch.float32):
+    """Train transformers' model in the plain way, with bfloat16 under autocast."""
     model = load_transformers(task, torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     x = torch.randint(50257, TRAIN_BATCH)
 
     def step():
-        model(x, labels=x).loss.backward()
+        with autocast(torch.device('cpu'), dtype):
+            loss = model(x, labels=x).loss
+        loss.backward()
         finish_step(model, optimizer)
 
     return repeat_step(step)
@@ -344,6 +348,7 @@ CONTENDERS = {
         'train.py': (train_ours, {}),
         'plain float32': (train_plain, {}),
         'transformers float32': (train_transformers, {}),
+        'transformers bfloat16': (train_transformers, {'dtype': torch.bfloat16}),
     },
     'start': {
         'sample.py': (start_ours, {}),
