@@ -24,6 +24,7 @@ except ImportError as error:
 import lm
 from common.errors import UserError, on_one_line
 from lm.scoring import cut_text, score_pairs, segment_ends
+from lm.tuning import MANY_ROWS
 
 
 @register_model('nanogpt-probs')
@@ -45,7 +46,7 @@ class NanoGPTProbs(LM):
         super().__init__()
         if str(device).startswith('cuda') and not torch.cuda.is_available():
             device = None  # cuda is the harness's default even if there is none
-        self.model, self.tokenizer = lm.load(init_from, out_dir, device, dtype, quantize, add_bos_token)
+        self.model, self.tokenizer = lm.load(init_from, out_dir, device, dtype, quantize, add_bos_token, rows=MANY_ROWS)
         if self.tokenizer.start is None:
             raise UserError(f'the tokenizer of {init_from} has no <|endoftext|>, with which the harness starts texts')
 

@@ -75,6 +75,7 @@ def load_model(init_from, out_dir='out', device=None, dtype=None, file='ckpt.pt'
         tokenizer = give_roles(GPT2Tokenizer(), path if is_folder else path.parent)
     if tokenizer is not None:
         _fit_vocabularies(model, tokenizer, path, is_folder)
+    model.is_as_in_file = to_pack and isinstance(model, GPT) and is_folder and adapted_model(path) is None
     return model.to(device=device, dtype=dtype).eval(), tokenizer, checkpoint
 
 

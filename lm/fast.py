@@ -47,7 +47,11 @@ def pack(model, quantize=None, rows=1, measure_again=False):
     blocks = model.transformer.h
     for layer, block in enumerate(blocks):  # one at a time, so that two whole models are never in memory
         blocks[layer] = PackedBlock(block, model.gelu, matrix)
-        forget_matrices(block, matrix)
+        if getattr(model, 'is_as_in_file', False) and matrix not in (
+            PlainMatrix,
+            TransposedMatrix,
+        ):  # these copy nothing
+            page_out([module.weight for module in block.modules() if type(module) is nn.Linear])
     model.lm_head = PackedLinear(model.lm_head, matrix)
     return model
 
@@ -58,19 +62,11 @@ def pack_network(model, matrix):
 
     # One at a time, so that two whole models are never in memory; whole layers before what is in them.
     for name in [name for name, module in model.named_modules() if is_known(module)]:
-        layer = model.get_submodule(name)
-        model.set_submodule(name, PackedDecoderLayer(layer, matrix))
-        forget_matrices(layer, matrix)
+        model.set_submodule(name, PackedDecoderLayer(model.get_submodule(name), matrix))
     linears = [name for name, module in model.named_modules() if type(module) is nn.Linear]  # subclasses do more
     for name in linears:
         model.set_submodule(name, PackedLinear(model.get_submodule(name), matrix))
     return model
-
-
-def forget_matrices(layer, matrix):
-    """Give back the memory of a layer's matrices after they were copied into another form."""
-    if matrix not in (PlainMatrix, TransposedMatrix):
-        page_out([module.weight for module in layer.modules() if type(module) is nn.Linear])
 
 
 class PackedBlock(nn.Module):
@@ -87,7 +83,7 @@ class PackedBlock(nn.Module):
         B, T, C = x.shape
         rows, enough = B * T, self.c_attn.enough_rows
         padded = rows < enough or rows > 32
-        x = in_rows(x, enough) if padded else x.view(rows, C)  # (R, C) with R >= B * T
+        x = in_rows(x, enough) if padded else x.reshape(rows, C)  # (R, C) with R >= B * T
         qkv = self.c_attn(self.ln_1(x))[:rows].view(B, T, 3 * C)
         y = attend(qkv, self.n_head, cache, layer)  # (B, T, C)
         x = self.attn_proj(in_rows(y, enough) if padded else y.view(rows, C), add_to=x)

@@ -3,6 +3,8 @@
 safetensors maps a file: the system reads each part of it when it is first used. Once a weight has been stored in
 another way (matrices.py), its part of the file is not needed any more, but stays in memory as long as the file is
 mapped. So the whole model would be in memory twice. On Linux the system can be told; elsewhere nothing is done.
+
+What is given back is read from the file again when it is used again. So the weights must still be as in the file.
 """
 
 import bisect
@@ -11,17 +13,22 @@ import mmap
 import sys
 
 AT_A_TIME = 2**26  # bytes after which `page_out_read` acts
-PAGE_OUT = 21  # MADV_PAGEOUT of Linux 5.4: unlike MADV_DONTNEED, it never loses anything
+DONT_NEED = 4  # MADV_DONTNEED of Linux: the file stays in the system's own cache, for the next program that loads it
 
 
 def page_out(tensors):
-    """Give back the memory of those tensors that lie in a mapped file; they can still be read, from the file."""
+    """Give back the memory of those tensors that lie in a mapped file, and what the C library holds but does not use.
+
+    tensors: as they are in the file. They can still be read.
+    """
     if not sys.platform.startswith('linux'):
         return
     try:
-        advise, mapped = ctypes.CDLL(None).madvise, _mapped_files()
-    except (AttributeError, OSError, ValueError):
+        library = ctypes.CDLL(None)
+        advise, trim, mapped = library.madvise, library.malloc_trim, _mapped_files()
+    except (AttributeError, OSError, ValueError):  # another C library than glibc
         return
+    trim(0)
     for tensor in tensors:
         start, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
         place = bisect.bisect(mapped, (start, sys.maxsize)) - 1
@@ -30,7 +37,7 @@ def page_out(tensors):
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages: others share the first and the last
         last = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first:
-            advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), PAGE_OUT)
+            advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), DONT_NEED)
 
 
 def page_out_read(tensors):

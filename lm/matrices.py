@@ -121,7 +121,9 @@ class Int8Matrix(nn.Module):
     enough_rows = 1
     engine = 'fbgemm'  # of torch: which library multiplies
     # Without VNNI instructions, products of 8 by 8 bits are added in 16 bits and overflow; 7 by 8 bits do not.
-    seven_bits = not any(torch.cpu.get_capabilities().get(name) for name in ('avx512_vnni', 'avx_vnni'))
+    seven_bits = 'fbgemm' in torch.backends.quantized.supported_engines and not any(
+        torch.cpu.get_capabilities().get(name) for name in ('avx512_vnni', 'avx_vnni')
+    )
 
     def __init__(self, linear):
         super().__init__()

@@ -44,6 +44,9 @@ class Pace:
 
     def run(self, compute, idx, cache=None):
         """Return compute(idx, cache): a pass over (B, T) ids, with as many threads as seems best."""
+        if torch.get_num_threads() != self.threads:  # somebody else has chosen
+            self._most = self.threads = self._choice = torch.get_num_threads()
+            self._trials = {}
         if self._most == 1:
             return compute(idx, cache)
         if idx.numel() > FEW:

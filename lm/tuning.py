@@ -104,9 +104,9 @@ def measure_ways(ways, shapes, dtype, rows):
     CPU's cache because it was used just before, if they are too large to stay there.
     """
     part = min(1.0, WEIGHTS / sum(outputs * inputs for outputs, inputs, _ in shapes))
-    linears = [nn.Linear(inputs, max(1, int(outputs * part)), bias, dtype=dtype) for outputs, inputs, bias in shapes]
     seconds = {name: [] for name in ways}
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        linears = [nn.Linear(size, max(1, int(outputs * part)), bias, dtype=dtype) for outputs, size, bias in shapes]
         made = {name: [way(linear) for linear in linears] for name, way in ways.items()}
         enough = {name: max(rows, way.enough_rows) for name, way in ways.items()}
         inputs = {name: [torch.randn(enough[name], size, dtype=dtype) for _, size, _ in shapes] for name in ways}

@@ -86,6 +86,15 @@ def test_with_one_thread_there_is_nothing_to_choose():
     assert set(generate(pace, machine, 50)) == {1}
 
 
+def test_the_number_of_threads_that_a_person_chose_is_the_most():
+    machine = Machine()
+    pace = Pace(lambda: machine.now, lambda: machine.losses)
+    generate(pace, machine, 20)
+    torch.set_num_threads(1)
+    machine.busy = True
+    assert set(generate(pace, machine, 500)) == {1}
+
+
 def test_a_model_computes_the_same_at_any_pace():
     model, paced = random_gpt(), random_gpt()
     machine = Machine()

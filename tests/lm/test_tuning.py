@@ -114,6 +114,16 @@ def test_a_damaged_or_foreign_entry_is_measured_anew(cache, damage):
     assert tuning.choose_matrix(linear_layers()).remembered
 
 
+def test_measuring_draws_no_random_numbers():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    layers = linear_layers()
+    torch.manual_seed(3)
+    tuning.choose_matrix(layers)
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('NANOGPT_PROBS_CACHE', str(tmp_path / 'file'))
