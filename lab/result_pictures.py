@@ -56,7 +56,7 @@ def draw_sweep(path, by_rate, by_length):
     """
     figure, panels = new_panels(4, 10, 6.4, rows=2)
     columns = (
-        (list(by_rate), 'learning_rate', 'peak learning rate, a fifth of an epoch'),
+        (list(by_rate), 'learning_rate', 'peak learning rate, a tenth of an epoch'),
         (list(by_length), 'epochs', 'epochs'),
     )
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
