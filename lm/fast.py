@@ -27,7 +27,7 @@ def pack(model, quantize=None, rows=1, measure_again=False):
     Linear layers.
 
     quantize: None, or 'int8'. rows: how many tokens will mostly be computed at a time: 1 for a text that is generated,
-    many for texts that are scored. measure_again: do not trust what was measured before.
+    many for texts that are scored. measure_again: measure how matrices are multiplied fastest here, and remember it.
     Returns the model, unchanged on a GPU; its `tuning` is the Choice that was made, or None.
     Raises UserError if int8 is not supported here.
     """

@@ -63,7 +63,7 @@ class SamplingSettings(ModelSettings):
     plot_steps: int = 20  # how many steps to draw
     plot_dir: str = 'results'  # charts go into a new folder in here
     quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
-    tune: str = 'once'  # the fastest way to multiply is measured at a model's first load; again: measure anew
+    tune: str = 'once'  # again: measure which way to multiply is the fastest here, and remember it
     verbose: bool = False  # print what was measured, and chosen
     compile: bool = False  # torch.compile the model: a slower start, then faster
     html: bool = False  # write one page with every step, to explore in a browser, instead of show_probs' charts

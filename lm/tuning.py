@@ -1,4 +1,4 @@
-"""Which way to store and multiply matrices is the fastest here: measured at a model's first load, then remembered.
+"""Which way to store and multiply matrices is the fastest here: measured when asked to, then remembered.
 
 No way is the fastest everywhere: what wins on one CPU is slowest on another, and one row wants another way than many.
 So the matrices of one layer are multiplied in each of them, for a fraction of a second. The outcome is kept in the
@@ -67,7 +67,8 @@ class Choice:
 def choose_matrix(linears, quantize=None, rows=1, again=False):
     """Return the Choice for a model. linears: the Linear layers of one of its layers.
 
-    quantize: None or 'int8'. rows: how many a product will mostly have. again: measure, though it was measured before.
+    quantize: None or 'int8'. rows: how many a product will mostly have. again: measure, and remember the outcome.
+    Without a measurement matrices are packed, if they can be.
     """
     weight = linears[0].weight
     ways = ways_to_multiply(weight, quantize)
@@ -76,8 +77,10 @@ def choose_matrix(linears, quantize=None, rows=1, again=False):
     rows = rows if rows < FEW_ROWS else MANY_ROWS
     shapes = [(linear.out_features, linear.in_features, linear.bias is not None) for linear in linears]
     key = describe_case(shapes, weight.dtype, quantize, rows)
-    if not again and (known := read_choice(key, ways)):
-        return known
+    if not again:
+        # In fours, rows are rounded alike in batches of any size.
+        usual = 'packed in fours' if rows > 1 and 'packed in fours' in ways else next(iter(ways))
+        return read_choice(key, ways) or Choice(usual)
     milliseconds = measure_ways(ways, shapes, weight.dtype, rows)
     choice = Choice(min(milliseconds, key=milliseconds.get), milliseconds)
     remember_choice(key, choice)

@@ -36,8 +36,10 @@ def test_two_processes_give_the_same_rows(here):
     pairs = list(zip(rows_in(here / 'alone'), rows_in(here / 'shared'), strict=True))
     assert [one['index'] for one, _ in pairs] == list(range(1100))
     for one, other in pairs:
-        for key in ('index', 'prompt', 'response', 'pieces', 'token_ranks'):
+        for key in ('index', 'prompt', 'response', 'pieces'):
             assert one[key] == other[key]
+        # Other batches round differently: far down, two tokens that are equally likely may change places.
+        assert one['token_ranks'] == pytest.approx(other['token_ranks'], rel=0.002)
         for a, b in ((one, other), (one['before'], other['before'])):
             assert a['token_logprobs'] == pytest.approx(b['token_logprobs'], abs=1e-5)
             assert a['logprob'] == pytest.approx(b['logprob'], abs=1e-5, rel=1e-6)

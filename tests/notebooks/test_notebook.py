@@ -90,7 +90,7 @@ def test_from_top_to_bottom(project, someone):
         assert len(pictures_of(cell)) == 1
     was, now = re.findall(r'perplexity per token │ +([\d.]+) .*? │ +([\d.]+)', said[7])[0]
     assert was == before
-    assert float(now) < 0.8 * float(was)
+    assert float(now) < 0.98 * float(was)  # `tiny` knows such stories well before
     assert said[8].count('The cat') == 2 and said[8].index('before:') < said[8].index('after:')
     (page,) = [output['data']['text/html'] for output in done[8].outputs if 'text/html' in output.get('data', {})]
     assert '&lt;html' in page and 'The cat' in page
