@@ -49,7 +49,7 @@ class Task:
 
 
 def load_ours(task, dtype=None, quantize=None, rows=1):
-    """Return this project's model, packed as sample.py and eval.py use it for so many rows."""
+    """Return this project's model, packed for this number of rows, as in sample.py and eval.py."""
     model, _, _ = checkpoint.load_model(task.folder, device='cpu', dtype=dtype, to_pack=True)
     return fast.pack(model, quantize, rows)
 

@@ -52,9 +52,10 @@ class Pace:
         if idx.numel() > FEW:
             before = self.threads
             self._use(self._most)
-            result = compute(idx, cache)
-            self._use(before)
-            return result
+            try:
+                return compute(idx, cache)
+            finally:
+                self._use(before)
         begin = self._clock()
         if not self._trials and self._is_time_for_trial(begin):
             self._try(self._most)
