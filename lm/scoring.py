@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from lm.alternatives import TokenRecord, entropy, rank_tokens, record_tokens
+from lm.alternatives import ALTERNATIVES, TokenRecord, entropy, rank_tokens, record_tokens
 from model import Cache, LanguageModel, logits_to_logprobs
 
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of the prompt, ids of the response
@@ -50,6 +50,7 @@ class Wanted(NamedTuple):
     temperature: float
     n_records: dict[int, int]
     boundary_ids: Int64[Tensor, ' n'] | None
+    n_alternatives: int = ALTERNATIVES  # in each TokenRecord
 
 
 class Row(NamedTuple):
@@ -188,7 +189,7 @@ def score_batch(
     recorded = [row.offset + n < wanted.n_records.get(row.pair, 0) for row in rows for n in range(len(row.targets))]
     recorded = torch.tensor(recorded, device=model.device)  # (N,), whether to make a TokenRecord
     parts = zip(x.split(OUTPUT_POSITIONS), targets.split(OUTPUT_POSITIONS), recorded.split(OUTPUT_POSITIONS))
-    *columns, records = zip(*(score_positions(model, *part, wanted.temperature, wanted.boundary_ids) for part in parts))
+    *columns, records = zip(*(score_positions(model, *part, wanted) for part in parts))
     # Each column holds one field of Score for all N positions, cut into parts: join them, and give each row its values.
     for name, column in zip(Score._fields, columns):
         for row, values in zip(rows, torch.cat(column).cpu().split(sizes), strict=True):
@@ -204,8 +205,7 @@ def score_positions(
     x: Float[Tensor, 'N C'],
     targets: Int[Tensor, ' N'],
     recorded: Bool[Tensor, ' N'],
-    temperature=1.0,
-    boundary_ids: Int64[Tensor, ' n'] | None = None,
+    wanted: Wanted,
 ):
     """Return the fields of a Score, in order, for N hidden states and the ids that follow them: (N,) each."""
     logits = model.logits(x)  # (N, V)
@@ -213,13 +213,15 @@ def score_positions(
     model_logprobs = logprobs.gather(-1, targets[:, None])[:, 0]  # (N,)
     top_logprobs = logprobs.amax(-1)  # (N,)
     entropies = boundary_logprobs = torch.full_like(top_logprobs, torch.nan)
-    if boundary_ids is not None:
-        entropies, boundary_logprobs = entropy(logprobs), logprobs[:, boundary_ids].logsumexp(-1)
+    if wanted.boundary_ids is not None:
+        entropies, boundary_logprobs = entropy(logprobs), logprobs[:, wanted.boundary_ids].logsumexp(-1)
     sampler_logprobs = model_logprobs
-    if temperature != 1:
-        sampler_logprobs = logits_to_logprobs(logits, temperature).gather(-1, targets[:, None])[:, 0]
+    if wanted.temperature != 1:
+        sampler_logprobs = logits_to_logprobs(logits, wanted.temperature).gather(-1, targets[:, None])[:, 0]
     ranks = rank_tokens(logits, targets, scratch=logprobs)  # (N,); overwrites logprobs
-    records = record_tokens(logits[recorded], targets[recorded], temperature) if recorded.any() else []
+    records = []
+    if recorded.any():
+        records = record_tokens(logits[recorded], targets[recorded], wanted.temperature, count=wanted.n_alternatives)
     return model_logprobs, sampler_logprobs, ranks, top_logprobs, entropies, boundary_logprobs, records
 
 

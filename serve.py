@@ -1,0 +1,99 @@
+"""A page to explore what a model could have said, and an endpoint as OpenAI's that tells its probabilities.
+
+    python serve.py                                              the story model, and its page in the browser
+    python serve.py --init_from=tiny-stories --compare_to=tiny   two models side by side
+    python serve.py --open=False --port=9000                     the endpoint only: http://127.0.0.1:9000/v1
+
+`python serve.py --help` lists every setting. Ctrl-C ends it.
+"""
+
+if __name__ == '__main__':
+    from common.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
+
+import socket
+import threading
+import webbrowser
+from dataclasses import dataclass, replace
+
+import uvicorn
+
+import configurator
+from common.errors import UserError
+from lm.settings import ModelSettings, choose_model, load_chosen_model, model_name, optimise_for_inference
+from server.app import make_app
+from server.engine import Engine, NamedModel
+from server.security import is_loopback, make_token
+
+
+@dataclass
+class Settings(ModelSettings):
+    """A page to explore what a model could have said, and an endpoint as OpenAI's that tells its probabilities."""
+
+    compare_to: str | None = None  # a second model, to see side by side with the first
+    host: str = '127.0.0.1'  # the address to listen on; another than this machine's own needs the token in the address
+    port: int = 8000  # 0 takes any that is free
+    open: bool = True  # open the page in a browser
+    allow_origin: str | None = None  # pages of another site that may ask: https://example.org
+    quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
+    tune: str = 'once'  # again: measure which way to multiply is the fastest here, and remember it
+    verbose: bool = False  # print what was measured, and chosen
+    compile: bool = False  # torch.compile the model: a slower start, then faster
+
+
+def main(settings):
+    """Load the models, and answer requests until Ctrl-C."""
+    settings = check_settings(settings)
+    listener = listen(settings)  # first, since it takes no time to fail
+    token = None if is_loopback(settings.host) else make_token()
+    engine = Engine([load_served_model(one) for one in settings_of_models(settings)])
+    app = make_app(engine, settings, token)
+    config = uvicorn.Config(app, log_level='critical', access_log=False, timeout_graceful_shutdown=1)
+    address = address_of(listener, settings.host, token)
+    print(f'{address}  (Ctrl-C ends it)', flush=True)
+    if settings.open:
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    uvicorn.Server(config).run([listener])
+
+
+def check_settings(settings):
+    """Return the settings with the model filled in; raise UserError for invalid values."""
+    if not 0 <= settings.port <= 65535:
+        raise UserError(f'--port={settings.port}: it must be between 0 and 65535')
+    return choose_model(settings)
+
+
+def settings_of_models(settings):
+    """Return the settings of each model that is served."""
+    if settings.compare_to is None:
+        return [settings]
+    return [settings, choose_model(replace(settings, init_from=settings.compare_to, out_dir=None))]
+
+
+def load_served_model(settings):
+    """Return the NamedModel of some settings."""
+    model, tokenizer = load_chosen_model(settings, to_pack=not settings.compile)
+    return NamedModel(model_name(settings), optimise_for_inference(model, settings), tokenizer, settings)
+
+
+def listen(settings):
+    """Return a socket that listens on the host and port of the settings; raise UserError if that is not possible."""
+    try:
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f'cannot listen on --host={settings.host} --port={settings.port}: {reason}; --port=0 takes any free port'
+        ) from error
+
+
+def address_of(listener, host, token):
+    """Return the address to open in a browser."""
+    name = f'[{host}]' if ':' in host else socket.gethostname() if host == '0.0.0.0' else host
+    return f'http://{name}:{listener.getsockname()[1]}/' + (f'?token={token}' if token else '')
+
+
+if __name__ == '__main__':
+    configurator.run(main, Settings)

@@ -1,0 +1,284 @@
+"""One thread owns the models and computes; everybody else waits for it in a bounded queue.
+
+Two kinds of work come to it. Texts to score are cut into rows, and each batch takes rows of all requests that wait, in
+turn. A job is a generator that yields between two passes of a model: it generates, or searches. The thread computes one
+batch of rows, then goes on with each job until it yields, and so on. So nobody waits for somebody else's long text.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from lm.alternatives import ALTERNATIVES
+from lm.chat import Chat
+from lm.scoring import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Wanted, batches, empty_score, score_batch, split_pair
+from lm.settings import ModelSettings
+from lm.tokenizer_base import Tokenizer
+from model import LanguageModel
+
+END = object()  # what comes after the last thing that a job yields
+
+
+class NamedModel(NamedTuple):
+    """A model that is served."""
+
+    name: str
+    model: LanguageModel
+    tokenizer: Tokenizer
+    settings: ModelSettings
+    chat: Chat | None = None  # its chat template, if it has one
+
+
+@dataclass
+class Limits:
+    """How much may wait, and for how long."""
+
+    jobs: int = 128  # at a time
+    waiting_tokens: int = 400_000  # that are to be scored, of all requests together
+    unread: int = 16  # how many things a job yields before it waits for its client to read
+    patience: float = 60.0  # seconds after which such a job ends
+
+
+class BusyError(Exception):
+    """More work than the engine takes on at a time, or it is closing."""
+
+
+class Scoring:
+    """Texts that wait to be scored, as rows: each predicts tokens of one of them."""
+
+    def __init__(self, model, pairs, count):
+        """pairs: (prompt ids, response ids). count: of alternatives in each TokenRecord."""
+        for prompt, response in pairs:
+            model.check_ids([*prompt, *response], 'the text')
+            if not prompt:
+                raise ValueError('nothing comes before the first token: it has no probability')
+        self.model, self.count = model, count
+        split = (
+            split_pair(n, list(prompt), list(response), model.block_size) for n, (prompt, response) in enumerate(pairs)
+        )
+        self.rows = deque(itertools.chain.from_iterable(split))
+        self.tokens = sum(len(row.inputs) for row in self.rows)  # that are still to be computed
+        self.scores = [empty_score(len(response)) for _, response in pairs]
+        self.done = Future()  # of the list of Scores
+
+
+class Job:
+    """A generator that the worker runs, and what it yielded that has not been read."""
+
+    def __init__(self, generator, loop):
+        self.generator, self.queue, self._loop = generator, asyncio.Queue(), loop
+        self.unread = 0
+        self.is_wanted = True  # whether anybody still reads
+        self.read_last = time.monotonic()
+
+    def deliver(self, item):
+        """Give the reader what the generator yielded; called in the worker's thread."""
+        with contextlib.suppress(RuntimeError):  # its event loop is closed
+            self._loop.call_soon_threadsafe(self.queue.put_nowait, item)
+
+
+class Failure(NamedTuple):
+    """An error that a generator raised."""
+
+    error: Exception
+
+
+class Engine:
+    """Owns the models: one worker thread computes, everybody else waits in a bounded queue."""
+
+    def __init__(self, models, limits=None):
+        """models: a list of NamedModel, the main one first."""
+        self.models, self.limits = list(models), limits or Limits()
+        self._scorings, self._jobs = deque(), []
+        self._is_closing = False
+        self._changed = threading.Condition()  # held to change what is above, notified after it
+        self._thread = threading.Thread(target=self._work, name='engine', daemon=True)
+        self._thread.start()
+
+    async def score(self, which, ids, start=1, count=ALTERNATIVES):
+        """Return the TokenRecords of ids[start:]: how likely each is after all before it, and `count` alternatives.
+
+        which: the index of the model. Beyond the context, each token sees the last block_size ids, as in `steps`.
+        Raises ValueError for unknown ids or start < 1, BusyError if too much waits already.
+        """
+        (records,) = await self.score_texts(which, [(ids[:start], ids[start:])], count)
+        return records
+
+    async def score_texts(self, which, pairs, count=ALTERNATIVES):
+        """Return the TokenRecords of each response: the same for a list of (prompt ids, response ids)."""
+        scoring = Scoring(self.models[which].model, pairs, count)
+        with self._changed:
+            waiting = sum(other.tokens for other in self._scorings)
+            if self._is_closing or (waiting and waiting + scoring.tokens > self.limits.waiting_tokens):
+                raise BusyError
+            self._scorings.append(scoring)
+            self._changed.notify()
+        scores = await asyncio.wrap_future(scoring.done)
+        return [score.records for score in scores]
+
+    def stream(self, job):
+        """Return an async iterator of what a generator yields; it runs between the passes of other work.
+
+        job: a generator that yields between two passes of a model. Closing the iterator closes it. The iterator raises
+        what it raises. Raises BusyError if there are too many jobs already.
+        """
+        job = Job(job, asyncio.get_running_loop())
+        with self._changed:
+            if self._is_closing or len(self._jobs) >= self.limits.jobs:
+                raise BusyError
+            self._jobs.append(job)
+            self._changed.notify()
+        return self._read(job)
+
+    async def _read(self, job):
+        try:
+            while (item := await job.queue.get()) is not END:
+                with self._changed:
+                    job.unread, job.read_last = job.unread - 1, time.monotonic()
+                    self._changed.notify()
+                if isinstance(item, Failure):
+                    raise item.error
+                yield item
+        finally:
+            with self._changed:
+                job.is_wanted = False
+                self._changed.notify()
+
+    def close(self):
+        """End the worker, after the pass that it computes; whoever waits gets a BusyError."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    # In the worker's thread -------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _work(self):
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._has_work, timeout=1)
+                scorings = list(self._scorings)
+                jobs = list(self._jobs)
+                if self._is_closing:
+                    break
+            self._score_batch(scorings)
+            for job in jobs:
+                self._run(job)
+        for scoring in scorings:
+            settle(scoring.done, error=BusyError())
+        for job in jobs:
+            self._end(job, Failure(BusyError()))
+
+    def _has_work(self):
+        return self._is_closing or self._scorings or any(self._is_ready(job) for job in self._jobs)
+
+    def _is_ready(self, job):
+        """Return whether a job can go on, or is to be ended."""
+        return not job.is_wanted or job.unread < self.limits.unread
+
+    def _score_batch(self, scorings):
+        """Compute a batch of rows, of the model that the first in the queue asks for."""
+        wanted = []
+        for scoring in scorings:
+            if scoring.done.cancelled():  # the client is gone
+                self._drop(scoring)
+            elif not wanted or scoring.model is wanted[0].model:
+                wanted.append(scoring)
+        if not wanted:
+            return
+        try:
+            compute_rows(take_rows(wanted))
+        except Exception as error:
+            for scoring in wanted:
+                self._drop(scoring)
+                settle(scoring.done, error=error)
+            return
+        for scoring in wanted:
+            if not scoring.rows:
+                self._drop(scoring)
+                settle(scoring.done, scoring.scores)
+        with self._changed:
+            self._scorings.rotate(-1)  # another one is the first in the next batch
+
+    def _drop(self, scoring):
+        with self._changed:
+            self._scorings.remove(scoring)
+
+    def _run(self, job):
+        """Run a job until it yields, unless it waits for its reader."""
+        if not job.is_wanted:
+            self._end(job)
+        elif job.unread >= self.limits.unread:
+            if time.monotonic() - job.read_last > self.limits.patience:
+                self._end(job)
+        else:
+            try:
+                item = next(job.generator)
+            except StopIteration:
+                self._end(job)
+            except Exception as error:
+                self._end(job, Failure(error))
+            else:
+                with self._changed:
+                    job.unread += 1
+                job.deliver(item)
+
+    def _end(self, job, *last):
+        """Close a job's generator, and tell its reader."""
+        with self._changed:
+            self._jobs.remove(job)
+        job.generator.close()
+        for item in (*last, END):
+            job.deliver(item)
+
+
+def take_rows(scorings):
+    """Return [(scoring, row)] for one pass: rows of all of them in turn, about a batch of tokens."""
+    on_cpu = scorings[0].model.device.type == 'cpu'
+    left = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
+    taken, turns = [], deque(scoring for scoring in scorings if scoring.rows)
+    while turns and left > 0:
+        scoring = turns.popleft()
+        taken.append((scoring, scoring.rows.popleft()))
+        left -= len(taken[-1][1].inputs)
+        if scoring.rows:
+            turns.append(scoring)
+    return taken
+
+
+def compute_rows(taken):
+    """Compute rows, [(scoring, row)], and write what they say into the scores of their scorings."""
+    if not taken:
+        return
+    pairs = {}  # (its scoring, the index of a pair in there) -> the index among all
+    rows = []
+    for scoring, row in taken:
+        scoring.tokens -= len(row.inputs)
+        rows.append(row._replace(pair=pairs.setdefault((scoring, row.pair), len(pairs))))
+    scores = [scoring.scores[pair] for scoring, pair in pairs]
+    model = taken[0][0].model
+    count = max(scoring.count for scoring, _ in taken)
+    wanted = Wanted(1.0, {n: len(score.ranks) for n, score in enumerate(scores)}, None, count)
+    for batch in batches(rows, CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS):
+        score_batch(model, batch, wanted, scores)
+    for scoring, row in taken:
+        for record in scoring.scores[row.pair].records[row.offset : row.offset + len(row.targets)]:
+            del record.alternatives[scoring.count :]
+
+
+def settle(future, result=None, error=None):
+    """Set the result of a future, or its error, unless its client is gone."""
+    with contextlib.suppress(InvalidStateError):
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
