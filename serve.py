@@ -12,6 +12,7 @@ if __name__ == '__main__':
 
     exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
 
+import copy
 import socket
 import threading
 import webbrowser
@@ -21,9 +22,19 @@ import uvicorn
 
 import configurator
 from common.errors import UserError
-from lm.settings import ModelSettings, choose_model, load_chosen_model, model_name, optimise_for_inference
+from common.notes import note
+from lm.chat import find_template, start_chat
+from lm.settings import (
+    ModelSettings,
+    choose_model,
+    load_chosen_model,
+    model_folder,
+    model_name,
+    optimise_for_inference,
+)
 from server.app import make_app
 from server.engine import Engine, NamedModel
+from server.protocol import BoundedProtocol
 from server.security import is_loopback, make_token
 
 
@@ -49,12 +60,24 @@ def main(settings):
     token = None if is_loopback(settings.host) else make_token()
     engine = Engine([load_served_model(one) for one in settings_of_models(settings)])
     app = make_app(engine, settings, token)
-    config = uvicorn.Config(app, log_level='critical', access_log=False, timeout_graceful_shutdown=1)
     address = address_of(listener, settings.host, token)
     print(f'{address}  (Ctrl-C ends it)', flush=True)
     if settings.open:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    uvicorn.Server(config).run([listener])
+    uvicorn.Server(configure(app)).run([listener])
+
+
+def configure(app):
+    """Return how uvicorn serves an application: it prints nothing, and ends within a second."""
+    return uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        ws='none',
+        log_level='critical',
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
 
 
 def check_settings(settings):
@@ -74,7 +97,15 @@ def settings_of_models(settings):
 def load_served_model(settings):
     """Return the NamedModel of some settings."""
     model, tokenizer = load_chosen_model(settings, to_pack=not settings.compile)
-    return NamedModel(model_name(settings), optimise_for_inference(model, settings), tokenizer, settings)
+    chat_tokenizer, folder, name = None, model_folder(settings), model_name(settings)
+    if find_template(tokenizer, folder):
+        chat_tokenizer = copy.copy(tokenizer)
+        try:
+            start_chat(chat_tokenizer, folder, name, bos=settings.bos)
+        except UserError as error:
+            note(f'{error}; so there are no chats with it')
+            chat_tokenizer = None
+    return NamedModel(name, optimise_for_inference(model, settings), tokenizer, settings, chat_tokenizer)
 
 
 def listen(settings):

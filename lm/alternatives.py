@@ -108,6 +108,8 @@ def likeliest(logprobs: Float[Tensor, ' V'], k: int) -> list[tuple[float, int]]:
 
     Among equals the lower id comes first, as in greedy decoding; torch.topk alone promises no order.
     """
+    if k == 0:
+        return []
     least = logprobs.topk(min(k, len(logprobs))).values[-1]
     ids = ((logprobs >= least) & (logprobs > -math.inf)).nonzero()[:, 0]
     ids = ids[logprobs[ids].argsort(descending=True, stable=True)][:k]

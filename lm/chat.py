@@ -65,6 +65,11 @@ class Chat:
         """What the template writes around a response: two of the same style give it the same text."""
         return self._before, self._strips, self._end if self._score_end else ''
 
+    @property
+    def template(self):
+        """The template, in Jinja."""
+        return self._theirs.get_chat_template()
+
     def encode_prompt(self, prompt):
         """Return the ids of a prompt, a text or a list of messages, up to where the model's turn begins."""
         return self._encode(prompt)[0]

@@ -194,12 +194,16 @@ def load_chosen_model(settings, to_pack=False):
     name = model_name(settings)
     require_tokenizer(tokenizer, name)
     if isinstance(settings, SamplingSettings) and settings.chat:
-        path = expand_path(settings.out_dir) if settings.init_from == 'resume' else locate_model(settings.init_from)
-        folder = path if path.is_dir() else path.parent
-        start_chat(tokenizer, folder, name, settings.system, settings.score_end, settings.bos)
+        start_chat(tokenizer, model_folder(settings), name, settings.system, settings.score_end, settings.bos)
     else:
         choose_front(tokenizer, settings.bos, name)
     return model, tokenizer
+
+
+def model_folder(settings):
+    """Return the folder of the model of the settings."""
+    path = expand_path(settings.out_dir) if settings.init_from == 'resume' else locate_model(settings.init_from)
+    return path if path.is_dir() else path.parent
 
 
 def optimise_for_inference(model, settings, rows=1):

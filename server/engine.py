@@ -7,22 +7,24 @@ batch of rows, then goes on with each job until it yields, and so on. So nobody 
 
 import asyncio
 import contextlib
-import itertools
+import math
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from common.errors import UserError
 from lm.alternatives import ALTERNATIVES
-from lm.chat import Chat
-from lm.scoring import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, Wanted, batches, empty_score, score_batch, split_pair
+from lm.memory import format_bytes, free_memory, sizes_of_token
 from lm.settings import ModelSettings
 from lm.tokenizer_base import Tokenizer
 from model import LanguageModel
+from server.prefix_cache import PrefixCache
+from server.scorings import Scoring, compute_rows, take_rows
 
 END = object()  # what comes after the last thing that a job yields
 
@@ -34,7 +36,7 @@ class NamedModel(NamedTuple):
     model: LanguageModel
     tokenizer: Tokenizer
     settings: ModelSettings
-    chat: Chat | None = None  # its chat template, if it has one
+    chat_tokenizer: Tokenizer | None = None  # the same with its chat template, if it has one
 
 
 @dataclass
@@ -45,36 +47,19 @@ class Limits:
     waiting_tokens: int = 400_000  # that are to be scored, of all requests together
     unread: int = 16  # how many things a job yields before it waits for its client to read
     patience: float = 60.0  # seconds after which such a job ends
+    job_share: float = 0.5  # of the memory that is free at first, for all jobs
+    prefix_bytes: int = 2**28  # for the keys and values of texts that were read lately
 
 
 class BusyError(Exception):
     """More work than the engine takes on at a time, or it is closing."""
 
 
-class Scoring:
-    """Texts that wait to be scored, as rows: each predicts tokens of one of them."""
-
-    def __init__(self, model, pairs, count):
-        """pairs: (prompt ids, response ids). count: of alternatives in each TokenRecord."""
-        for prompt, response in pairs:
-            model.check_ids([*prompt, *response], 'the text')
-            if not prompt:
-                raise ValueError('nothing comes before the first token: it has no probability')
-        self.model, self.count = model, count
-        split = (
-            split_pair(n, list(prompt), list(response), model.block_size) for n, (prompt, response) in enumerate(pairs)
-        )
-        self.rows = deque(itertools.chain.from_iterable(split))
-        self.tokens = sum(len(row.inputs) for row in self.rows)  # that are still to be computed
-        self.scores = [empty_score(len(response)) for _, response in pairs]
-        self.done = Future()  # of the list of Scores
-
-
 class Job:
     """A generator that the worker runs, and what it yielded that has not been read."""
 
-    def __init__(self, generator, loop):
-        self.generator, self.queue, self._loop = generator, asyncio.Queue(), loop
+    def __init__(self, generator, nbytes, loop):
+        self.generator, self.nbytes, self.queue, self._loop = generator, nbytes, asyncio.Queue(), loop
         self.unread = 0
         self.is_wanted = True  # whether anybody still reads
         self.read_last = time.monotonic()
@@ -97,6 +82,10 @@ class Engine:
     def __init__(self, models, limits=None):
         """models: a list of NamedModel, the main one first."""
         self.models, self.limits = list(models), limits or Limits()
+        self.prefixes = PrefixCache(self.limits.prefix_bytes)  # only the worker uses it
+        self._bytes_of_token = [sizes_of_token(each.model)[0] for each in self.models]
+        free = [free_memory(each.model.device) for each in self.models]
+        self.job_bytes = min((self.limits.job_share * one for one in free if one is not None), default=math.inf)
         self._scorings, self._jobs = deque(), []
         self._is_closing = False
         self._changed = threading.Condition()  # held to change what is above, notified after it
@@ -107,7 +96,8 @@ class Engine:
         """Return the TokenRecords of ids[start:]: how likely each is after all before it, and `count` alternatives.
 
         which: the index of the model. Beyond the context, each token sees the last block_size ids, as in `steps`.
-        Raises ValueError for unknown ids or start < 1, BusyError if too much waits already.
+        Raises ValueError for unknown ids or start < 1, UserError for a text that is too long, BusyError if too much
+        waits already.
         """
         (records,) = await self.score_texts(which, [(ids[:start], ids[start:])], count)
         return records
@@ -115,24 +105,33 @@ class Engine:
     async def score_texts(self, which, pairs, count=ALTERNATIVES):
         """Return the TokenRecords of each response: the same for a list of (prompt ids, response ids)."""
         scoring = Scoring(self.models[which].model, pairs, count)
+        most = self.limits.waiting_tokens
+        if scoring.tokens > most:
+            raise UserError(f'{scoring.tokens:,} tokens would have to be computed, more than {most:,}: send less text')
         with self._changed:
-            waiting = sum(other.tokens for other in self._scorings)
-            if self._is_closing or (waiting and waiting + scoring.tokens > self.limits.waiting_tokens):
+            if self._is_closing or sum(other.tokens for other in self._scorings) + scoring.tokens > most:
                 raise BusyError
             self._scorings.append(scoring)
             self._changed.notify()
         scores = await asyncio.wrap_future(scoring.done)
         return [score.records for score in scores]
 
-    def stream(self, job):
+    def stream(self, job, nbytes=0):
         """Return an async iterator of what a generator yields; it runs between the passes of other work.
 
         job: a generator that yields between two passes of a model. Closing the iterator closes it. The iterator raises
-        what it raises. Raises BusyError if there are too many jobs already.
+        what it raises. nbytes: the memory that it takes; see `bytes_of_texts`.
+        Raises BusyError if there are too many jobs already, UserError if it takes more memory than all may.
         """
-        job = Job(job, asyncio.get_running_loop())
+        if nbytes > self.job_bytes:
+            raise UserError(
+                f'this would take {format_bytes(nbytes)} of memory, more than {format_bytes(int(self.job_bytes))}: '
+                'ask for fewer or shorter texts'
+            )
+        job = Job(job, nbytes, asyncio.get_running_loop())
         with self._changed:
-            if self._is_closing or len(self._jobs) >= self.limits.jobs:
+            taken = sum(other.nbytes for other in self._jobs)
+            if self._is_closing or len(self._jobs) >= self.limits.jobs or taken + nbytes > self.job_bytes:
                 raise BusyError
             self._jobs.append(job)
             self._changed.notify()
@@ -151,6 +150,12 @@ class Engine:
             with self._changed:
                 job.is_wanted = False
                 self._changed.notify()
+
+    def bytes_of_texts(self, which, count, length):
+        """Return how much memory it takes to generate texts side by side, each of `length` tokens with its prompt."""
+        model = self.models[which].model
+        # A cache that grows doubles its room; ten numbers for each id while a token is chosen.
+        return count * (2 * min(length, model.block_size) * self._bytes_of_token[which] + 40 * model.n_ids)
 
     def close(self):
         """End the worker, after the pass that it computes; whoever waits gets a BusyError."""
@@ -196,14 +201,15 @@ class Engine:
         if not wanted:
             return
         try:
-            compute_rows(take_rows(wanted))
+            if taken := take_rows(wanted):
+                compute_rows(taken, self.prefixes)
         except Exception as error:
             for scoring in wanted:
                 self._drop(scoring)
                 settle(scoring.done, error=error)
             return
         for scoring in wanted:
-            if not scoring.rows:
+            if scoring.tokens == 0:
                 self._drop(scoring)
                 settle(scoring.done, scoring.scores)
         with self._changed:
@@ -239,40 +245,6 @@ class Engine:
         job.generator.close()
         for item in (*last, END):
             job.deliver(item)
-
-
-def take_rows(scorings):
-    """Return [(scoring, row)] for one pass: rows of all of them in turn, about a batch of tokens."""
-    on_cpu = scorings[0].model.device.type == 'cpu'
-    left = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
-    taken, turns = [], deque(scoring for scoring in scorings if scoring.rows)
-    while turns and left > 0:
-        scoring = turns.popleft()
-        taken.append((scoring, scoring.rows.popleft()))
-        left -= len(taken[-1][1].inputs)
-        if scoring.rows:
-            turns.append(scoring)
-    return taken
-
-
-def compute_rows(taken):
-    """Compute rows, [(scoring, row)], and write what they say into the scores of their scorings."""
-    if not taken:
-        return
-    pairs = {}  # (its scoring, the index of a pair in there) -> the index among all
-    rows = []
-    for scoring, row in taken:
-        scoring.tokens -= len(row.inputs)
-        rows.append(row._replace(pair=pairs.setdefault((scoring, row.pair), len(pairs))))
-    scores = [scoring.scores[pair] for scoring, pair in pairs]
-    model = taken[0][0].model
-    count = max(scoring.count for scoring, _ in taken)
-    wanted = Wanted(1.0, {n: len(score.ranks) for n, score in enumerate(scores)}, None, count)
-    for batch in batches(rows, CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS):
-        score_batch(model, batch, wanted, scores)
-    for scoring, row in taken:
-        for record in scoring.scores[row.pair].records[row.offset : row.offset + len(row.targets)]:
-            del record.alternatives[scoring.count :]
 
 
 def settle(future, result=None, error=None):

@@ -1,10 +1,11 @@
 """Errors in the shape of OpenAI's, and which error of ours is which of theirs."""
 
+import json
 import traceback
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from common.errors import UserError, is_out_of_memory, on_one_line
 from common.streams import print_error
@@ -20,6 +21,20 @@ class ApiError(Exception):
         """param: the field that is wrong. code: a word for programs."""
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
+
+
+class Json(Response):
+    """A value as JSON, in ASCII: a text may have lone surrogates, which have no UTF-8."""
+
+    media_type = 'application/json'
+
+    def render(self, content):
+        return to_json(content).encode('ascii')
+
+
+def to_json(value):
+    """Return a value as JSON on one line, in ASCII."""
+    return json.dumps(value, separators=(',', ':'), allow_nan=False)
 
 
 def describe_error(error):
@@ -46,10 +61,8 @@ def describe_error(error):
     return status, {'error': {'message': message, 'type': kind, 'param': param, 'code': code}}
 
 
-def error_response(request, error):
+def error_response(error):
     """Return the response for an exception."""
     status, body = describe_error(error)
     headers = {'Retry-After': str(RETRY_AFTER)} if status == 429 else None
-    if isinstance(error, HTTPException):
-        headers = error.headers
-    return JSONResponse(body, status, headers)
+    return Json(body, status, getattr(error, 'headers', None) or headers)

@@ -11,11 +11,12 @@ from common.json_files import describe_type, parse_json
 from common.strings import shorten
 from server.errors import ApiError
 
+MAX_BYTES = 2**21  # of a body
 BODY_SECONDS = 30  # within which a body must have come
 MISSING = object()
 
 
-async def read_fields(request, max_bytes):
+async def read_fields(request, max_bytes=MAX_BYTES):
     """Return the Fields of a request's body. Raises ApiError if it is no JSON object, too large or too slow."""
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind != 'application/json':
@@ -58,7 +59,7 @@ class Fields:
     """
 
     def __init__(self, values, inside=''):
-        """inside: the name of the object, if it is itself a field."""
+        """inside: the name of the object and a dot, if it is itself a field."""
         self._values, self._taken, self._inside = values, set(), inside
 
     def take(self, name, default=MISSING):
@@ -103,17 +104,28 @@ class Fields:
             raise self.error(name, f'it must be a text, not {describe_type(value)}')
         return value
 
+    def only(self, name, value):
+        """Accept a field that is not supported if it has the one value that changes nothing."""
+        if self.take(name, value) != value:
+            raise self.error(name, f'it is not supported, unless it is {value}')
+
+    def inner(self, name):
+        """Return the Fields of an object in this one; None if it is missing."""
+        value = self.take(name, None)
+        if value is not None and not isinstance(value, dict):
+            raise self.error(name, f'it must be an object, not {describe_type(value)}')
+        return None if value is None else Fields(value, f'{self._inside}{name}.')
+
     def finish(self):
         """Raise ApiError if there are fields that nobody has asked for."""
         unknown = [name for name in self._values if name not in self._taken]
         if not unknown:
             return
-        shown = shorten(unknown[0], 60)
         similar = difflib.get_close_matches(unknown[0][:60], self._taken, n=1)
         hint = f'; did you mean {similar[0]!r}?' if similar else ''
-        raise self.error(unknown[0], f'this server does not know it, or does not support it{hint}', shown)
+        raise self.error(unknown[0], f'this server does not know it, or does not support it{hint}')
 
-    def error(self, name, message, shown=None):
+    def error(self, name, message):
         """Return the ApiError of a field."""
-        name = shorten(f'{self._inside}{name}', 100)
-        return ApiError(f'{shown or name!r}: {message}', param=name)
+        name = shorten(f'{self._inside}{name}', 60)
+        return ApiError(f'{name!r}: {message}', param=name)

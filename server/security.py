@@ -72,7 +72,7 @@ class Guard:
             is_preflight = scope['method'] == 'OPTIONS' and 'access-control-request-method' in headers
             response = Response(status_code=204) if is_preflight else self._check_token(scope, headers)
         except ApiError as error:
-            response = error_response(None, error)
+            response = error_response(error)
         await (self.app if response is None else response)(scope, receive, send_guarded)
 
     def _check_host(self, headers):
