@@ -1,296 +1,323 @@
-"""What the forms in fine_tune_your_own.ipynb do: run the project's scripts, and show their output and pictures.
+"""What the forms of the notebook do: load a model, prepare texts, measure, write samples, save and publish.
 
-The notebook is in the project's folder by then, and everything is written there: tokens to data/notebook, the model and
-the pictures to out-notebook.
+The notebook is in the project's folder by then, and everything is written there: tokens to data/notebook, the rest to
+out-notebook.
 """
 
-import html
-import math
+import contextlib
 import os
+import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from IPython.display import Image, display
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-import configurator
-import train
+import export
+import prepare_bin
 from common.errors import UserError
-from common.files import PROJECT, resolve_path
-from common.text_files import text_kind
+from eval import Settings as ScoringSettings
+from evaluation.results import Results
+from evaluation.running_text import TextSource
+from evaluation.scored_rows import Subject, score_units
+from evaluation.sources import group_windows
+from lm import fast
+from lm.checkpoint import load_model, require_tokenizer
 from lm.locate import PUBLISHED
-from pictures.losses import draw_losses
-from texts.hub_datasets import open_hub_table
-from texts.readers import KINDS, read_files
-from texts.tables import TABLES, shorten_value
+from lm.responses import Response, generate_responses
+from lm.roles import choose_front
+from lm.settings import SamplingSettings
+from lm.tuning import MANY_ROWS
+from lm.wording import describe_sampler
+from notebooks.choices import OUT, read_columns
+from notebooks.friendly import explain_failed_push, explain_missing_dataset, explain_missing_model, notes_in, quietly
+from notebooks.runs import DATASET, count_tokens, read_training_settings
+from pictures import page
 from texts.token_files import read_meta
-from training.log import read_curves
 
-NAME = 'notebook'  # of the dataset
-OUT = Path('out-notebook')
-STORIES = 'data/childrens_stories/childrens_stories.txt'  # the default text
-CONFIGS = {'tiny': 'config/finetune_own_text.py'}  # settings that suit a model
-GPT2_CONFIG = 'config/finetune_stories.py'  # for all other models
-MIN_TOKENS = 50  # in each part of the texts
+MODELS = OUT / 'models'  # those that were saved
+RESAMPLES, SEED = 2000, 1337
 
 
-class StepFailed(Exception):
-    """A step failed; the notebook shows the script's error message and no traceback."""
-
-    def _render_traceback_(self):  # IPython shows this
-        return [str(self)]
-
-
-# Running scripts ----------------------------------------------------------------------------------------------------
+def describe_machine():
+    """Return a sentence about where the training will run."""
+    if torch.cuda.is_available():
+        return f'Ready, with a GPU: {torch.cuda.get_device_name()}.'
+    return 'Ready, without a GPU: the models of this project learn in a minute; GPT-2 takes patience.'
 
 
-@contextmanager
-def start_script(script, *settings, **streams):
-    """Start a script of the project and wait for it; if the block ends early, say by an interrupt, stop the script.
+# Models ---------------------------------------------------------------------------------------------------------------
 
-    It writes UTF-8, even on Windows, each line at once, and does not wrap tables.
+
+class Model(NamedTuple):
+    """A model that is in memory: its name, the model itself, its tokenizer, and how many weights it has."""
+
+    name: str
+    model: object
+    tokenizer: object
+    weights: int
+
+
+_loaded = {}  # (name, when its checkpoint was written) -> Model; the two that were used last
+
+
+def open_model(name, run=None):
+    """Return the Model of a name or, if there is one, of a Run that began from it.
+
+    Raises UserError if it cannot be had, with what can be done.
     """
-    more = {'PYTHONUTF8': '1', 'PYTHONIOENCODING': 'utf-8', 'PYTHONUNBUFFERED': '1', 'COLUMNS': '110'}
-    command = [sys.executable, str(PROJECT / script), *map(str, settings)]
-    process = subprocess.Popen(command, env={**os.environ, **more}, encoding='utf-8', errors='replace', **streams)
-    try:
-        yield process
-    except BaseException:
-        process.terminate()  # train.py finishes its step and saves
-        raise
-    finally:
-        process.wait()
+    checkpoint = None if run is None else run.folder / 'ckpt.pt'
+    key = (name, None) if run is None else (str(run.folder), checkpoint.stat().st_mtime_ns)
+    if key not in _loaded:
+        with quietly():
+            try:
+                source = ('resume', run.folder) if run is not None else (name, 'out')
+                model, tokenizer, _ = load_model(*source, to_pack=True)
+            except UserError as error:
+                raise explain_missing_model(name, error) from error
+            choose_front(require_tokenizer(tokenizer, name), None, name)
+            weights = model.get_num_params(non_embedding=False)
+            while len(_loaded) > 1:
+                _loaded.pop(next(iter(_loaded)))
+            _loaded[key] = Model(name, fast.pack(model, rows=MANY_ROWS), tokenizer, weights)
+    return _loaded[key]
 
 
-def run_script(script, *settings):
-    """Run a script of the project as in a terminal and show its output; stop the notebook if it fails."""
-    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as stderr:  # errors and progress bars
-        with start_script(script, *settings, stdout=subprocess.PIPE, stderr=stderr) as process:
-            for line in process.stdout:
-                print(line, end='')
-        stderr.seek(0)
-        error = find_error(process, stderr.read())
-    if error:
-        raise StepFailed(error)
+def forget_models():
+    """Free the memory of all models, for training."""
+    _loaded.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
-def find_error(process, output):
-    """Return why a script failed, from the last line of its output; '' if it did not fail."""
-    if process.returncode == 0:
-        return ''
-    if process.returncode == -9:
-        return 'the system stopped the script, probably for lack of memory: choose a smaller model'
-    return (output.replace('\r', '\n').strip().splitlines() or ['the script failed without a message'])[-1]
+def saved_models():
+    """Return the folders of the models that were saved, by name."""
+    return {path.parent.name: path.parent for path in sorted(MODELS.glob('*/config.json'))}
 
 
-# The texts ----------------------------------------------------------------------------------------------------------
+# Texts ----------------------------------------------------------------------------------------------------------------
 
 
-def choose_dataset(name, configuration=''):
-    """Show the columns of a dataset and return it: a file, a name on the hub, an upload, or by default STORIES."""
-    name = name.strip().strip('"') or upload_file() or STORIES
-    path, is_file = resolve_path(name), text_kind(Path(name)) in KINDS
-    if path.exists() and not is_file:
-        raise StepFailed(f'{name} has an unknown format; save it as one of: {", ".join(KINDS)}')
-    try:
-        rows = read_rows(path) if is_file else open_hub_table(name, configuration)[0]
-        first = list(islice(rows, 3))
-    except (UserError, OSError) as error:
-        raise StepFailed(f'{name}: {error}') from None
-    table = Table('column', *(f'in row {number}' for number in range(1, len(first) + 1)), title=Text(name))
-    for column in first[0] if first else ():  # as Text, because rich takes [] for markup
-        table.add_row(Text(column), *(Text(shorten_value(row.get(column), 60)) for row in first))
-    Console(width=100, force_jupyter=False).print(table)  # like the scripts' tables
-    return str(path) if is_file else name
+def prepare_texts(source, column, model, max_documents):
+    """Split texts into training, validation and test parts, as tokens of a model.
 
-
-def upload_file():
-    """Ask for a file on Colab and return its path; '' elsewhere, or if no file is chosen."""
-    try:
-        from google.colab import files
-    except ImportError:
-        return ''
-    for name, data in files.upload().items():  # Colab renames a file if the name is taken, so it is written again
-        path = Path('data') / 'uploaded' / Path(name).name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return str(path)
-    return ''
-
-
-def read_rows(path):
-    """Return the rows of a file as dicts; a text file has one column, and one document in each row."""
-    if text_kind(path) in TABLES:
-        return TABLES[text_kind(path)](path, '')
-    return ({'text': document} for document in read_files([path], '\n\n\n'))
-
-
-def prepare_texts(dataset, column, model, max_documents, configuration=''):
-    """Split the documents into training, validation and test parts, and convert them to tokens."""
-    kind = text_kind(Path(dataset))
-    source = [f'--input={dataset}'] if kind in KINDS else [f'--hf_dataset={dataset}', f'--hf_config={configuration}']
-    if kind != '.txt':
-        source.append(f'--text_column={column.strip()}')
-    tokenizer = 'gpt2' if model in PUBLISHED else model
-    sizes = ['--val_fraction=0.1', '--test_fraction=0.1', f'--max_documents={max_documents}']
-    run_script('prepare_bin.py', *source, f'--dataset={NAME}', f'--tokenizer={tokenizer}', *sizes)
+    source, column: see notebooks.choices. Returns what each part contains: part -> documents, bytes, tokens; and notes.
+    Raises UserError if there are too few.
+    """
+    settings = prepare_bin.Settings(
+        dataset=DATASET,
+        tokenizer='gpt2' if model in PUBLISHED else model,
+        text_column=column if source.path is None or source.path().suffix != '.txt' else '',
+        val_fraction=0.1,
+        test_fraction=0.1,
+        max_documents=max_documents,
+        num_workers=1,
+    )
+    if source.path is None:
+        settings.hf_dataset, settings.hf_config = source.dataset, source.config
+    else:
+        settings.input = str(source.path())
+    with quietly() as (_, err), explained(source):
+        prepare_bin.main(settings)
     count_tokens()
+    meta = read_meta(DATASET)
+    return {part: meta[part] for part in ('train', 'val', 'test')}, notes_in(err)
 
 
-def count_tokens():
-    """Return how many tokens each part of the texts has; stop the notebook if there are none, or too few."""
-    meta = read_meta(NAME)
-    if not meta:
-        raise StepFailed('There are no texts yet: run forms 2 to 4 above.')
-    tokens = {part: meta.get(part, {}).get('tokens', 0) for part in ('train', 'val', 'test')}
-    if min(tokens.values()) < MIN_TOKENS:
-        raise StepFailed(f'Too little text: each part needs {MIN_TOKENS} tokens. Choose more or longer documents.')
-    return tokens
+def look_at(source):
+    """Return the columns of a Source that hold text, the names of the others, and notes; see `read_columns`."""
+    with quietly() as (_, err), explained(source):
+        columns, others = read_columns(source)
+    return columns, others, notes_in(err)
 
 
-# Training -----------------------------------------------------------------------------------------------------------
-
-
-def read_settings(model):
-    """Return train.py's settings from a model's config file, with a context no longer than the texts."""
-    settings = configurator.read(train.Settings, [str(PROJECT / CONFIGS.get(model, GPT2_CONFIG))])
-    settings.block_size = min(settings.block_size, min(count_tokens().values()) - 1)
-    return settings
-
-
-def show_perplexity(model):
-    """Show how well a model predicts the test part."""
-    stride = max(1, read_settings(model).block_size // 2)  # as in `compare_models`, so that contexts are equally long
-    run_script('eval.py', f'--init_from={model}', f'--text={NAME}/test', f'--stride={stride}', '--show=0')
-
-
-def compare_models(model):
-    """Show how well the model predicts the test part before and after fine-tuning."""
-    run_script('eval.py', f'--out_dir={OUT}', f'--compare_to={model}', f'--text={NAME}/test', '--show=0')
-
-
-def show_learning_rates(model, learning_rate, steps=20):
-    """Train for some steps with a hundredth of the learning rate, with it, and with a hundred times it; draw losses."""
-    curves, folder = {}, OUT / 'rates'
-    short = [f'--max_iters={steps}', f'--eval_interval={steps}', '--eval_iters=1', '--decay_lr=False']
-    rates = {'too small': learning_rate / 100, 'yours': learning_rate, 'too large': learning_rate * 100}
-    for name, rate in rates.items():
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            error = run_training(model, rate, folder, *short)
-            if error and 'not finite' not in error:  # a rate that is too large may make the loss infinite
-                raise StepFailed(error)
-            curves[f'{rate:g} ({name})'] = read_curves(folder)['of each step']
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    draw_losses(OUT / 'rates.png', curves)
-    display(Image(OUT / 'rates.png'))
-
-
-def fine_tune(model, learning_rate, epochs):
-    """Fine-tune a model, drawing its losses as they come; keep the weights that are best on the validation part.
-
-    Stopping the cell ends the training after the current step.
-    """
-    settings = read_settings(model)
-    tokens_per_step = settings.batch_size * settings.gradient_accumulation_steps * settings.block_size
-    steps = math.ceil(epochs * count_tokens()['train'] / tokens_per_step)  # approximately
-    (OUT / 'ckpt.pt').unlink(missing_ok=True)  # an earlier model must not be mistaken for this one
-    picture = None
-
-    def show_curves(curves):
-        nonlocal picture
-        draw_losses(OUT / 'curve.png', curves)
-        if picture is None:
-            picture = display(Image(OUT / 'curve.png'), display_id=True)
-        else:
-            picture.update(Image(OUT / 'curve.png'))
-
-    evaluation = [f'--eval_interval={max(1, steps // 10)}', '--eval_iters=20']
+@contextlib.contextmanager
+def explained(source):
+    """Raise what the hub reports about a dataset in words that help."""
     try:
-        if error := run_training(model, learning_rate, OUT, f'--epochs={epochs}', *evaluation, on_change=show_curves):
-            raise StepFailed(error)
-    except KeyboardInterrupt:
-        print('Stopped.')
-    if not (OUT / 'ckpt.pt').exists():
-        raise StepFailed(
-            'The model never got better on the validation part, so nothing is kept: train longer, or with a smaller '
-            'learning rate.'
+        yield
+    except UserError as error:
+        if 'cannot be read from the Hugging Face hub' not in str(error):
+            raise
+        raise explain_missing_dataset(source.dataset, error) from error
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def measure(model, run=None):
+    """Return how well a model predicts the test part, and how well after a Run: role -> measure -> value, low, high.
+
+    The roles are `compare_to`, `model` and `difference` or, without a Run, `model` alone. Both models see equally much
+    text before each token, as much as in training. low, high: the 95% interval.
+    """
+    opened = [open_model(model)] if run is None else [open_model(model, run), open_model(model)]
+    subjects = [Subject(one.name, one.model, one.tokenizer) for one in opened]
+    block_size = min(
+        read_training_settings(opened[-1].weights).block_size, *(subject.model.block_size for subject in subjects)
+    )
+    with quietly():
+        tokenizers = [subject.tokenizer for subject in subjects]
+        source = TextSource(f'{DATASET}/test', tokenizers, [block_size] * len(subjects))
+        results = Results(same_tokens=True, temperature=1.0, show=0, text=True)
+        settings = ScoringSettings()
+        for window in group_windows(source.units()):
+            results.extend(score_units(window, source, subjects, settings, lambda index: 0))
+        return results.summary(RESAMPLES, SEED)['measures']
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Wish:
+    """What to write: how many samples after a prompt, how long, and how daring."""
+
+    prompt: str
+    count: int
+    length: int  # in tokens
+    temperature: float
+
+    @property
+    def settings(self):
+        return SamplingSettings(temperature=self.temperature, max_new_tokens=self.length, seed=SEED)
+
+
+class Sample(NamedTuple):
+    """A text that a model wrote after a prompt."""
+
+    text: str
+    response: Response
+    prompt_ids: list[int]
+
+
+def write_samples(opened, wish, show: Callable = lambda samples: None, record=False):
+    """Return Samples of a model, calling show(samples) now and then; record: with what could have come instead.
+
+    The same wish gets the same random numbers from every model.
+    """
+    model, tokenizer = opened.model, opened.tokenizer
+    prompt_ids = tokenizer.encode_prompt(wish.prompt)
+    snapshots = generate_responses(
+        model, prompt_ids, wish.settings, wish.count, eot=tokenizer.roles.ends, recorded_steps=wish.length * record
+    )
+    samples = []
+    for number, responses in enumerate(snapshots):
+        samples = [
+            Sample(_text_of(response.ids, tokenizer, prompt_ids), response, prompt_ids) for response in responses
+        ]
+        if number % 10 == 0:
+            show(samples)
+    show(samples)
+    return samples
+
+
+def _text_of(ids, tokenizer, prompt_ids):
+    """Return the text of a sample, with a mark instead of the token that ends it."""
+    ended = bool(ids) and ids[-1] in tokenizer.roles.ends
+    return tokenizer.decode(ids[:-1] if ended else ids, prompt_ids) + (' ∎' if ended else '')
+
+
+def compare_tokens(model, run, wish):
+    """Return a page with a text that the model wrote after a Run, and how likely each token was before and after.
+
+    On the page, each token shows what else could have come.
+    """
+    after, before = open_model(model, run), open_model(model)
+    wish = Wish(wish.prompt, 1, wish.length, wish.temperature)
+    (sample,) = write_samples(after, wish, record=True)
+    *_, (fixed,) = generate_responses(
+        before.model, sample.prompt_ids, wish.settings, 1, sample.response.ids, recorded_steps=wish.length
+    )
+    sides = [
+        page.make_side(sample.response.records, after.tokenizer),
+        page.make_side(fixed.records, before.tokenizer),
+    ]
+    names = ['after fine-tuning', 'before']
+    about = [
+        'The text was sampled from the model after fine-tuning; the second line shows how likely the same tokens '
+        f'were before. The sampler’s settings for the text: {describe_sampler(wish.settings, False)}.'
+    ]
+    text = page.PageText('sample 1', after.tokenizer.decode(sample.prompt_ids), sides)
+    return page.render_page(page.Page('What could have come instead', about, names, None, [text]))
+
+
+# Saving ---------------------------------------------------------------------------------------------------------------
+
+
+def save_model(run, name, about='', replace=False):
+    """Write the model of a Run to a folder that transformers and this notebook can open; return its path."""
+    folder = _folder_for(name)
+    if (folder / 'config.json').exists() and not replace:
+        raise UserError(f'there is a model called “{name}” already: choose another name, or tick “replace it”')
+    with quietly():
+        export.main(export.Settings('resume', str(run.folder), str(folder), overwrite=True, about=about))
+    return folder
+
+
+def publish_model(run, name, token, about='', private=True):
+    """Push the model of a Run to the Hugging Face hub; return its address. The token is neither kept nor printed."""
+    token = token.strip() or find_token()
+    if not token:
+        raise UserError(
+            'publishing needs a token with write permission: make one at https://huggingface.co/settings/tokens and '
+            'paste it into the field'
         )
-    print(f'The model that was best on the validation part is in {OUT}.')
-
-
-def run_training(model, learning_rate, out_dir, *settings, on_change=lambda curves: None):
-    """Run train.py, calling on_change(curves) whenever the curves change; return its error message, or ''."""
-    config = [CONFIGS.get(model, GPT2_CONFIG), f'--init_from={model}', f'--dataset={NAME}', f'--out_dir={out_dir}']
-    config.append('--overwrite=True')
-    rates = [f'--learning_rate={learning_rate}', f'--min_lr={learning_rate / 10}', '--warmup_iters=0']
-    block_size = f'--block_size={read_settings(model).block_size}'
-    out_dir.mkdir(parents=True, exist_ok=True)
-    log, last = out_dir / 'train.log', None
-    with open(log, 'w', encoding='utf-8') as file:
-        streams = {'stdout': file, 'stderr': subprocess.STDOUT}
-        with start_script('train.py', *config, *rates, block_size, *settings, **streams) as process:
-            while process.poll() is None:
-                time.sleep(0.5)
-                if (curves := read_curves(out_dir)) != last:
-                    on_change(curves)
-                    last = curves
-    on_change(read_curves(out_dir))
-    return find_error(process, log.read_text(encoding='utf-8', errors='replace'))
-
-
-# The result ---------------------------------------------------------------------------------------------------------
-
-
-def write_texts(model, start, temperature, length):
-    """Let the model continue a text before and after fine-tuning; show a page of what it could have written instead."""
-    settings = [f'--start={start}', f'--temperature={temperature}', f'--max_new_tokens={length}']
-    print(f'{model}, before:')
-    run_script('sample.py', f'--init_from={model}', *settings)
-    print('\nafter:')
-    folder = OUT / 'page'
-    shutil.rmtree(folder, ignore_errors=True)
-    run_script('sample.py', f'--out_dir={OUT}', *settings, '--show_probs=True', '--html=True', f'--plot_dir={folder}')
-    for page in folder.glob('*/page.html'):
-        document = html.escape(page.read_text(encoding='utf-8'))
-        frame = f'<iframe srcdoc="{document}" width="100%" height="700" style="border: 0"></iframe>'
-        display({'text/html': frame}, raw=True)
-
-
-def save_model(about='', push_to='', private=True):
-    """Write the model to a folder for other programs; publish it if there is a name; on Colab, download it too.
-
-    about: what the model card says about the texts that the model learned from.
-    """
-    push_to = push_to.strip()
-    if push_to and not os.environ.get('HF_TOKEN'):
-        try:
-            from google.colab import userdata  # the key symbol on the left of the page
-
-            os.environ['HF_TOKEN'] = userdata.get('HF_TOKEN')
-        except Exception:  # not on Colab, no such secret, or no access to it; export.py reports what is missing
-            pass
-    folder = OUT / 'my-gpt2'
-    publish = [f'--push_to={push_to}', f'--private={private}'] if push_to else []
-    run_script('export.py', f'--out_dir={OUT}', f'--folder={folder}', '--overwrite=True', f'--about={about}', *publish)
+    settings = export.Settings(
+        'resume',
+        str(run.folder),
+        str(OUT / 'published' / run.folder.name),
+        overwrite=True,
+        about=about,
+        push_to=name.strip(),
+        private=private,
+    )
+    before = os.environ.get('HF_TOKEN')
+    os.environ['HF_TOKEN'] = token
     try:
-        from google.colab import files
-    except ImportError:
-        return
+        with quietly() as (out, _):
+            export.main(settings)
+    except UserError as error:
+        raise UserError(str(explain_failed_push(name.strip(), error)).replace(token, '(token)')) from None
+    finally:
+        del os.environ['HF_TOKEN']
+        if before is not None:
+            os.environ['HF_TOKEN'] = before
+    return re.search(r'pushed to (\S+)/commit/', out.getvalue())[1]
+
+
+def find_token():
+    """Return the token in the environment or, on Colab, among the secrets; '' if there is none."""
+    if token := os.environ.get('HF_TOKEN'):
+        return token
+    try:
+        from google.colab import userdata  # the key symbol on the left of the page
+
+        return userdata.get('HF_TOKEN')
+    except Exception:  # not on Colab, no such secret, or no access to it
+        return ''
+
+
+def download_model(folder):
+    """On Colab, send a saved model to the person's computer as a zip file."""
+    from google.colab import files
+
     files.download(shutil.make_archive(str(folder), 'zip', folder))
 
 
-def show_machine():
-    """Print where the training will run."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU: choose tiny, or be patient'
-    print(f'{PROJECT} with Python {sys.version.split()[0]}, torch {torch.__version__}, {name}')
+def on_colab():
+    """Return whether this notebook runs on Colab."""
+    try:
+        import google.colab  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _folder_for(name):
+    """Return the folder for a model to save. Raises UserError if the name cannot be that of a folder."""
+    name = name.strip()
+    if not re.fullmatch(r'\w[\w.-]*', name):
+        raise UserError('give the model a name of letters, digits and hyphens, such as my-stories')
+    return MODELS / name

@@ -5,9 +5,9 @@ from pictures.style import BAR, BLUE, ORANGE, hide_spines, save_figure
 
 def draw_losses(path, curves):
     """Write a picture of losses. curves: name -> [(iteration, loss in nats per token)]."""
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # without pyplot, so that a thread may draw, as in the notebook
 
-    figure = pyplot.figure(figsize=(7, 4.2), layout='constrained')
+    figure = Figure(figsize=(7, 4.2), layout='constrained')
     axes = figure.subplots()
     styles = ({'color': BAR, 'linewidth': 0.8}, {'color': BLUE, 'marker': 'o'}, {'color': ORANGE, 'marker': 's'})
     for (name, points), style in zip(curves.items(), styles):
@@ -21,4 +21,3 @@ def draw_losses(path, curves):
         axes.legend(frameon=False)
     hide_spines(axes, 'top', 'right')
     save_figure(figure, path)
-    pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""What every test has: an environment without a network, one thread, a small model, a copy of the project."""
+"""What every test has: no network, one thread, a small model, a copy of the project, a browser."""
 
 import os
 import shutil
@@ -24,6 +24,9 @@ os.environ['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
 os.environ['NANOGPT_PROBS_CACHE'] = str(Path(tempfile.gettempdir()) / 'nanogpt-probs-tests')
 torch.set_num_threads(1)  # tests run side by side, a process each
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, as would all it starts
+
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
+FLAGS += ['--disable-component-update', '--disable-sync']  # of Chromium
 
 
 @pytest.fixture
@@ -66,3 +69,19 @@ def here(world, tmp_path, monkeypatch):
     folder = shutil.copytree(world.folder, tmp_path / 'here')
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope='session')
+def chromium():
+    """Headless Chromium, as installed on the system."""
+    sync_api = pytest.importorskip(
+        'playwright.sync_api', reason='needs playwright: pip install -r requirements-dev.txt'
+    )
+    names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome', 'msedge')
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f'needs a browser: none of {", ".join(names)} is installed')
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+        yield browser
+        browser.close()

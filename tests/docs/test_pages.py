@@ -54,6 +54,7 @@ NOT_RUN = {
     r'git \w+.*': 'for work on the project',
     r'python -m lab\.experiment .*': 'takes hours; tests/lab/test_experiment.py runs it on texts of a few pages',
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
+    r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
     r'python -m lab\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
@@ -372,7 +373,7 @@ def test_every_command_is_run_or_there_is_a_reason(page):
 @pytest.mark.parametrize('page', PAGES)
 def test_what_is_installed_is_what_is_tested(page):
     files = {path.name: path.read_text(encoding='utf-8') for path in PROJECT.glob('requirements*.txt')}
-    pinned = {re.sub(r'\[.*\]', '', line) for text in files.values() for line in text.splitlines()}
+    pinned = {re.sub(r'\[.*\]| *#.*', '', line) for text in files.values() for line in text.splitlines()}
     installed = [command.text for command in commands(read(page)) if command.text.startswith('pip install ')]
     named = [word for text in installed for word in re.findall(r'-r (\S+)|(\S+==\S+)', text)]
     wrong = [file or pin for file, pin in named if file not in {*files, ''} or pin not in {*pinned, ''}]

@@ -1,6 +1,5 @@
-"""What the tests of pictures share: a browser with a page in it, and an empty folder to write pictures into."""
+"""What the tests of pictures share: a page in a browser, and an empty folder to write pictures into."""
 
-import shutil
 from contextlib import contextmanager
 
 import matplotlib
@@ -9,9 +8,6 @@ from helpers.pages import written
 from matplotlib import pyplot
 
 matplotlib.use('Agg')
-
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
-FLAGS += ['--disable-component-update', '--disable-sync']
 
 
 @pytest.fixture
@@ -28,22 +24,6 @@ def last_figure(monkeypatch):
     monkeypatch.setattr(pyplot, 'close', lambda figure: None)
     yield pyplot.gcf
     close('all')
-
-
-@pytest.fixture(scope='session')
-def chromium():
-    """Headless Chromium, as installed on the system."""
-    sync_api = pytest.importorskip(
-        'playwright.sync_api', reason='needs playwright: pip install -r requirements-dev.txt'
-    )
-    names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome', 'msedge')
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip(f'needs a browser: none of {", ".join(names)} is installed')
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

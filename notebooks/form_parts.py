@@ -1,0 +1,68 @@
+"""The parts that the notebook's forms are made of: ipywidgets 8 or, on Colab, 7."""
+
+import ipywidgets as widgets
+
+from notebooks import rendering
+from notebooks.friendly import explain
+
+
+def field(widget, label):
+    """Return a widget with its label above it, so that it fits on a phone."""
+    widget.description = label
+    widget.style.description_width = 'initial'
+    widget.layout.width = '100%'
+    widget.add_class('ft-field')
+    return widget
+
+
+def show_if(condition, *parts):
+    """Show widgets, or hide them."""
+    for part in parts:
+        part.layout.display = None if condition else 'none'
+
+
+class Form:
+    """One step of the notebook. A subclass makes its widgets, and calls `arrange` with them."""
+
+    def __init__(self):
+        self.line = widgets.HTML()  # what happens
+
+    def arrange(self, *parts):
+        """Put the parts below one another; `box` is what the notebook shows."""
+        self.box = widgets.VBox([widgets.HTML(rendering.STYLE), *parts], layout=widgets.Layout(width='100%'))
+        self.box.add_class('ft-form')
+
+    def refresh(self):
+        """Show what other forms have changed."""
+
+    def say(self, text, kind=''):
+        """Show a sentence. kind: 'busy', 'good', 'bad' or ''."""
+        self.line.value = rendering.line(text, kind)
+
+    def button(self, text, action, busy='Working …', style='primary'):
+        """Return a button that calls action() and shows the sentence it returns, or why it failed.
+
+        busy: what is said meanwhile.
+        """
+        button = widgets.Button(description=text, button_style=style)
+        button.layout = widgets.Layout(width='auto', min_width='8em', align_self='flex-start')
+
+        def pressed(_):
+            button.disabled = True
+            self.say(busy, 'busy')
+            try:
+                self.say(action() or '', 'good')
+            except KeyboardInterrupt:
+                self.say('Stopped.')
+            except (Exception, SystemExit) as error:  # whatever it is, a person gets a sentence
+                self.say(explain(error), 'bad')
+            finally:
+                button.disabled = False
+
+        button.on_click(pressed)
+        return button
+
+
+def in_a_row(*buttons):
+    """Return buttons beside one another, or below where there is no room."""
+    return widgets.HBox(buttons, layout=widgets.Layout(flex_flow='row wrap', width='100%'))

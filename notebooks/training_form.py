@@ -1,0 +1,123 @@
+"""Step 5 of the notebook: train, watch, stop, go on, and compare learning rates and epochs in a table."""
+
+import threading
+import time
+
+import ipywidgets as widgets
+
+from common.errors import UserError
+from notebooks import rendering, steps
+from notebooks.choices import OUT
+from notebooks.form_parts import Form, field, in_a_row, show_if
+from notebooks.friendly import explain
+from notebooks.runs import Training, decimal, new_run, suggested_rate
+from pictures.losses import draw_losses
+
+RATES = [round(digit * 10.0**power, 9) for power in range(-6, 0) for digit in (1, 3)]
+EPOCHS = (0.3, 1.0, 3.0)  # columns of the table before any run
+PICTURE = OUT / 'curve.png'
+PAUSE = 0.5  # seconds between two looks at a run
+
+
+class TrainingForm(Form):
+    """Training runs in a process of its own, and a thread watches it, so that the buttons work meanwhile."""
+
+    def __init__(self, chosen):
+        super().__init__()
+        self.chosen, self.watcher = chosen, None
+        options = [(decimal(rate), rate) for rate in RATES]
+        self.rate = field(widgets.Dropdown(options=options, value=3e-4), 'Learning rate')
+        self.epochs = field(widgets.FloatText(1.0, step=0.1), 'Epochs (0.1 is a tenth of the training part)')
+        self.start = self.button('Start', self.start_training, 'Starting …')
+        self.stop = self.button('Stop', self.stop_training, 'Stopping after this step …', style='')
+        self.go_on = self.button('Go on', self.continue_training, 'Going on …', style='')
+        self.picture = widgets.Image(format='png', layout=widgets.Layout(width='100%', max_width='700px'))
+        self.table = widgets.HTML()
+        show_if(False, self.picture)
+        buttons = in_a_row(self.start, self.stop, self.go_on)
+        self.arrange(self.rate, self.epochs, buttons, self.line, self.picture, self.table)
+        self.refresh()
+
+    def refresh(self):
+        """Suggest a learning rate for the model, if another one was chosen; fill in the table."""
+        model = self.chosen.model
+        suggested = suggested_rate(model.weights if model else 0)
+        if model is not None and model.name != getattr(self, '_suggested_for', None):
+            self._suggested_for, self.rate.value = model.name, suggested
+        made = self.chosen.runs()
+        before = next((run.before for run in reversed(made) if run.before is not None), None)
+        rates = [round(suggested * factor, 9) for factor in (0.1, 1, 10)]
+        self.table.value = rendering.runs(made, rates, EPOCHS, before)
+
+    def start_training(self):
+        """Train from the beginning with this learning rate, for so many epochs."""
+        self.chosen.require_texts()
+        model = self.chosen.model
+        self.watch(new_run(model.name, model.weights, self.rate.value, self.epochs.value))
+
+    def continue_training(self):
+        """Go on with the last run that was stopped."""
+        self.chosen.require_texts()
+        stopped = [run for run in self.chosen.runs() if run.can_go_on]
+        if not stopped:
+            raise UserError('there is no run to go on with: Go on continues one that was stopped')
+        self.rate.value, self.epochs.value = stopped[-1].learning_rate, stopped[-1].epochs
+        self.watch(stopped[-1], go_on=True)
+
+    def stop_training(self):
+        """End the run after the current step."""
+        if self.chosen.training is None:
+            raise UserError('nothing is training')
+        self.chosen.training.stop()
+        return 'Stopping after this step …'
+
+    def watch(self, run, go_on=False):
+        """Start a run, and a thread that watches it."""
+        steps.forget_models()
+        self.chosen.training = Training(run, go_on)
+        self.watcher = threading.Thread(target=self.follow, args=[self.chosen.training], daemon=True)
+        self.watcher.start()
+
+    def follow(self, training):
+        """Show how far a run is until it ends, then what became of it."""
+        try:
+            shown = None
+            while training.is_running():
+                if (curves := training.curves()) != shown:
+                    shown = curves
+                    self.draw(curves)
+                self.say(f'{"Stopping. " if training.stopped else ""}{training.describe()}', 'busy')
+                time.sleep(PAUSE)
+            self.draw(training.curves())
+            error = training.finish()
+            self.chosen.training = None
+            self.chosen.refresh()
+            self.say(*self.ending(training.run, error))
+        except Exception as error:  # in a thread nobody would see it
+            self.chosen.training = None
+            self.say(explain(error), 'bad')
+
+    def draw(self, curves):
+        """Draw the losses so far."""
+        if any(curves.values()):
+            draw_losses(PICTURE, curves)
+            self.picture.value = PICTURE.read_bytes()
+            show_if(True, self.picture)
+
+    def ending(self, run, error):
+        """Return a sentence about how a run has ended, and its kind."""
+        if error:
+            return explain(UserError(error)), 'bad'
+        if run.outcome == 'stopped':
+            kept = 'The best model so far can be used in step 6. ' if run.has_weights else ''
+            return f'Stopped. {kept}{"Go on continues this run." if run.can_go_on else ""}', 'good'
+        if not run.has_weights:
+            return (
+                'On the validation part, the model never became better than before, so nothing is kept of this run. '
+                'Try a smaller learning rate or, if the curve was falling, more epochs.'
+            ), ''
+        before, best = rendering.short(run.before), rendering.short(run.best)
+        return (
+            f'Done: on the validation part, perplexity went from {before} to {best}. The model from the best moment is '
+            'kept.'
+        ), 'good'
