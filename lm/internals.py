@@ -88,10 +88,12 @@ def layer_attentions(model: LanguageModel, idx: Int64[Tensor, 'B T']) -> Iterato
     if not isinstance(model, GPT):
         yield from hub_internals.layer_attentions(model, idx)
         return
-    matrices = [block.attn.c_attn for block in model.transformer.h]
+    # A lm.fast.PackedBlock has the matrix itself.
+    matrices = [getattr(block, 'attn', block).c_attn for block in model.transformer.h]
     _, seen = capture_activations(model, idx, matrices)
     for matrix in matrices:
-        yield attention_weights(seen[matrix].output, model.config.n_head)
+        qkv = seen[matrix].output.flatten(0, -2)[: idx.numel()]  # packed matrices take more rows than there are tokens
+        yield attention_weights(qkv.view(*idx.shape, -1), model.config.n_head)
 
 
 def attention_rollout(means: Iterable[Float[Tensor, 'B T T']]) -> Float[Tensor, 'L B T T']:
@@ -140,12 +142,19 @@ def logit_lens(model: LanguageModel, idx: Int64[Tensor, 'B T']) -> Lens:
     return Lens(*map(torch.stack, zip(*layers, strict=True)))
 
 
-def layer_logits(model: LanguageModel, idx: Int64[Tensor, 'B T']) -> Iterator[Float[Tensor, 'B T V']]:
-    """Yield the logits that follow from the embedding, and from the residual stream after each block."""
+def layer_logits(
+    model: LanguageModel, idx: Int64[Tensor, 'B T'], last_only=False
+) -> Iterator[Float[Tensor, 'B positions V']]:
+    """Yield the logits that follow from the embedding, and from the residual stream after each block.
+
+    last_only: after the last token only, (B, 1, V), instead of after each, (B, T, V).
+    """
+    first = -1 if last_only else 0
     if isinstance(model, GPT):
-        yield from (model.logits(model.transformer.ln_f(x)) for x in residual_stream(model, idx))
+        yield from (model.logits(model.transformer.ln_f(x[:, first:])) for x in residual_stream(model, idx))
     else:
-        yield from (hub_internals.logits_of_stream(model, idx, x) for x in hub_internals.residual_stream(model, idx))
+        streams = hub_internals.residual_stream(model, idx)
+        yield from (hub_internals.logits_of_stream(model, idx, x)[:, first:] for x in streams)
 
 
 # One distribution at several temperatures -----------------------------------------------------------------------------
