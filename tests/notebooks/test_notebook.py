@@ -13,12 +13,15 @@ from helpers.notebooks import text_of
 from helpers.scripts import PROJECT
 
 from notebooks import show
+from notebooks.choices import SOURCES
 
 NOTEBOOK = 'notebooks/fine_tune_your_own.ipynb'
 
 # What a person does in each form, after all cells were run: each line is a cell of its own.
 ACTIONS = """
 f['model'].choice.value = 'tiny'; f['model'].use.click()
+f['texts'].choice.value = 'recipes'; f['texts'].look.click(); recipes = f['texts'].line.value, f['texts'].column.options
+f['texts'].documents.value = 20; f['texts'].use.click(); recipes += (f['texts'].parts.value,)
 f['texts'].choice.value = 'stories'; f['texts'].look.click()
 f['texts'].documents.value = 20; f['texts'].use.click()
 c.count.value, c.length.value, c.prompt.value = 1, 10, 'The cat'; f['before'].write.click(); f['before'].measure.click()
@@ -30,7 +33,7 @@ f['keep'].repository.value = 'stories'; f['keep'].token.value = open('token').re
 SHOWN = """
 import json
 print(json.dumps({step: [getattr(form, name).value for name in ('line', 'measured', 'written', 'page', 'table')
-                         if hasattr(form, name)] for step, form in f.items()}))
+                         if hasattr(form, name)] for step, form in f.items()} | {'recipes': list(map(str, recipes))}))
 """
 
 
@@ -53,11 +56,20 @@ def printed(cell):
     return ''.join(output.get('text', '') for output in cell.outputs)
 
 
+def write_recipes(folder):
+    """Write a dataset as it is on the hub."""
+    folder.mkdir(parents=True)
+    step = 'Beat {} eggs with {} spoons of sugar, and bake them for {} minutes. Let the cake cool before you cut it.'
+    rows = ''.join(f'{n},Cake {n},"{step.format(n, n, n)}"\n' for n in range(60))
+    (folder / 'recipes.csv').write_text(f'id,Title,Instructions\n{rows}')
+
+
 @pytest.mark.slow
 def test_from_top_to_bottom(project, someone, tmp_path, monkeypatch):
     (project / 'token').write_text(TOKEN)
     monkeypatch.delenv('HF_HUB_OFFLINE')
     with hub_server(tmp_path / 'hub', tmp_path / 'cache') as (server, env):
+        write_recipes(tmp_path / 'hub' / SOURCES['recipes'].dataset)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         actions = ['from notebooks.show import chosen as c; f = c.forms', *ACTIONS.strip().splitlines(), SHOWN]
@@ -74,6 +86,9 @@ def test_from_top_to_bottom(project, someone, tmp_path, monkeypatch):
     shown = {step: list(map(text_of, values)) for step, values in json.loads(printed(done.cells[-1])).items()}
     for step, (line, *_) in shown.items():
         assert '✗' not in line, (step, line)
+    line, columns, parts = shown['recipes']
+    assert '2 columns hold text. No text is in: id.' in line and columns.index('Instructions') < columns.index('Title')
+    assert 'test: never looked at 2 ' in parts
     assert 'Done: on the validation part' in shown['training'][0]
     (first,) = re.findall(r'perplexity per token ([\d.]+) ', shown['before'][1])
     ((was, now),) = re.findall(r'perplexity per token ([\d.]+) \(.*?\) ([\d.]+) \(', shown['after'][1])
