@@ -1,5 +1,7 @@
 """HTTP, as uvicorn speaks it, on a bounded number of connections, each of which has to send its request soon."""
 
+import socket
+
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 512  # at a time
@@ -14,6 +16,8 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
+        # Otherwise the end of an answer waits for the other side to acknowledge its beginning, up to 40 ms.
+        transport.get_extra_info('socket').setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.write(REFUSAL)
             transport.close()
