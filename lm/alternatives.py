@@ -5,6 +5,7 @@
 Shapes: N positions, V token ids.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,26 +59,19 @@ def record_tokens(
     logits: what each token was chosen from. ids: the chosen tokens. The sampler's settings are those of
     `model.logits_to_logprobs`. count: how many alternatives to keep.
     """
-    of_model = logits_to_logprobs(logits).cpu()
-    of_sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
+    of_model = of_sampler = logits_to_logprobs(logits).cpu()
+    if (temperature, top_k, top_p) != (1, None, None):
+        of_sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
     logits, ids = logits.float().cpu(), ids.cpu()
-    ranks, entropies = rank_tokens(logits, ids).tolist(), entropy(of_model).tolist()
-    records = []
-    for place, id in enumerate(ids.tolist()):
-        model_row, sampler_row = of_model[place], of_sampler[place]
-        likeliest_ids = [other for _, other in likeliest(logits[place], count)]
-        others = zip(likeliest_ids, model_row[likeliest_ids].tolist(), sampler_row[likeliest_ids].tolist())
-        records.append(
-            TokenRecord(
-                id=id,
-                model_logprob=model_row[id].item(),
-                sampler_logprob=sampler_row[id].item(),
-                rank=ranks[place],
-                entropy=entropies[place],
-                alternatives=[Alternative(*other) for other in others],
-            )
-        )
-    return records
+    model_logprobs, sampler_logprobs = (of.gather(-1, ids[:, None])[:, 0] for of in (of_model, of_sampler))
+    columns = (ids, model_logprobs, sampler_logprobs, rank_tokens(logits, ids), entropy(of_model))
+    others = likeliest_ids(logits, count)
+    places = [place for place, row in enumerate(others) for _ in row], [id for row in others for id in row]
+    alternatives = map(Alternative, places[1], of_model[places].tolist(), of_sampler[places].tolist())
+    return [
+        TokenRecord(*values, list(itertools.islice(alternatives, len(row))))
+        for *values, row in zip(*(column.tolist() for column in columns), others, strict=True)
+    ]
 
 
 def rank_tokens(
@@ -108,9 +102,17 @@ def likeliest(logprobs: Float[Tensor, ' V'], k: int) -> list[tuple[float, int]]:
 
     Among equals the lower id comes first, as in greedy decoding; torch.topk alone promises no order.
     """
-    if k == 0:
-        return []
     least = logprobs.topk(min(k, len(logprobs))).values[-1]
     ids = ((logprobs >= least) & (logprobs > -math.inf)).nonzero()[:, 0]
     ids = ids[logprobs[ids].argsort(descending=True, stable=True)][:k]
     return list(zip(logprobs[ids].tolist(), ids.tolist()))
+
+
+def likeliest_ids(logprobs: Float[Tensor, 'N V'], k: int) -> list[list[int]]:
+    """Return the ids that `likeliest` finds in each row, for many rows at once."""
+    if k == 0:
+        return [[] for _ in logprobs]
+    values, ids = logprobs.topk(min(k + 1, logprobs.size(-1)))  # (N, k + 1) each, in descending order
+    is_clear = (values.diff() < 0).all(-1) & (values[:, -1] > -math.inf)  # none are equal, or impossible
+    rows = zip(ids[:, :k].tolist(), is_clear.tolist(), logprobs, strict=True)
+    return [row if clear else [id for _, id in likeliest(of, k)] for row, clear, of in rows]
