@@ -123,6 +123,7 @@ class Cache:
         self.start, self.end, self.mask, self.places = self.end, self.end + T, None, None
         if self.end > self.kv.size(4):  # at least double the room, so that it rarely grows
             self.kv = F.pad(self.kv, (0, 0, 0, max(self.end - self.kv.size(4), self.kv.size(4))))
+        self.seen, self.new = (self.kv[..., a : self.end, :].unbind() for a in (0, self.start))  # L views each
         if self.ragged:
             positions = (starts[:, None] + torch.arange(T)).to(self.kv.device)  # (B, T)
             self.places = positions[:, None, :, None]
@@ -139,10 +140,10 @@ class Cache:
     def append(self, layer, kv):
         """Store one layer's keys and values of the T new tokens, (2, B, nh, T, hs); return a view of all S."""
         if self.places is None:
-            self.kv[layer, :, :, :, self.start : self.end] = kv
+            self.new[layer].copy_(kv)
         else:
             self.kv[layer].scatter_(3, self.places.expand_as(kv), kv)  # along the tokens
-        return self.kv[layer, :, :, :, : self.end]  # (2, B, nh, S, hs)
+        return self.seen[layer]  # (2, B, nh, S, hs)
 
     def take(self, rows):
         """Return a new cache made of these rows, (n,) indices; a row may be taken several times."""
@@ -160,7 +161,7 @@ class Cache:
         self._set_lengths(torch.minimum(self.lengths, torch.as_tensor(length).cpu()))
 
     def _set_lengths(self, lengths):
-        self.lengths, self.end = lengths, int(lengths.max())
+        self.lengths, self.end, self.new, self.seen = lengths, int(lengths.max()), (), ()
         self.ragged = bool((lengths < self.end).any())
 
 
@@ -338,8 +339,7 @@ class LanguageModel(nn.Module):
 
     def check_ids(self, ids, where):
         """Raise ValueError if the model does not have some of these ids. where: what holds them, for the message."""
-        unknown = sorted({id for id in ids if not 0 <= id < self.n_ids})
-        if unknown:
+        if unknown := sorted({id for id in ids if not 0 <= id < self.n_ids}):
             raise ValueError(f'{where}: unknown ids {unknown[:5]}; the model has ids 0 to {self.n_ids - 1}')
 
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):

@@ -2,26 +2,29 @@
 
     pip install -r requirements-bench.txt
     python -m lab.bench --job=decode
-    python -m lab.bench --job=all --save=results/speed/speed.json
+    python -m lab.bench --job=all --save=results/speed
 
 The model has the shape of the smallest GPT-2 (124 M parameters; random weights are as fast as real ones), or with
 --init_from=llama that of a small Llama (135 M, as SmolLM). Jobs:
 
     decode     generate one text of 100 tokens         train      two training steps of 4 x 256 tokens
-    sample     generate ten texts of 200 tokens        start      from the command to the first token
-    score      score 400 pairs of 12 to 40 tokens      prepare    turn 100 MB of text into tokens
-    prompts    score 1,000 responses to 20 prompts
+    busy       the same, beside a busy program         start      from the command to the first token
+    sample     generate ten texts of 200 tokens        prepare    turn 100 MB of text into tokens
+    score      score 400 pairs of 12 to 40 tokens      prompts    score 1,000 responses to 20 prompts
     growth     how time and memory grow with the length of a text and with the number of pairs
     precision  how far bfloat16 and int8 move the logprobs
 
 The contenders (bench_contenders.py) take turns, each in its own process, and the median of the rounds counts. Let the
-machine do nothing else meanwhile.
+machine do nothing else meanwhile. OpenVINO and llama.cpp join if their environment is there (bench_peers.py). At the
+end stands which of our promises were kept on this machine.
 """
 
+import contextlib
 import multiprocessing
 import random
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,10 +41,13 @@ from lab.bench_contenders import CONTENDERS, Task, run_contender
 from lab.bench_limits import count_work, least_seconds, measure_hardware_limits
 from lab.bench_pages import (
     describe_machine,
+    growth_picture,
     installed_versions,
     print_growth,
     print_precision,
+    print_promises,
     print_speed,
+    results_file,
     save_result,
 )
 from lab.result_pictures import draw_growth
@@ -70,11 +76,11 @@ PAIRS_SCORED = (1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)  # where grow
 class Settings:
     """Measure speed, compared with other programs and with the hardware's limits."""
 
-    job: str = 'all'  # decode, sample, score, prompts, train, start, prepare, growth, precision; several with commas
+    job: str = 'all'  # decode, busy, sample, score, prompts, train, start, prepare, growth, precision; with commas
     rounds: int = 5  # how often each contender does the job; the median counts
     only: str = ''  # only contenders whose name contains this; empty: all
     init_from: str = ''  # a model folder to measure with; llama: a random Llama of 135 M; empty: a random GPT-2
-    save: str = ''  # a JSON file for all results, with versions and the machine; other jobs in it are kept
+    save: str = ''  # a folder for the results: a file for each machine, with versions; other jobs in it are kept
 
 
 def main(settings):
@@ -94,10 +100,14 @@ def main(settings):
         limits = measure_hardware_limits()
         print(', '.join(f'{name.replace("_", " ")} {value:.3g}' for name, value in limits.items()))
         conditions = {'machine': describe_machine(), **limits, 'versions': installed_versions()}
+        results, path = {}, Path(settings.save) if settings.save else None
         for job in jobs:
-            result = run_job(job, tasks.get(job), folder, settings, limits)
-            if settings.save:
-                save_result(Path(settings.save), conditions, job, result)
+            results[job] = run_job(job, tasks.get(job), folder, settings, limits)
+            if path:
+                save_result(results_file(path, conditions['machine']), conditions, job, results[job])
+        if path and 'growth' in results:
+            draw_growth(path / growth_picture(conditions['machine']), **results['growth'])
+        print_promises(results)
 
 
 def save_random_model(folder):
@@ -118,8 +128,6 @@ def run_job(job, task, folder, settings, limits):
     if job == 'growth':
         result = measure_growth(folder)
         print_growth(shape, **result)
-        if settings.save:
-            draw_growth(Path(settings.save).with_name('growth.png'), **result)
     elif job == 'precision':
         models = {'tiny': 'tiny', 'tiny-stories': 'tiny-stories', shape: folder}
         result = {name: measure_precision(init_from) for name, init_from in models.items()}
@@ -202,7 +210,8 @@ def compare_contenders(job, task, settings, limits):
     contenders = start_contenders(job, task, settings.only)
     if not contenders:
         raise UserError(f'--only={settings.only}: no contender is left for the job {job}')
-    seconds = time_rounds(contenders, settings.rounds)
+    with keep_cpu_busy() if job == 'busy' else contextlib.nullcontext():
+        seconds = time_rounds(contenders, settings.rounds)
     if not contenders:
         raise UserError(f'no contender finished the job {job}')
     memory = {}
@@ -241,6 +250,16 @@ def start_contenders(job, task, only):
         else:
             print(f'{name} is left out: {answer}', file=sys.stderr)
     return contenders
+
+
+@contextlib.contextmanager
+def keep_cpu_busy():
+    """Let another program compute all the time, on one core."""
+    with subprocess.Popen([sys.executable, '-c', 'while True: pass']) as program:
+        try:
+            yield
+        finally:
+            program.kill()
 
 
 def time_rounds(contenders, rounds):

@@ -7,16 +7,18 @@ its memory can be measured. A program that is not installed raises ImportError a
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from common.errors import UserError
 from common.files import PROJECT
+from lab import bench_peers
+from lab.bench_commands import import_torch, prepare_ours, prepare_tiktoken, start_ours, start_transformers
 from lm import checkpoint, fast
 from lm.hardware import autocast, peak_memory_mib, training_dtypes
 from lm.scoring import score_pairs
@@ -248,72 +250,47 @@ def finish_step(model, optimizer):
     optimizer.zero_grad(set_to_none=True)
 
 
-# Starting, and preparing data: commands as a person types them -------------------------------------------------------
+# Programs in an environment of their own ----------------------------------------------------------------------------
+
+PEERS = PROJECT / '.peers'  # made as bench_peers.py says
 
 
-def run_python(*arguments, folder='.'):
-    """Return a function that runs Python with these arguments in a folder; it raises RuntimeError if that fails."""
+class Peer:
+    """A program that bench_peers.py drives; called, it does its job once."""
 
-    def run():
-        # Otherwise transformers looks on the hub for a newer model.
-        environment = {**os.environ, 'HF_HUB_OFFLINE': '1'}
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=folder)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    def __init__(self, task, job, name):
+        """Start it, and wait until it is ready. Raises UserError without .peers, RuntimeError if it fails."""
+        python = next((path for path in (PEERS / 'bin/python', PEERS / 'Scripts/python.exe') if path.exists()), None)
+        if python is None:
+            raise UserError('its environment .peers is not there; the head of lab/bench_peers.py says how to make it')
+        self._log = Path(task.scratch) / f'{job}-{name}.log'.replace(' ', '-')
+        with open(self._log, 'w', encoding='utf-8') as log:
+            self._process = subprocess.Popen(
+                [python, bench_peers.__file__, job, name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        pairs = [(list(prompt), list(response)) for prompt, response, *_ in task.pairs]
+        self._ask(json.dumps({**asdict(task), 'pairs': pairs, 'prompt_ids': task.prompt_ids}))
 
-    return run
+    def _ask(self, line):
+        """Write a line to its stdin and return the line that it answers."""
+        with contextlib.suppress(BrokenPipeError):
+            print(line, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            lines = self._log.read_text('utf-8', errors='replace').strip().splitlines()
+            raise RuntimeError(lines[-1] if lines else 'it ended without a word')
+        return answer
 
+    def __call__(self):
+        self._ask('go')
 
-def start_ours(task):
-    """Run sample.py to generate one token."""
-    return run_python(str(PROJECT / 'sample.py'), f'--init_from={task.folder}', '--max_new_tokens=1', '--device=cpu')
-
-
-def start_transformers(task):
-    """Generate one token with a script that uses transformers."""
-    import transformers  # noqa: F401 (raises ImportError if it is not installed)
-
-    return run_python(
-        '-c',
-        'import sys\n'
-        'from transformers import AutoModelForCausalLM, AutoTokenizer\n'
-        'model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n'
-        'tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n'
-        'prompt = tokenizer(sys.argv[2], return_tensors="pt")\n'
-        'ids = model.generate(**prompt, max_new_tokens=1, do_sample=True, pad_token_id=50256)\n'
-        'print(tokenizer.decode(ids[0]))',
-        task.folder,
-        task.prompt,
-    )
-
-
-def import_torch(task):
-    """Import torch, which both need."""
-    return run_python('-c', 'import torch')
-
-
-def prepare_ours(task):
-    """Turn the text into tokens with prepare_bin.py."""
-    return run_python(str(PROJECT / 'prepare_bin.py'), f'--input={task.text}', '--dataset=bench', folder=task.scratch)
-
-
-def prepare_tiktoken(task):
-    """Write the same tokens with a loop over the documents in a single process, as nanoGPT's prepare.py does."""
-    return run_python(
-        '-c',
-        'import sys, numpy, tiktoken\n'
-        'tokenizer = tiktoken.get_encoding("gpt2")\n'
-        'with open(sys.argv[1], encoding="utf-8") as file:\n'
-        '    documents = file.read().split("\\n\\n\\n")\n'
-        'ids = []\n'
-        'for document in documents:\n'
-        '    ids += [*tokenizer.encode_ordinary(document), tokenizer.eot_token]\n'
-        'split = int(0.9 * len(ids))\n'
-        'numpy.array(ids[:split], dtype=numpy.uint16).tofile(sys.argv[2] + "/train.bin")\n'
-        'numpy.array(ids[split:], dtype=numpy.uint16).tofile(sys.argv[2] + "/val.bin")',
-        task.text,
-        task.scratch,
-    )
+    def end(self):
+        """End it; return its peak memory in MiB."""
+        return float(self._ask(''))
 
 
 # Who does which job: this project's contenders first -----------------------------------------------------------------
@@ -339,11 +316,20 @@ SCORERS = {
     'CTranslate2 float32': (score_ctranslate2, {'compute_type': 'float32'}),
     'CTranslate2 int8': (score_ctranslate2, {'compute_type': 'int8'}),
 }
+SCORERS_OF_PROMPTS = ('float32', 'int8', 'transformers bfloat16', 'CTranslate2 int8')
+
+
+def peers(job):
+    """Return the contenders that bench_peers.py drives in this job."""
+    return {name: (Peer, {'job': job, 'name': name}) for name in bench_peers.PEERS[job]}
+
+
 CONTENDERS = {
-    'decode': GENERATORS,
-    'sample': GENERATORS,
-    'score': SCORERS,
-    'prompts': {name: SCORERS[name] for name in ('float32', 'int8', 'transformers bfloat16', 'CTranslate2 int8')},
+    'decode': GENERATORS | peers('decode'),
+    'busy': {name: GENERATORS[name] for name in GENERATORS if name != WITHOUT_CACHE} | peers('decode'),
+    'sample': GENERATORS | peers('sample'),
+    'score': SCORERS | peers('score'),
+    'prompts': {name: SCORERS[name] for name in SCORERS_OF_PROMPTS} | peers('prompts'),
     'train': {
         'train.py': (train_ours, {}),
         'plain float32': (train_plain, {}),
@@ -376,8 +362,10 @@ def run_contender(job, name, task, pipe):
                 started = time.perf_counter()
                 run()
                 pipe.send((time.perf_counter() - started) * (task.rows if name == WITHOUT_CACHE else 1))
-        pipe.send(peak_memory_mib())
+        pipe.send(run.end() if isinstance(run, Peer) else peak_memory_mib())
     except ImportError as error:
         pipe.send(ImportError(error.name))
+    except UserError as error:
+        pipe.send(error)
     except Exception as error:
         pipe.send(RuntimeError(f'{type(error).__name__}: {error}'))

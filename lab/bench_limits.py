@@ -48,7 +48,7 @@ def measure_packed_flops(dtype):
 
 def count_work(job, task):
     """Return how much one round does, in the job's unit."""
-    if job in ('decode', 'sample'):
+    if job in ('decode', 'busy', 'sample'):
         return task.rows * task.new_tokens
     if job in ('score', 'prompts'):
         return len(task.pairs)
@@ -62,10 +62,11 @@ def least_seconds(job, name, task, limits):
     The weights must be read and the products computed. Attention and everything small is left out, so the true limit
     is a little higher. int8 products have no limit here: torch offers no way to measure what the CPU could do.
     """
+    name = name.replace('q8_0', 'int8')
     precision = next((precision for precision in ('bfloat16', 'int8') if precision in name), 'float32')
     flops = limits.get(f'{"bfloat16" if name == "train.py" else precision}_gflops')
     flops = flops and flops * 1e9
-    if job in ('decode', 'sample') and 'cache' not in name:
+    if job in ('decode', 'busy', 'sample') and 'cache' not in name:
         weights = task.layers + task.head
         reading = weights * BYTES[precision] / (limits['read_gb_per_second'] * 1e9)
         return task.new_tokens * max(reading, 2 * weights * task.rows / flops if flops else 0.0)

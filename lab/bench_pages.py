@@ -2,9 +2,11 @@
 
 import json
 import platform
+import re
 import statistics
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -14,10 +16,12 @@ from common.errors import UserError
 from common.files import atomic_write
 from common.json_files import read_json_object
 from evaluation.markdown import markdown_table
-from lab.bench_contenders import CONTENDERS
+from lab.bench_contenders import CONTENDERS, PEERS
+from lab.bench_promises import promise_rows
 
 UNITS = {
     'decode': 'tokens',
+    'busy': 'tokens',
     'sample': 'tokens',
     'score': 'pairs',
     'prompts': 'responses',
@@ -29,6 +33,8 @@ COLUMNS = (
     'The speedup of a contender says how many times as fast it is as the one in the row. The hardware limit is the '
     'speed if reading the weights and multiplying the matrices took all the time; "reached" is the share of it.'
 )
+COMPARED = ('torch', 'transformers', 'ctranslate2', 'lm_eval', 'minicons', 'tiktoken', 'numpy')
+COMPARED_PEERS = ('openvino_genai', 'optimum_intel', 'llama_cpp_python')  # in their own environment
 PRECISION_HEADS = ('model', 'computed in', 'tokens', 'mean absolute difference from float32', 'worst', 'mean')
 
 
@@ -82,6 +88,13 @@ def print_speed(job, result):
     print_table(f'{job}: {UNITS[job]} per second, median of the rounds', speed_rows(job, result), names=1)
 
 
+def print_promises(results):
+    """Print which promises are kept on this machine, as far as they were measured. results: {job: result}."""
+    rows = list(promise_rows(results))
+    if rows[1:]:
+        print_table('promises of docs/speed.md', rows, names=3)
+
+
 def print_precision(result):
     """Print how far the logprobs are from those in float32."""
     print_table('precision: logprobs of a real text', precision_rows(result), names=2)
@@ -123,13 +136,23 @@ def describe_machine():
 
 def installed_versions():
     """Return {package: version} of everything that is compared; None if it is not installed."""
-    found = {}
-    for name in ('torch', 'transformers', 'ctranslate2', 'lm_eval', 'minicons', 'tiktoken', 'numpy'):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    here = {dist.name.lower().replace('-', '_'): dist.version for dist in distributions()}
+    folders = [str(folder) for folder in PEERS.glob('lib/python*/site-packages')]
+    theirs = {dist.name.lower().replace('-', '_'): dist.version for dist in distributions(path=folders)}
+    found = {name: here.get(name) for name in COMPARED}
+    return found | {name: theirs.get(name) for name in COMPARED_PEERS}
+
+
+def results_file(folder, machine):
+    """Return the path of a machine's JSON file in a folder: each machine has its own."""
+    widest = machine['instructions'][-1] if machine['instructions'] else machine['system']
+    name = f'{machine["processor"]}-{machine["threads"]}-threads-{widest}'
+    return folder / f'{re.sub("[^a-z0-9_]+", "-", name.lower())}.json'
+
+
+def growth_picture(machine):
+    """Return the name of the picture beside a machine's JSON file."""
+    return results_file(Path(), machine).stem + '-growth.png'
 
 
 def save_result(path, conditions, job, result):
@@ -140,7 +163,7 @@ def save_result(path, conditions, job, result):
     try:
         before = read_json_object(path, missing={})
     except UserError as error:
-        raise UserError(f'--save={path}: {error}; name another file') from error
+        raise UserError(f'--save: {error}; name another folder') from error
     saved = {**before, **conditions, 'jobs': {**before.get('jobs', {}), job: result}}
     with atomic_write(path) as temporary:
         temporary.write_text(f'{json.dumps(saved, indent=2)}\n', encoding='utf-8')
@@ -151,10 +174,13 @@ def save_result(path, conditions, job, result):
 def speed_page(saved):
     """Return a Markdown page with everything in the JSON file."""
     parts = ['# How fast it is', describe_conditions(saved), COLUMNS]
+    promises = list(promise_rows(saved['jobs']))
+    if promises[1:]:
+        parts += ['## Promises', 'What docs/speed.md promises, on this machine.', markdown_table(promises)]
     for job, result in saved['jobs'].items():
         parts.append(f'## {job}')
         if job == 'growth':
-            parts.append('![How time and memory grow](growth.png)')
+            parts.append(f'![How time and memory grow]({growth_picture(saved["machine"])})')
         elif job == 'precision':
             parts.append(markdown_table(precision_rows(result)))
         else:

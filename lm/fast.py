@@ -20,14 +20,15 @@ from model import GPT, attend
 ONE_LAYER = 4  # Linear layers, about
 
 
-def pack(model, quantize=None, rows=1, measure_again=False):
+def pack(model, quantize=None, rows=1, tune='once'):
     """Optimise a language model for inference, in place; it can no longer be trained or saved.
 
     In a GPT, and in Llama and its relatives, whole layers are replaced; in other models of transformers each of its
     Linear layers.
 
     quantize: None, or 'int8'. rows: how many tokens will mostly be computed at a time: 1 for a text that is generated,
-    many for texts that are scored. measure_again: measure how matrices are multiplied fastest here, and remember it.
+    many for texts that are scored. tune: whether to measure which way to multiply is the fastest here; 'once', 'again'
+    or 'never' (tuning.py).
     Returns the model, unchanged on a GPU; its `tuning` is the Choice that was made, or None.
     Raises UserError if int8 is not supported here.
     """
@@ -39,9 +40,9 @@ def pack(model, quantize=None, rows=1, measure_again=False):
     linears = [module for module in model.modules() if type(module) is nn.Linear]
     if weight.device.type != 'cpu' or not linears:
         return model
-    model.tuning = choose_matrix(linears[:ONE_LAYER], quantize, rows, measure_again)
+    model.tuning = choose_matrix(linears[:ONE_LAYER], quantize, rows, tune)
     matrix = model.tuning.matrix
-    keep_pace(model)
+    keep_pace(model, threads=model.tuning.threads)
     if not isinstance(model, GPT):
         return pack_network(model, matrix)
     blocks = model.transformer.h

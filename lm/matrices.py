@@ -11,6 +11,7 @@ multiplying. Each class takes a Linear layer, and is called with
 and returns (R, C_out).
 """
 
+import math
 import warnings
 
 import torch
@@ -19,8 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-PACKED_FOR = 512  # rows for which oneDNN packs a matrix
-PART = 2**13  # outputs that are converted to int8 at a time, which takes several times their memory
+PART = 2**13  # outputs that are converted at a time, which takes several times their memory
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -35,6 +35,11 @@ def can_pack(weight: Tensor) -> bool:
 def can_quantize(weight: Tensor) -> bool:
     """Return whether matrices like this can be converted to int8: those in float32 on a CPU."""
     return weight.device.type == 'cpu' and weight.dtype == torch.float32
+
+
+def can_split(weight: Tensor) -> bool:
+    """Return whether matrices like this can be split: those in float32 on a CPU for which FBGEMM was written."""
+    return can_quantize(weight) and 'fbgemm' in torch.backends.quantized.supported_engines
 
 
 def in_rows(x: Float[Tensor, '*N C'], enough: int) -> Float[Tensor, 'R C']:
@@ -87,10 +92,11 @@ class PackedMatrix(nn.Module):
     """Cut into blocks for oneDNN, once and not in every call; GELU and addition happen while results are written."""
 
     enough_rows = 1
+    packed_for = 512  # rows
 
     def __init__(self, linear):
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_FOR)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), self.packed_for)
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.product = torch.ops.mkldnn._linear_pointwise.default
         self.product_and_sum = torch.ops.mkldnn._linear_pointwise.binary
@@ -103,10 +109,50 @@ class PackedMatrix(nn.Module):
         return self.product(x, self.packed, self.bias, 'gelu' if gelu else 'none', [], gelu or '')
 
 
+class PackedMatrixOfOne(PackedMatrix):
+    """The same, in the blocks that oneDNN prefers for a single row."""
+
+    packed_for = 1
+
+
 class PackedMatrixOfFour(PackedMatrix):
     """The same; fewer than four rows are padded, since oneDNN may take another way with one row, and a slower one."""
 
     enough_rows = 4
+
+
+class SplitMatrix(nn.Module):
+    """Each weight is stored as the sum of two numbers in float16, which together have 22 of the 24 bits of a float32.
+
+    The products are computed in float32. This reads as much memory as float32 does; but for a single row, FBGEMM reads
+    float16 faster on some CPUs than any library reads float32.
+    """
+
+    enough_rows = 1
+    step = 2.0**11  # the second number is stored times this, since float16 has few bits for small numbers
+
+    def __init__(self, linear):
+        super().__init__()
+        weight, self.bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+        torch.backends.quantized.engine = 'fbgemm'
+        # A power of two by which float16, which ends at 65,504, can hold all weights.
+        self.scale = 2.0 ** max(0, math.frexp(weight.abs().max().item())[1] - 15)
+        self.parts = [self._pack(weight[rows] / self.scale) for rows in parts_of(len(weight))]
+        self.product = torch.ops.quantized.linear_dynamic_fp16.default
+
+    def _pack(self, weight):
+        high = weight.half().float()
+        return torch.ops.quantized.linear_prepack_fp16(torch.cat([high, (weight - high) * self.step]), None)
+
+    def forward(self, x, gelu=None, add_to=None):
+        sums = []
+        for part in self.parts:
+            high, low = self.product(x, part).chunk(2, dim=-1)
+            sums.append(torch.add(high, low, alpha=1 / self.step))
+        y = sums[0] if len(sums) == 1 else torch.cat(sums, dim=-1)
+        if self.scale != 1:
+            y.mul_(self.scale)
+        return finish(y if self.bias is None else y.add_(self.bias), gelu, add_to)
 
 
 class Int8Matrix(nn.Module):
@@ -143,7 +189,8 @@ class Int8Matrix(nn.Module):
         return torch.ops.quantized.linear_prepack(weight, None if self.bias is None else self.bias[rows])
 
     def _multiply(self, x):
-        products = [torch.ops.quantized.linear_dynamic(x, part, self.seven_bits) for part in self.parts]
+        product = torch.ops.quantized.linear_dynamic.default
+        products = [product(x, part, self.seven_bits) for part in self.parts]
         return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
     def forward(

@@ -20,6 +20,7 @@ from lm.locate import locate_model
 from lm.roles import choose_front
 from lm.search import Budget
 from lm.text_probability import QUANTITIES
+from lm.tuning import TUNE
 
 SEARCHES = ('beam_width', 'most_probable', 'above', 'next_words')  # each takes the place of drawing samples
 MAX_DRAWN_BEAMS, MAX_DRAWN_STEPS = 40, 60  # more would be unreadable in one picture
@@ -63,7 +64,7 @@ class SamplingSettings(ModelSettings):
     plot_steps: int = 20  # how many steps to draw
     plot_dir: str = 'results'  # charts go into a new folder in here
     quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
-    tune: str = 'once'  # again: measure which way to multiply is the fastest here, and remember it
+    tune: str = 'once'  # measure which way to multiply is the fastest here, and remember it: once, again or never
     verbose: bool = False  # print what was measured, and chosen
     compile: bool = False  # torch.compile the model: a slower start, then faster
     html: bool = False  # write one page with every step, to explore in a browser, instead of show_probs' charts
@@ -93,8 +94,8 @@ def check_sampling_settings(settings):
     if settings.quantize and (settings.compile or settings.dtype not in (None, 'float32')):
         other = 'compile' if settings.compile else 'dtype'
         raise UserError(f'--quantize={settings.quantize} cannot be combined with --{other}')
-    if settings.tune not in ('once', 'again'):
-        raise UserError(f'--tune={settings.tune} is neither once nor again')
+    if settings.tune not in TUNE:
+        raise UserError(f'--tune={settings.tune} is not one of {", ".join(TUNE)}')
     for name in ('num_samples', 'max_new_tokens', 'plot_steps'):
         if getattr(settings, name) < 0:
             raise UserError(f'--{name}={getattr(settings, name)}: it cannot be negative')
@@ -215,7 +216,7 @@ def optimise_for_inference(model, settings, rows=1):
         check_compiler(model.device)
         model.hidden = explain_compile_errors()(torch.compile(model.hidden, dynamic=True))
         return model
-    fast.pack(model, settings.quantize, rows, settings.tune == 'again')
+    fast.pack(model, settings.quantize, rows, settings.tune)
     if settings.verbose and model.tuning is not None:
         print(f'matrices of {model_name(settings)}: {model.tuning}', file=sys.stderr)
     return model

@@ -36,26 +36,39 @@ class Pace:
     def __init__(self, clock=time.perf_counter, count_losses=count_lost_cores):
         """clock: returns seconds. count_losses: how often cores were taken away so far."""
         self._clock, self._count_losses = clock, count_losses
-        self._most = self.threads = torch.get_num_threads()
-        self._choice = self._most  # of the last trial
-        self._trials = {}  # threads -> [seconds, steps] of what is being tried, the last one now
+        self._limit = None  # of threads for a few tokens
+        self._set_all()
         self._keep, self._kept_until = KEPT[0], -1.0
         self._watched_since, self._losses = clock(), count_losses()
+
+    def _set_all(self):
+        """Take the present number of torch's threads for all that there are."""
+        self._all = self.threads = torch.get_num_threads()
+        self._most = self._choice = min(self._all, self._limit or self._all)  # for a few tokens; what was chosen last
+        self._trials = {}  # threads -> [seconds, steps] of what is being tried, the last one now
+
+    def limit(self, threads):
+        """Compute a few tokens with at most so many threads, since more are slower; None for all."""
+        if threads != self._limit:
+            self._limit = threads
+            self._use(self._all)
+            self._set_all()
 
     def run(self, compute, idx, cache=None):
         """Return compute(idx, cache): a pass over (B, T) ids, with as many threads as seems best."""
         if torch.get_num_threads() != self.threads:  # somebody else has chosen
-            self._most = self.threads = self._choice = torch.get_num_threads()
-            self._trials = {}
-        if self._most == 1:
-            return compute(idx, cache)
+            self._set_all()
         if idx.numel() > FEW:
             before = self.threads
-            self._use(self._most)
+            self._use(self._all)
             try:
                 return compute(idx, cache)
             finally:
                 self._use(before)
+        if not self._trials:
+            self._use(self._choice)
+        if self._most == 1:
+            return compute(idx, cache)
         begin = self._clock()
         if not self._trials and self._is_time_for_trial(begin):
             self._try(self._most)
@@ -103,10 +116,14 @@ class Pace:
             self.threads = threads
 
 
-def keep_pace(model, pace=None):
-    """Let a model's passes be computed with as many threads as seems best, and without notes for gradients."""
+def keep_pace(model, pace=None, threads=None):
+    """Let a model's passes be computed with as many threads as seems best, and without notes for gradients.
+
+    threads: how many are the most for a few tokens; None for all.
+    """
     compute = model.hidden
     pace = pace or shared_pace()
+    pace.limit(threads)
 
     @torch.inference_mode()
     def hidden(idx, cache=None):

@@ -1,11 +1,12 @@
-"""Which way to store and multiply matrices is the fastest here: measured when asked to, then remembered.
+"""Which way to store and multiply matrices is the fastest here: measured once, then remembered.
 
 No way is the fastest everywhere: what wins on one CPU is slowest on another, and one row wants another way than many.
-So the matrices of one layer are multiplied in each of them, for a fraction of a second. The outcome is kept in the
-user's cache folder, for each machine, version of torch, number of threads, shape, precision and number of rows. All
-ways compute the same numbers, up to rounding.
+So when a model is first loaded, the matrices of one layer are multiplied in each of them, for a fraction of a second.
+The outcome is kept in the user's cache folder, for each machine, version of torch, number of threads, shape, precision
+and number of rows. All ways compute the same numbers, up to rounding.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from common.errors import UserError
@@ -23,18 +25,23 @@ from common.files import atomic_write
 from common.json_files import read_json_object
 from lm import matrices
 
-VERSION = 1  # of the ways to choose from: raise it when one of them changes
+VERSION = 2  # of the ways to choose from: raise it when one of them changes
 SECONDS = 0.15  # to measure for; making the matrices takes about as long again
 ROUNDS = 3, 50  # at least and at most
 MANY_ROWS = 64  # stands for any number from FEW_ROWS on
 FEW_ROWS = 17
 WEIGHTS = 2**22  # at most this many are measured; of larger layers, the first rows of each matrix
+MARGIN = 0.95  # another way than the usual one must be faster by this factor
+WAIT = 5.0  # seconds, for another process that measures
+TUNE = ('once', 'again', 'never')
 
 FLOATS = {
     'packed': matrices.PackedMatrix,
+    'packed for one row': matrices.PackedMatrixOfOne,
     'packed in fours': matrices.PackedMatrixOfFour,
     'transposed': matrices.TransposedMatrix,
     'plain': matrices.PlainMatrix,
+    'split': matrices.SplitMatrix,
 }
 ENGINES = {
     'fbgemm': matrices.Int8Matrix,
@@ -50,7 +57,8 @@ class Choice:
     """How matrices are stored and multiplied."""
 
     name: str
-    milliseconds: dict = field(default_factory=dict)  # what each way took for a layer; empty if none was measured
+    threads: int | None = None  # how many compute a few rows; None for all
+    milliseconds: dict = field(default_factory=dict)  # {(name, threads): for a layer}; empty if none was measured
     remembered: bool = False
 
     @property
@@ -59,17 +67,24 @@ class Choice:
         return {**FLOATS, **ENGINES, **PORTABLE}[self.name]
 
     def __str__(self):
-        took = ', '.join(f'{name} {value:.2f}' for name, value in self.milliseconds.items())
+        took = ', '.join(f'{describe_way(*way)} {value:.2f}' for way, value in self.milliseconds.items())
         when = 'remembered' if self.remembered else 'measured now'
-        return self.name + (f' ({when}, ms for a layer: {took})' if took else '')
+        return describe_way(self.name, self.threads) + (f' ({when}, ms for a layer: {took})' if took else '')
 
 
-def choose_matrix(linears, quantize=None, rows=1, again=False):
+def describe_way(name, threads):
+    """Return a way's name, with the number of threads if it is not all."""
+    return f'{name} on {threads} thread{"s" * (threads > 1)}' if threads else name
+
+
+def choose_matrix(linears, quantize=None, rows=1, tune='once'):
     """Return the Choice for a model. linears: the Linear layers of one of its layers.
 
-    quantize: None or 'int8'. rows: how many a product will mostly have. again: measure, and remember the outcome.
-    Without a measurement matrices are packed, if they can be.
+    quantize: None or 'int8'. rows: how many a product will mostly have. tune: 'once' measures if nothing is remembered,
+    'again' in any case; 'never' takes the usual way, so that numbers are the same to the last digit. The environment
+    variable NANOGPT_PROBS_TUNE overrules 'once'.
     """
+    tune = os.environ.get('NANOGPT_PROBS_TUNE', tune) if tune == 'once' else tune
     weight = linears[0].weight
     ways = ways_to_multiply(weight, quantize)
     if len(ways) == 1:
@@ -77,20 +92,33 @@ def choose_matrix(linears, quantize=None, rows=1, again=False):
     rows = rows if rows < FEW_ROWS else MANY_ROWS
     shapes = [(linear.out_features, linear.in_features, linear.bias is not None) for linear in linears]
     key = describe_case(shapes, weight.dtype, quantize, rows)
-    if not again:
-        # In fours, rows are rounded alike in batches of any size.
-        usual = 'packed in fours' if rows > 1 and 'packed in fours' in ways else next(iter(ways))
-        return read_choice(key, ways) or Choice(usual)
-    milliseconds = measure_ways(ways, shapes, weight.dtype, rows)
-    choice = Choice(min(milliseconds, key=milliseconds.get), milliseconds)
-    remember_choice(key, choice)
+    # In fours, rows are rounded alike in batches of any size.
+    usual = 'packed in fours' if rows > 1 and 'packed in fours' in ways else next(iter(ways))
+    if tune == 'never':
+        return Choice(usual)
+    if tune == 'once' and (choice := read_choice(key, ways)):
+        return choice
+    with wait_for_others():  # so that all processes of a run choose alike
+        if tune == 'once' and (choice := read_choice(key, ways)):
+            return choice
+        milliseconds = measure_ways(ways, shapes, weight.dtype, rows)
+        fastest = min(milliseconds, key=milliseconds.get)
+        if milliseconds[fastest] > MARGIN * milliseconds[usual, None]:
+            fastest = usual, None
+        choice = Choice(*fastest, milliseconds)
+        remember_choice(key, choice)
     return choice
 
 
 def ways_to_multiply(weight, quantize):
     """Return {name: class} of what can multiply with such weights on this machine, the usual one first."""
     if not quantize:
-        return {name: way for name, way in FLOATS.items() if 'packed' not in name or matrices.can_pack(weight)}
+        ways = dict(FLOATS)
+        if not matrices.can_pack(weight):
+            ways = {name: way for name, way in ways.items() if 'packed' not in name}
+        if not matrices.can_split(weight):
+            del ways['split']
+        return ways
     supported = torch.backends.quantized.supported_engines
     ways = {name: way for name, way in ENGINES.items() if name in supported}
     if 'fbgemm' in supported:  # on x86
@@ -101,28 +129,42 @@ def ways_to_multiply(weight, quantize):
 
 
 def measure_ways(ways, shapes, dtype, rows):
-    """Return {name: milliseconds} of a layer's products in each of the ways, the median of several rounds.
+    """Return {(name, threads): milliseconds} of a layer's products in each of the ways, the median of several rounds.
 
-    shapes: (outputs, inputs, has a bias) of each matrix. The ways take turns, so that none finds its matrices in the
-    CPU's cache because it was used just before, if they are too large to stay there.
+    shapes: (outputs, inputs, has a bias) of each matrix. threads: None for all; few rows are also multiplied with half
+    as many. The ways take turns, so that none finds its matrices in the CPU's cache because it was used just before, if
+    they are too large to stay there.
     """
     part = min(1.0, WEIGHTS / sum(outputs * inputs for outputs, inputs, _ in shapes))
-    seconds = {name: [] for name in ways}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        linears = [nn.Linear(size, max(1, int(outputs * part)), bias, dtype=dtype) for outputs, size, bias in shapes]
+    every = torch.get_num_threads()
+    half = [every // 2] if every > 1 and rows < FEW_ROWS else []
+    seconds = {(name, threads): [] for threads in (None, *half) for name in ways}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), keep_number_of_threads():
+        linears = [nn.Linear(size, max(1, int(outputs * part) // 64 * 64), bias, dtype=dtype) for outputs, size, bias in shapes]
         made = {name: [way(linear) for linear in linears] for name, way in ways.items()}
         enough = {name: max(rows, way.enough_rows) for name, way in ways.items()}
         inputs = {name: [torch.randn(enough[name], size, dtype=dtype) for _, size, _ in shapes] for name in ways}
         end = time.perf_counter() + SECONDS
         for number in range(ROUNDS[1] + 1):
-            for name, multiplied in made.items():
+            for (name, threads), times in seconds.items():
+                torch.set_num_threads(threads or every)
                 begin = time.perf_counter()
-                for matrix, x in zip(multiplied, inputs[name], strict=True):
+                for matrix, x in zip(made[name], inputs[name], strict=True):
                     matrix(x)
-                seconds[name].append(time.perf_counter() - begin)
+                times.append(time.perf_counter() - begin)
             if number >= ROUNDS[0] and time.perf_counter() > end:
                 break
-    return {name: 1e3 * statistics.median(values[1:]) / part for name, values in seconds.items()}
+    return {way: 1e3 * statistics.median(times[1:]) / part for way, times in seconds.items()}
+
+
+@contextlib.contextmanager
+def keep_number_of_threads():
+    """Set the number of torch's threads back to what it was."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # What is remembered -------------------------------------------------------------------------------------------------
@@ -154,19 +196,35 @@ def read_choices():
 def read_choice(key, ways):
     """Return the Choice that was remembered for a key; None if there is none that can be used."""
     entry = read_choices().get(key)
-    entry = entry if isinstance(entry, dict) else {}
-    name, milliseconds = entry.get('name'), entry.get('milliseconds')
-    is_sound = isinstance(milliseconds, dict) and all(type(value) is float for value in milliseconds.values())
-    if name not in tuple(ways) or not is_sound or name not in milliseconds:
+    try:
+        milliseconds = {(name, threads): value for name, threads, value in entry['milliseconds']}
+        choice = Choice(entry['name'], entry['threads'], milliseconds, remembered=True)
+        is_sound = all(type(value) is float for value in milliseconds.values())
+        is_known = choice.name in tuple(ways) and (choice.name, choice.threads) in milliseconds
+    except (TypeError, KeyError, ValueError):
         return None
-    return Choice(name, milliseconds, remembered=True)
+    return choice if is_sound and is_known else None
 
 
 def remember_choice(key, choice):
     """Write a Choice into the user's cache folder; if that is not possible, it is measured again next time."""
-    entries = read_choices() | {key: {'name': choice.name, 'milliseconds': choice.milliseconds}}
+    milliseconds = [[*way, value] for way, value in choice.milliseconds.items()]
+    entry = {'name': choice.name, 'threads': choice.threads, 'milliseconds': milliseconds}
     try:
         with atomic_write(cache_file()) as temporary:
-            temporary.write_text(json.dumps(entries, indent=1) + '\n', encoding='utf-8')
+            temporary.write_text(json.dumps(read_choices() | {key: entry}, indent=1) + '\n', encoding='utf-8')
     except (UserError, OSError):
         pass
+
+
+@contextlib.contextmanager
+def wait_for_others():
+    """Measure when no other process does: they would disturb each other, and choose differently."""
+    lock = FileLock(cache_file().with_suffix('.lock'))
+    with contextlib.suppress(Timeout, OSError):  # a cache folder that cannot be written to, for example
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=WAIT)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -21,6 +21,7 @@ TIKTOKEN_CACHE = PROJECT.parent / 'shared' / 'tiktoken_cache'
 if TIKTOKEN_CACHE.is_dir():
     os.environ.setdefault('TIKTOKEN_CACHE_DIR', str(TIKTOKEN_CACHE))
 os.environ['HF_HUB_DISABLE_PROGRESS_BARS'] = '1'
+os.environ['NANOGPT_PROBS_TUNE'] = 'never'
 os.environ['NANOGPT_PROBS_CACHE'] = str(Path(tempfile.gettempdir()) / 'nanogpt-probs-tests')
 torch.set_num_threads(1)  # tests run side by side, a process each
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, as would all it starts

@@ -1,16 +1,20 @@
 """How matrices are multiplied is measured once on a machine, remembered, and changes no number."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 from helpers.models import random_gpt
+from helpers.scripts import PROJECT
 
 from lm import fast, matrices, tuning
 
 EVERY = {**tuning.FLOATS, **tuning.ENGINES, **tuning.PORTABLE}
-SUPPORTED = [name for name in tuning.FLOATS if 'packed' not in name or matrices.can_pack(torch.ones(1))]
+SUPPORTED = list(tuning.ways_to_multiply(torch.ones(1), None))
 QUANTIZED = [name for name in tuning.ENGINES if name in torch.backends.quantized.supported_engines]
 
 
@@ -18,6 +22,7 @@ QUANTIZED = [name for name in tuning.ENGINES if name in torch.backends.quantized
 def cache(tmp_path, monkeypatch):
     """An empty cache folder."""
     monkeypatch.setenv('NANOGPT_PROBS_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.delenv('NANOGPT_PROBS_TUNE')
     return tmp_path / 'cache/tuning.json'
 
 
@@ -83,18 +88,47 @@ def test_where_torch_has_no_engine_int8_takes_the_portable_path(monkeypatch):
 
 
 def test_what_was_measured_is_remembered_for_this_case_alone(cache):
-    assert tuning.choose_matrix(linear_layers()).name == SUPPORTED[0]
-    assert not cache.exists()  # nothing is measured unasked
-    first = tuning.choose_matrix(linear_layers(), again=True)
-    assert set(first.milliseconds) == set(SUPPORTED)
+    first = tuning.choose_matrix(linear_layers())
+    assert {name for name, _ in first.milliseconds} == set(SUPPORTED)
     later = tuning.choose_matrix(linear_layers())
-    assert (later.name, later.milliseconds, later.remembered) == (first.name, first.milliseconds, True)
+    assert later == dataclasses.replace(first, remembered=True)
     for changed in ({'rows': 3}, {'rows': 64}):
         assert not tuning.choose_matrix(linear_layers(), **changed).remembered
-    tuning.choose_matrix(linear_layers(), rows=64, again=True)
     assert tuning.choose_matrix(linear_layers(), rows=1000).remembered  # as for 64
     assert not tuning.choose_matrix(linear_layers(bias=False)).remembered
-    assert len(json.loads(cache.read_text())) == 2
+    assert not tuning.choose_matrix(linear_layers(), tune='again').remembered
+    assert len(json.loads(cache.read_text())) == 4
+
+
+@pytest.mark.parametrize('how', ['setting', 'environment'])
+def test_whoever_wants_the_same_last_digits_everywhere_measures_nothing(cache, how, monkeypatch):
+    if how == 'environment':
+        monkeypatch.setenv('NANOGPT_PROBS_TUNE', 'never')
+    choice = tuning.choose_matrix(linear_layers(), tune='never' if how == 'setting' else 'once')
+    assert choice == tuning.Choice(SUPPORTED[0])
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(('took', 'chosen'), [(0.97, (SUPPORTED[0], None)), (0.9, (SUPPORTED[-1], 1))])
+def test_the_usual_way_is_left_only_for_a_clearly_faster_one(took, chosen, monkeypatch):
+    milliseconds = {(name, None): 1.0 for name in SUPPORTED} | {(SUPPORTED[-1], 1): took}
+    monkeypatch.setattr(tuning, 'measure_ways', lambda *_: milliseconds)
+    choice = tuning.choose_matrix(linear_layers())
+    assert (choice.name, choice.threads) == chosen
+    assert tuning.choose_matrix(linear_layers()).threads == choice.threads  # remembered, too
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_choose_alike(tmp_path):
+    code = (
+        'import torch; torch.set_num_threads(1); from lm import tuning\n'
+        'layers = [torch.nn.Linear(24, 72), torch.nn.Linear(24, 24)]\n'
+        'print(tuning.choose_matrix(layers).remembered)'
+    )
+    both = [
+        subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, cwd=PROJECT) for _ in '12'
+    ]
+    assert sorted(process.communicate()[0].strip() for process in both) == ['False', 'True']
 
 
 @pytest.mark.parametrize(
@@ -105,15 +139,15 @@ def test_what_was_measured_is_remembered_for_this_case_alone(cache):
         lambda text: text.replace('"name"', '"mane"'),
         lambda text: change_entries(text, name='abacus'),
         lambda text: change_entries(text, name=['x']),
-        lambda text: change_entries(text, milliseconds={'plain': 'x'}),
+        lambda text: change_entries(text, milliseconds=[['plain', None, 'x']]),
         lambda text: json.dumps(dict.fromkeys(json.loads(text), 7)),
     ],
 )
 def test_a_damaged_or_foreign_entry_is_not_used(cache, damage):
-    tuning.choose_matrix(linear_layers(), again=True)
+    tuning.choose_matrix(linear_layers(), tune='again')
     cache.write_text(damage(cache.read_text()))
     assert not tuning.choose_matrix(linear_layers()).remembered
-    tuning.choose_matrix(linear_layers(), again=True)
+    tuning.choose_matrix(linear_layers(), tune='again')
     assert tuning.choose_matrix(linear_layers()).remembered
 
 
@@ -123,14 +157,14 @@ def test_measuring_draws_no_random_numbers():
     torch.manual_seed(3)
     layers = linear_layers()
     torch.manual_seed(3)
-    tuning.choose_matrix(layers, again=True)
+    tuning.choose_matrix(layers, tune='again')
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('NANOGPT_PROBS_CACHE', str(tmp_path / 'file'))
-    assert tuning.choose_matrix(linear_layers(), again=True).milliseconds
+    assert tuning.choose_matrix(linear_layers(), tune='again').milliseconds
     assert not tuning.choose_matrix(linear_layers()).remembered
 
 
@@ -138,7 +172,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path, monkeypatch):
 def test_measuring_takes_a_third_of_a_second():
     layers = [torch.nn.Linear(1024, 4096), torch.nn.Linear(4096, 1024)]
     begin = time.perf_counter()
-    tuning.choose_matrix(layers, again=True)
+    tuning.choose_matrix(layers, tune='again')
     assert time.perf_counter() - begin < 1.5  # on a machine that does other work besides
 
 
