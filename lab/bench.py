@@ -147,6 +147,7 @@ def make_task(job, folder, scratch):
     model, tokenizer, _ = checkpoint.load_model(folder, device='cpu')
     rows, new_tokens = (10, 200) if job == 'sample' else (1, 100)
     task = Task(folder, scratch, rows=rows, new_tokens=new_tokens)
+    task.prompt_ids = tuple(tokenizer.encode_prompt(task.prompt))
     task.layers, task.head = count_matrices(model)
     if job in ('score', 'prompts'):
         task.pairs = make_pairs(job, tokenizer, tokenizer.encode(story))
@@ -207,7 +208,7 @@ def write_text(path, story, size):
 
 def compare_contenders(job, task, settings, limits):
     """Let the contenders take turns; return {name: speed, seconds of each round, hardware limit, peak memory}."""
-    contenders = start_contenders(job, task, settings.only)
+    contenders = start_contenders(job, task, settings.only, limits)
     if not contenders:
         raise UserError(f'--only={settings.only}: no contender is left for the job {job}')
     with keep_cpu_busy() if job == 'busy' else contextlib.nullcontext():
@@ -232,12 +233,16 @@ def compare_contenders(job, task, settings, limits):
     }
 
 
-def start_contenders(job, task, only):
+def start_contenders(job, task, only, limits):
     """Return {name: (process, pipe)} of those that are ready; print which are left out, and why."""
+    no_bfloat16 = limits['bfloat16_gflops'] < limits['float32_gflops'] / 4
     context = multiprocessing.get_context('spawn')
     contenders = {}
     for name in CONTENDERS[job]:
         if only not in name:
+            continue
+        if no_bfloat16 and 'bfloat16' in name:
+            print(f'{name} is left out: {limits["bfloat16_gflops"]:.3g} GFLOP/s on this CPU', file=sys.stderr)
             continue
         here, there = context.Pipe()
         process = context.Process(target=run_contender, args=(job, name, task, there), daemon=True)

@@ -41,13 +41,9 @@ class Task:
     pairs: tuple = ()  # (prompt ids, response ids, prompt text, response text) to score
     text: str = ''  # a text file to turn into tokens
     prompt: str = 'Once upon a time'
+    prompt_ids: tuple = ()
     layers: int = 0  # numbers in the matrices of the model's layers; all are read for each token
     head: int = 0  # numbers in its output layer
-
-    @property
-    def prompt_ids(self):
-        """The ids of the prompt."""
-        return checkpoint.load_model(self.folder)[1].encode_prompt(self.prompt)
 
 
 def load_ours(task, dtype=None, quantize=None, rows=1):
@@ -273,7 +269,7 @@ class Peer:
                 text=True,
             )
         pairs = [(list(prompt), list(response)) for prompt, response, *_ in task.pairs]
-        self._ask(json.dumps({**asdict(task), 'pairs': pairs, 'prompt_ids': task.prompt_ids}))
+        self._ask(json.dumps({**asdict(task), 'pairs': pairs}))
 
     def _ask(self, line):
         """Write a line to its stdin and return the line that it answers."""

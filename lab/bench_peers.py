@@ -30,7 +30,7 @@ GPT2 = {  # llama.cpp's names -> those in model.safetensors
 }
 
 
-def sum_logprobs(logits, ids):
+def add_logprobs(logits, ids):
     """Return the summed logprobs of ids, (n,) integers, under logits, (n, V)."""
     import numpy
 
@@ -104,7 +104,7 @@ def score_openvino(task, weights):
             logits = model(idx, attention_mask=mask).logits.numpy()
             for row, (prompt, response) in enumerate(part):
                 places = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
-                sums.append(sum_logprobs(logits[row, places], numpy.array(response)))
+                sums.append(add_logprobs(logits[row, places], numpy.array(response)))
         return sums
 
     return run
@@ -275,7 +275,7 @@ def score_llama_cpp(task, kind):
                 tokens += [(id, place, row, place >= len(prompt) - 1) for place, id in enumerate(ids)]
             model.decode(tokens)
             for (_, response), row in zip(texts[start : start + BATCH], places, strict=True):
-                sums.append(sum_logprobs(model.logits(row), numpy.array(response)))
+                sums.append(add_logprobs(model.logits(row), numpy.array(response)))
         return sums
 
     return run
@@ -304,7 +304,7 @@ def score_prompts_llama_cpp(task, kind):
             model.decode(tokens)
             for response, row in zip(responses, places, strict=True):
                 logits = numpy.concatenate([first, model.logits(row)]) if row else first
-                sums.append(sum_logprobs(logits, numpy.array(response)))
+                sums.append(add_logprobs(logits, numpy.array(response)))
         return sums
 
     return run

@@ -140,7 +140,7 @@ def measure_ways(ways, shapes, dtype, rows):
     half = [every // 2] if every > 1 and rows < FEW_ROWS else []
     seconds = {(name, threads): [] for threads in (None, *half) for name in ways}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), keep_number_of_threads():
-        linears = [nn.Linear(size, max(1, int(outputs * part) // 64 * 64), bias, dtype=dtype) for outputs, size, bias in shapes]
+        linears = [nn.Linear(size, max(1, int(outputs * part)), bias, dtype=dtype) for outputs, size, bias in shapes]
         made = {name: [way(linear) for linear in linears] for name, way in ways.items()}
         enough = {name: max(rows, way.enough_rows) for name, way in ways.items()}
         inputs = {name: [torch.randn(enough[name], size, dtype=dtype) for _, size, _ in shapes] for name in ways}

@@ -52,6 +52,7 @@ NOT_RUN = {
     r'\.ci/run': 'runs this',
     r'ruff (check|format)\b.*': '.ci/run does, on the files as they are committed',
     r'git \w+.*': 'for work on the project',
+    r'\.peers/bin/pip install .*': 'compiles llama.cpp for ten minutes',
     r'python -m lab\.experiment .*': 'takes hours; tests/lab/test_experiment.py runs it on texts of a few pages',
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',

@@ -10,7 +10,7 @@ from common.errors import UserError
 from lab import bench
 from lab.bench_contenders import CONTENDERS, Task
 from lab.bench_limits import least_seconds
-from lab.bench_pages import describe_machine, installed_versions, save_result
+from lab.bench_pages import describe_machine, installed_versions, results_file, save_result
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
 
@@ -31,15 +31,16 @@ def small_gpt2(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_is_measured_and_saved(tmp_path, small_gpt2):
-    (tmp_path / 'speed.json').write_text(json.dumps({'jobs': {'start': START}}))
+    path = results_file(tmp_path, describe_machine())
+    path.write_text(json.dumps({'jobs': {'start': START}}))
     done = run_script(
         'lab.bench',
-        *('--job=score', '--only=float32', '--rounds=2', '--save=speed.json', f'--init_from={small_gpt2}'),
+        *('--job=score', '--only=float32', '--rounds=2', '--save=.', f'--init_from={small_gpt2}'),
         cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    saved = json.loads((tmp_path / 'speed.json').read_text())
+    saved = json.loads(path.read_text())
     assert saved['jobs']['start'] == START  # other jobs' results stay
     assert saved['read_gb_per_second'] > 0
     assert saved['versions']['torch']
@@ -48,7 +49,9 @@ def test_a_job_is_measured_and_saved(tmp_path, small_gpt2):
     for name, row in score.items():
         assert len(row['seconds']) == 2, name
         assert row['per_second'] == pytest.approx(400 / (sum(row['seconds']) / 2)), name
-    page = (tmp_path / 'speed.md').read_text()
+    page = path.with_suffix('.md').read_text()
+    assert '| score | float32 |' in page  # a promise
+    assert 'promises of docs/speed.md' in done.stdout
     assert '| sample.py | 0.5 | 1.00 x |' in page
     assert f'| float32 | {score["float32"]["per_second"]:.4g} | 1.00 x |' in page
     assert 'speedup of' in done.stdout

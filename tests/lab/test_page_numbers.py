@@ -10,7 +10,7 @@ from helpers.scripts import PROJECT
 
 import model
 from lab import experiment, measure_report
-from lab.bench_pages import speed_page
+from lab.bench_pages import results_file, speed_page
 from lab.check_page_numbers import COMMENT, find_disagreements, read_quotations
 from lm.checkpoint import load_model
 
@@ -50,8 +50,10 @@ def test_generated_tables_are_those_of_the_stored_numbers(tmp_path, monkeypatch)
 
 
 def test_the_page_of_speeds_has_the_stored_numbers():
-    saved = json.loads((PROJECT / 'results/speed/speed.json').read_text(encoding='utf-8'))
-    assert speed_page(saved) == (PROJECT / 'results/speed/speed.md').read_text(encoding='utf-8')
+    for path in (PROJECT / 'results/speed').glob('*.json'):
+        saved = json.loads(path.read_text(encoding='utf-8'))
+        assert speed_page(saved) == path.with_suffix('.md').read_text(encoding='utf-8')
+        assert path == results_file(path.parent, saved['machine'])  # each machine has its own
 
 
 def test_the_report_quotes_attention_as_it_is_in_the_model():
