@@ -61,7 +61,9 @@ def test_a_job_is_measured_and_saved(tmp_path, small_gpt2):
 @pytest.mark.slow
 def test_contenders_take_turns_and_their_speeds_are_saved(tmp_path, small_gpt2, capsys):
     limits = {'read_gb_per_second': 10.0, 'float32_gflops': 100.0, 'bfloat16_gflops': 200.0}
-    task = Task(str(small_gpt2), str(tmp_path), new_tokens=4, layers=12 * 32**2, head=50257 * 32)
+    task = Task(
+        str(small_gpt2), str(tmp_path), prompt_ids=(7454, 2402), new_tokens=4, layers=12 * 32**2, head=50257 * 32
+    )
     settings = bench.Settings(rounds=2, only='no cache')
     result = bench.run_job('decode', task, str(small_gpt2), settings, limits)
     (row,) = result.values()
