@@ -31,7 +31,7 @@ ROUNDS = 3, 50  # at least and at most
 MANY_ROWS = 64  # stands for any number from FEW_ROWS on
 FEW_ROWS = 17
 WEIGHTS = 2**22  # at most this many are measured; of larger layers, the first rows of each matrix
-MARGIN = 0.95  # another way than the usual one must be faster by this factor
+MARGIN = 0.9  # another way than the expected one must take less than this part of its time
 WAIT = 5.0  # seconds, for another process that measures
 TUNE = ('once', 'again', 'never')
 
@@ -103,8 +103,10 @@ def choose_matrix(linears, quantize=None, rows=1, tune='once'):
             return choice
         milliseconds = measure_ways(ways, shapes, weight.dtype, rows)
         fastest = min(milliseconds, key=milliseconds.get)
-        if milliseconds[fastest] > MARGIN * milliseconds[usual, None]:
-            fastest = usual, None
+        # In whole models, which need far more memory than one layer, a single row gains more from `split`.
+        expected = 'split' if rows == 1 and 'split' in ways else usual
+        if milliseconds[fastest] > MARGIN * milliseconds[expected, None]:
+            fastest = expected, None
         choice = Choice(*fastest, milliseconds)
         remember_choice(key, choice)
     return choice
