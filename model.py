@@ -140,9 +140,9 @@ class Cache:
     def append(self, layer, kv):
         """Store one layer's keys and values of the T new tokens, (2, B, nh, T, hs); return a view of all S."""
         if self.places is None:
-            self.new[layer].copy_(kv)
+            self.new[layer].copy_(kv.detach())
         else:
-            self.kv[layer].scatter_(3, self.places.expand_as(kv), kv)  # along the tokens
+            self.kv[layer].scatter_(3, self.places.expand_as(kv), kv.detach())  # along the tokens
         return self.seen[layer]  # (2, B, nh, S, hs)
 
     def take(self, rows):

@@ -31,7 +31,7 @@ ROUNDS = 3, 50  # at least and at most
 MANY_ROWS = 64  # stands for any number from FEW_ROWS on
 FEW_ROWS = 17
 WEIGHTS = 2**22  # at most this many are measured; of larger layers, the first rows of each matrix
-MARGIN = 0.9  # another way than the expected one must take less than this part of its time
+MARGIN = 0.85  # another way than the expected one must take less than this part of its time
 WAIT = 5.0  # seconds, for another process that measures
 TUNE = ('once', 'again', 'never')
 
@@ -103,7 +103,7 @@ def choose_matrix(linears, quantize=None, rows=1, tune='once'):
             return choice
         milliseconds = measure_ways(ways, shapes, weight.dtype, rows)
         fastest = min(milliseconds, key=milliseconds.get)
-        # In whole models, which need far more memory than one layer, a single row gains more from `split`.
+        # In whole models, which need far more memory than one layer, `split` gains more: up to a third for one row.
         expected = 'split' if rows == 1 and 'split' in ways else usual
         if milliseconds[fastest] > MARGIN * milliseconds[expected, None]:
             fastest = expected, None

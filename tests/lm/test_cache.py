@@ -228,3 +228,11 @@ def test_a_text_with_nan_spoils_no_other_row(model):
         assert_equal_logits(
             logits[number], logits_alone(model, torch.cat([rows[number], ids[number : number + 1]]))[-1]
         )
+
+
+def test_reading_with_a_cache_works_while_gradients_are_recorded(model):
+    cache = model.new_cache(1, 8)
+    first = model.hidden(torch.tensor([[1, 2, 3]]), cache)
+    assert first.requires_grad
+    got = torch.cat([first, model.hidden(torch.tensor([[4]]), cache)], dim=1)
+    assert torch.allclose(got, model.hidden(torch.tensor([[1, 2, 3, 4]])), atol=1e-5)

@@ -109,7 +109,7 @@ def test_whoever_wants_the_same_last_digits_everywhere_measures_nothing(cache, h
     assert not cache.exists()
 
 
-@pytest.mark.parametrize(('took', 'threads'), [(0.95, None), (0.85, 1)])
+@pytest.mark.parametrize(('took', 'threads'), [(0.95, None), (0.8, 1)])
 def test_the_expected_way_is_left_only_for_a_clearly_faster_one(took, threads, monkeypatch):
     milliseconds = {(name, None): 1.0 for name in SUPPORTED} | {('plain', 1): took}
     monkeypatch.setattr(tuning, 'measure_ways', lambda *_: milliseconds)
