@@ -230,7 +230,8 @@ def test_a_text_with_nan_spoils_no_other_row(model):
         )
 
 
-def test_reading_with_a_cache_works_while_gradients_are_recorded(model):
+def test_reading_with_a_cache_works_while_gradients_are_recorded():
+    model = random_gpt().requires_grad_()
     cache = model.new_cache(1, 8)
     first = model.hidden(torch.tensor([[1, 2, 3]]), cache)
     assert first.requires_grad
