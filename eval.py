@@ -56,7 +56,7 @@ from lm.settings import (
     read_prompt,
 )
 from lm.tuning import MANY_ROWS
-from lm.wording import describe_sampler, format_likelihood
+from lm.wording import describe_sampler, differs_from_model, format_likelihood
 from pictures.bars import make_charts, save_bar_charts
 from pictures.search_results import print_search, require_beam_memory
 
@@ -91,8 +91,8 @@ class Settings(SamplingSettings):
     start: str = ''  # with --fixed_response: the prompt of a single pair, scored instead of eval_data
     num_samples: int = 0  # samples to draw for each prompt that is printed
     max_new_tokens: int = 20  # tokens in each of these samples
-    temperature: float = 1.0  # if it is not 1, show the sampler's values at this temperature beside the model's
-    top_k: int | None = None  # for these samples only, like top_p; neither applies to the responses that are scored
+    temperature: float = 1.0  # if it is not 1, show the sampler's values beside the model's (repetition_penalty too)
+    top_k: int | None = None  # for these samples only, like top_p and min_p; they cut nothing off from scored responses
     beam_width: int | None = None  # search after each prompt that is printed, with this many beams
     most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
     budget: str = SamplingSettings.budget  # limits of a search, for each pair (whole_text: 2s unless this is given)
@@ -208,6 +208,7 @@ def note_unused_settings(settings):
         'stop_at_eot': not generates,
         'top_k': not settings.num_samples,
         'top_p': not settings.num_samples,
+        'min_p': not settings.num_samples,
     }
     for name, is_unused in unused.items():
         if is_unused and getattr(settings, name) != getattr(default, name):
@@ -247,7 +248,8 @@ def score_all(source, subjects, settings, processes, folder):
     Rows that `folder` kept from before are not scored again.
     """
     of_text, of_whole_texts = bool(settings.text), bool(settings.whole_text)
-    results = Results(have_same_tokens(subjects), settings.temperature, settings.show, of_text, of_whole_texts)
+    has_sampler = differs_from_model(**settings.sampler(fixed=True))
+    results = Results(have_same_tokens(subjects), has_sampler, settings.show, of_text, of_whole_texts)
     records, to_record = {}, recorded_tokens(settings)
     if folder is not None:
         try:

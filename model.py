@@ -168,71 +168,83 @@ class Cache:
 # From logits to probabilities and tokens ------------------------------------------------------------------------------
 
 
-def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None):
-    """Turn logits into log-probabilities. Everything that samples, scores or searches gets them from here.
-
-    logits: (..., V). temperature: divides the logits; 0 gives all probability to the likeliest token, and among equals
-    to the lowest id. top_k: keep the k likeliest tokens, and any as likely as the k-th. top_p: of what is left, keep
-    the likeliest tokens that together reach this probability, and any as likely as the last of them (nucleus sampling,
-    Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
-    Returns (..., V) natural logs, float32: the model's with the defaults, otherwise the sampler's. Raises ValueError
-    for invalid settings, FloatingPointError for inf or nan.
-    """
+def check_sampler(temperature=1.0, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0):
+    """Raise ValueError for settings that `logits_to_logprobs` cannot use."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f'temperature={temperature}: it must be 0 (greedy) or a positive number')
     if top_k is not None and top_k < 1:
         raise ValueError(f'top_k={top_k}: it must be at least 1, or None for all tokens')
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f'top_p={top_p}: it must be above 0 and at most 1, or None for all tokens')
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise ValueError(f'min_p={min_p}: it must be 0 to 1, or None for all tokens')
+    if not 0.01 <= repetition_penalty <= 100:
+        raise ValueError(f'repetition_penalty={repetition_penalty}: it must be 0.01 to 100; 1 changes nothing')
+
+
+def logits_to_logprobs(logits, temperature=1.0, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0, text=None):
+    """Turn logits into log-probabilities. Everything that samples, scores or searches gets them from here.
+
+    logits: (..., V). repetition_penalty: the logits of ids in text, (..., S), the prompt and all that follows it so
+    far, are divided by it, or multiplied if negative (Keskar et al. 2019, https://arxiv.org/abs/1909.05858).
+    temperature: divides all; 0 gives all probability to the likeliest token, among equals to the lowest id. top_k: keep
+    the k likeliest tokens. top_p: of these, keep the likeliest that together reach this probability (nucleus sampling,
+    Holtzman et al. 2020, https://arxiv.org/abs/1904.09751). min_p: of these, keep those at least min_p times as likely
+    as the likeliest (Nguyen et al. 2024, https://arxiv.org/abs/2407.01082). Each keeps the equals of the last one, too.
+    Returns (..., V) natural logs, float32: the model's with the defaults, otherwise the sampler's. Raises ValueError
+    for invalid settings, FloatingPointError for inf or nan.
+    """
+    check_sampler(temperature, top_k, top_p, min_p, repetition_penalty)
     logits = logits.float()
+    if repetition_penalty != 1:
+        old = logits.gather(-1, text)  # (..., S)
+        logits = logits.scatter(-1, text, torch.where(old < 0, old * repetition_penalty, old / repetition_penalty))
     if temperature == 0:
         return torch.full_like(logits, -math.inf).scatter(-1, logits.argmax(-1, keepdim=True), 0.0)
-    if top_k is not None:
-        kth = logits.topk(min(top_k, logits.size(-1))).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -math.inf)
+    if top_k is not None and top_k < logits.size(-1):
+        values, ids = logits.topk(top_k + 1)  # (..., k + 1), in descending order
+        if (values[..., -1] < values[..., -2]).all():  # go on with the k kept, which is much faster
+            kept = logits_to_logprobs(values[..., :-1], temperature, None, top_p, min_p)
+            return torch.full_like(logits, -math.inf).scatter(-1, ids[..., :-1], kept)
+        logits = logits.masked_fill(logits < values[..., -2:-1], -math.inf)
     if temperature != 1:
         # Subtract the largest first: a tiny temperature would give inf - inf. The limits are those of float32.
         logits = (logits - logits.amax(-1, keepdim=True)) / min(max(temperature, 1.2e-38), 3e38)
     logprobs = F.log_softmax(logits, dim=-1)
     if logprobs[..., 0].isnan().any():  # one inf or nan makes a whole row nan
         raise FloatingPointError('the logits are not finite: the weights, or float16, led to too large numbers')
-    if top_p is None or top_p == 1:
-        return logprobs
-    likeliest = logprobs.sort(descending=True).values
-    before = likeliest.exp().cumsum(-1) - likeliest.exp()  # the total probability of all likelier tokens
-    n_kept = (before < top_p).sum(-1, keepdim=True).clamp(min=1)  # (..., 1); a tiny top_p keeps the likeliest token
-    least = likeliest.gather(-1, n_kept - 1)  # (..., 1), the logprob of the last token kept
-    return F.log_softmax(logprobs.masked_fill(logprobs < least, -math.inf), dim=-1)
-
-
-def cut_to_top_k(logits, top_k):
-    """Return what top_k keeps of (B, V) logits, and the ids, (B, K) each, in id order; all if others equal the k-th."""
-    if top_k is not None and top_k < logits.size(-1):
-        values, ids = logits.topk(top_k + 1)  # in descending order
-        if (values[:, -1] < values[:, -2]).all():
-            ids = ids[:, :-1].sort().values
-            return logits.gather(-1, ids), ids
-    return logits, torch.arange(logits.size(-1), device=logits.device).expand_as(logits)
+    if top_p is not None and top_p < 1:
+        likeliest = logprobs.sort(descending=True).values
+        before = likeliest.exp().cumsum(-1) - likeliest.exp()  # the total probability of all likelier tokens
+        n_kept = (before < top_p).sum(-1, keepdim=True).clamp(min=1)  # (..., 1); a tiny top_p keeps the likeliest token
+        least = likeliest.gather(-1, n_kept - 1)  # (..., 1), the logprob of the last token kept
+        logprobs = F.log_softmax(logprobs.masked_fill(logprobs < least, -math.inf), dim=-1)
+    if min_p:
+        least = logprobs.amax(-1, keepdim=True) + math.log(min_p)  # (..., 1)
+        logprobs = F.log_softmax(logprobs.masked_fill(logprobs < least, -math.inf), dim=-1)
+    return logprobs
 
 
 def sample(logprobs, uniforms):
-    """Sample one index per row, (B,) int64, by inverting the cumulative distribution, in order.
+    """Sample one id per row, (B,) int64, by inverting the cumulative distribution, in id order.
 
-    logprobs: (B, K) on the CPU. uniforms: B numbers in [0, 1), which do not come from the device: every device samples
+    logprobs: (B, V) on the CPU. uniforms: B numbers in [0, 1), which do not come from the device: every device samples
     the same ids, unless rounding in the logits tips the balance.
     """
-    cdf = logprobs.double().exp().cumsum(-1)  # (B, K)
+    possible = (logprobs.amax(0) > -math.inf).nonzero()[:, 0]  # (K,) ids: after top-k, far fewer than V
+    cdf = logprobs.index_select(1, possible).double().exp().cumsum(-1)  # (B, K)
     cdf = cdf / cdf[:, -1:]  # after rounding, the last need not be exactly 1
-    return torch.searchsorted(cdf, torch.tensor(uniforms, dtype=cdf.dtype)[:, None], right=True)[:, 0]
+    return possible[torch.searchsorted(cdf, torch.tensor(uniforms, dtype=cdf.dtype)[:, None], right=True)[:, 0]]
 
 
 class Step(NamedTuple):
     """One token per row of a batch, and how likely it was. Logprobs are natural logarithms, float64, on the CPU."""
 
     ids: torch.Tensor  # (B,) the chosen token ids
-    sampler_logprob: torch.Tensor  # (B,) under the sampler: after temperature, top-k and top-p
+    sampler_logprob: torch.Tensor  # (B,) under the sampler: after the settings of `logits_to_logprobs`
     model_logprob: torch.Tensor  # (B,) under the model: log-softmax of the raw logits
     logits: torch.Tensor  # (B, V) what each id was chosen from; -inf for ids that no text uses
+    text: torch.Tensor  # (B, T) all ids before it, on the model's device
 
 
 class LanguageModel(nn.Module):
@@ -287,14 +299,15 @@ class LanguageModel(nn.Module):
         return self.prefill(text[:, -self.block_size :], min(length, self.block_size))
 
     @torch.no_grad()
-    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None):
+    def steps(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, **others):
         """Generate token by token, yielding a `Step` for each: the caller sees every choice and may stop early.
 
         idx: (B, T) prompt ids, T >= 1, on the model's device. fixed_response: ids to score instead of sampling, the
-        same for every row. It replaces max_new_tokens; temperature applies to it, top_k and top_p do not. seed: row r
-        has its own generator, seeded with (seed, r), so its text does not depend on the other rows; None takes a new
-        seed from torch. The model sees the last block_size tokens of a longer text. Raises ValueError, at the first
-        step, for an empty prompt, unknown ids, invalid settings or a missing length.
+        same for every row. It replaces max_new_tokens; temperature and repetition_penalty apply to it, but nothing is
+        cut off. seed: row r has its own generator, seeded with (seed, r), so its text does not depend on the other
+        rows; None takes a new seed from torch. others: top_p, min_p, repetition_penalty. Of a long text the model sees
+        the last block_size tokens, the penalty all. Raises ValueError, at the first step, for an empty prompt, unknown
+        ids, invalid settings or a missing length.
         """
         B, T = idx.shape
         n = len(fixed_response) if fixed_response is not None else max_new_tokens
@@ -303,8 +316,9 @@ class LanguageModel(nn.Module):
         self.check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
         if T == 0:
             raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
-        top_k, top_p = (top_k, top_p) if fixed_response is None else (None, None)
-        logits_to_logprobs(torch.zeros(1), temperature, top_k, top_p)  # raise for invalid settings before any work
+        check_sampler(temperature, top_k, **others)
+        if fixed_response is not None:
+            top_k, others = None, {**others, 'top_p': None, 'min_p': None}
         seed = torch.randint(2**31, ()).item() if seed is None else seed
         # Random hashes a string, so that neighbouring seeds and rows give unrelated numbers.
         generators, rows = [random.Random(f'{seed} {row}') for row in range(B)], torch.arange(B)
@@ -312,26 +326,22 @@ class LanguageModel(nn.Module):
         for end in range(T, T + n):
             logits, cache = self.next_logits(text, cache, T + n)
             model_logprobs = logits_to_logprobs(logits).cpu()  # (B, V)
-            kept, kept_ids = cut_to_top_k(logits, top_k)  # (B, K) each
-            sampler_logprobs = logits_to_logprobs(kept, temperature, top_k, top_p).cpu()  # (B, K)
+            sampler_logprobs = logits_to_logprobs(logits, temperature, top_k, text=text, **others).cpu()  # (B, V)
             if fixed_response is not None:
-                ids = places = torch.full((B,), fixed_response[end - T])
+                ids = torch.full((B,), fixed_response[end - T])
             else:
-                places = sample(sampler_logprobs, [generator.random() for generator in generators])  # (B,)
-                ids = kept_ids.cpu()[rows, places]
-            text = torch.cat([text, ids[:, None].to(text.device)], dim=1)[:, -self.block_size - 1 :]
-            yield Step(ids, sampler_logprobs[rows, places].double(), model_logprobs[rows, ids].double(), logits)
+                ids = sample(sampler_logprobs, [generator.random() for generator in generators])  # (B,)
+            yield Step(ids, sampler_logprobs[rows, ids].double(), model_logprobs[rows, ids].double(), logits, text)
+            text = torch.cat([text, ids[:, None].to(text.device)], dim=1)  # (B, end + 1)
 
-    def generate(
-        self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, seed=None, top_p=None
-    ):
+    def generate(self, idx, max_new_tokens=None, temperature=1.0, top_k=None, fixed_response=None, **others):
         """Generate a whole response and return how likely it was; the arguments are those of `steps`.
 
         Returns the ids, (B, T + n), and each row's sampler probability: a float for one row, else a (B,) float64 CPU
         tensor. It underflows to 0.0 for long responses; the sum of the steps' logprobs does not.
         """
         ids, logprob = [idx], torch.zeros(idx.size(0), dtype=torch.float64)
-        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, seed, top_p):
+        for step in self.steps(idx, max_new_tokens, temperature, top_k, fixed_response, **others):
             ids.append(step.ids[:, None].to(idx.device))
             logprob += step.sampler_logprob
         prob = logprob.exp()
@@ -344,11 +354,9 @@ class LanguageModel(nn.Module):
 
     def configure_optimizers(self, weight_decay, learning_rate, betas, device_type):
         """Return AdamW with weight decay for matrices and embeddings, but not for biases and LayerNorm gains."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {'params': [p for p in trained if p.dim() >= 2], 'weight_decay': weight_decay},
-            {'params': [p for p in trained if p.dim() < 2], 'weight_decay': 0.0},
-        ]
+        matrices = [p for p in self.parameters() if p.requires_grad and p.dim() >= 2]
+        vectors = [p for p in self.parameters() if p.requires_grad and p.dim() < 2]
+        groups = [{'params': matrices, 'weight_decay': weight_decay}, {'params': vectors, 'weight_decay': 0.0}]
         return torch.optim.AdamW(groups, learning_rate, betas, fused=device_type in ('cpu', 'cuda', 'mps', 'xpu'))
 
 
@@ -361,25 +369,23 @@ class GPT(LanguageModel):
 
     def __init__(self, config, gelu='tanh', n_ids=None):
         super().__init__()
-        self.config, self.gelu = config, gelu
+        self.config, self.gelu, self.block_size = config, gelu, config.block_size
         self.n_ids = config.vocab_size if n_ids is None else n_ids
         self.gradient_checkpointing = False  # recompute each layer in the backward pass: slower, less memory
-        self.transformer = nn.ModuleDict(
-            {
-                'wte': nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
-                'wpe': nn.Embedding(config.block_size, config.n_embd),  # where it stands
-                'drop': nn.Dropout(config.dropout),
-                'h': nn.ModuleList([Block(config, gelu) for _ in range(config.n_layer)]),
-                'ln_f': nn.LayerNorm(config.n_embd, bias=config.bias),
-            }
-        )
+        parts = {
+            'wte': nn.Embedding(config.vocab_size, config.n_embd),  # what each token is
+            'wpe': nn.Embedding(config.block_size, config.n_embd),  # where it stands
+            'drop': nn.Dropout(config.dropout),
+            'h': nn.ModuleList([Block(config, gelu) for _ in range(config.n_layer)]),
+            'ln_f': nn.LayerNorm(config.n_embd, bias=config.bias),
+        }
+        self.transformer = nn.ModuleDict(parts)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_weights()
         self.apply(self._init_weights)
-        for block in self.transformer.h:
-            # 2 * n_layer of these add to the residual stream; GPT-2 scales them down to keep its variance constant.
-            for layer in (block.attn.c_proj, block.mlp.c_proj):
-                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.n_layer))
+        for name, weight in self.named_parameters():
+            if name.endswith('c_proj.weight'):  # 2 * n_layer add to the residual stream: keep its variance constant
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.n_layer))
 
     def tie_weights(self):
         """Use one matrix for both input and output embeddings (Press & Wolf 2017, https://arxiv.org/abs/1608.05859)."""
@@ -403,10 +409,6 @@ class GPT(LanguageModel):
     def device(self):
         return self.transformer.wte.weight.device
 
-    @property
-    def block_size(self):
-        return self.config.block_size
-
     def new_cache(self, batch_size, length):
         L, nh, hs = self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
         return Cache(self.transformer.wte.weight.new_zeros(L, 2, batch_size, nh, length, hs))
@@ -417,11 +419,9 @@ class GPT(LanguageModel):
             raise ValueError(f'{length} tokens do not fit into block_size={self.block_size}')
         positions = torch.arange(T, device=idx.device) if cache is None else cache.reserve(T)  # (T,) or (B, T)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(positions))  # (B, T, C)
+        recompute = self.gradient_checkpointing and self.training
         for layer, block in enumerate(self.transformer.h):
-            if self.gradient_checkpointing and self.training:
-                x = recompute_in_backward(block, x, use_reentrant=False)
-            else:
-                x = block(x, cache, layer)
+            x = recompute_in_backward(block, x, use_reentrant=False) if recompute else block(x, cache, layer)
         return self.transformer.ln_f(x)
 
     def logits(self, x):
@@ -438,7 +438,7 @@ class GPT(LanguageModel):
         """Drop the positions from block_size on, to fine-tune a pretrained model on shorter texts."""
         if not 1 <= block_size <= self.block_size:
             raise ValueError(f'block_size={block_size}: this model has room for 1 to {self.block_size} tokens')
-        self.config.block_size = self.transformer.wpe.num_embeddings = block_size
+        self.block_size = self.config.block_size = self.transformer.wpe.num_embeddings = block_size
         self.transformer.wpe.weight = nn.Parameter(self.transformer.wpe.weight[:block_size].detach().clone())
 
     def estimate_mfu(self, fwdbwd_per_iter, dt, peak_flops=312e12):
@@ -446,5 +446,5 @@ class GPT(LanguageModel):
 
         peak_flops: of the device; by default, as in nanoGPT, of an A100 in bfloat16."""
         per_pair = 12 * self.config.n_layer * self.config.n_embd  # FLOPs, forward and backward, per pair of positions
-        flops = (6 * self.get_num_params() + per_pair * self.block_size) * self.block_size  # 6 per parameter and token
-        return flops * fwdbwd_per_iter / dt / peak_flops
+        per_token = 6 * self.get_num_params() + per_pair * self.block_size
+        return per_token * self.block_size * fwdbwd_per_iter / dt / peak_flops

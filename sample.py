@@ -47,6 +47,7 @@ from lm.wording import (
     describe_response,
     describe_sampler,
     describe_truncation,
+    differs_from_model,
 )
 from pictures import page
 from pictures.bars import make_charts, save_bar_charts, show_sheets
@@ -96,8 +97,12 @@ def check_sample_settings(settings):
 def report_unused_settings(settings):
     """Print a note on stderr for each setting that has no effect together with the others."""
     budgeted = (settings.most_probable, settings.next_words, settings.whole_text)
+    searches = chosen_search(settings) is not None
+    applies = [] if searches else settings.sampler(fixed=settings.fixed_response is not None)
+    changed = [name for name, value in settings.sampler().items() if value != getattr(Settings, name)]
     unused = {
-        'num_samples': chosen_search(settings) is not None and settings.num_samples > 1,
+        **{name: name not in applies for name in changed},
+        'num_samples': searches and settings.num_samples > 1,
         'length_penalty': settings.length_penalty and (settings.beam_width is None or not settings.stops),
         'budget': settings.budget != Settings.budget and not any(budgeted),
         'whole_text': settings.whole_text is not None and settings.fixed_response is None,
@@ -201,7 +206,8 @@ def save_response_charts(responses, prompt_ids, tokenizer, settings, prompt, fix
 
 def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed, block_size):
     """Write all steps of all responses to one page, in a new folder."""
-    sampler = describe_sampler_if_different(settings, fixed)
+    has_sampler = differs_from_model(**settings.sampler(fixed))
+    sampler = describe_sampler(settings, fixed) if has_sampler else None
     texts = [
         page.PageText(
             label='the fixed response' if fixed else f'sample {number}',
@@ -219,12 +225,6 @@ def save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed
     path = create_run_folder(settings.plot_dir, f'{name}-{prompt}') / 'page.html'
     page.write_page(page.Page(f'What {name} nearly said', about, [name], sampler, texts), path)
     print(f'all steps on one page: {path} (open it in a browser)')
-
-
-def describe_sampler_if_different(settings, fixed):
-    """Return a description of the sampler, or None if its probabilities are the model's."""
-    cuts = not fixed and (settings.top_k is not None or settings.top_p is not None)
-    return describe_sampler(settings, fixed) if cuts or settings.temperature != 1 else None
 
 
 if __name__ == '__main__':

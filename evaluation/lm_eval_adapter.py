@@ -24,6 +24,7 @@ except ImportError as error:
 import lm
 from common.errors import UserError, on_one_line
 from lm.scoring import cut_text, score_pairs, segment_ends
+from lm.settings import SAMPLER
 from lm.tuning import MANY_ROWS
 
 
@@ -78,15 +79,14 @@ class NanoGPTProbs(LM):
         return texts
 
     def _generate(self, context, settings):
-        """Continue a context: greedily, unless the task sets a temperature."""
+        """Continue a context: greedily, unless the task sets a temperature; a penalty that it sets applies, too."""
         length, stops = settings['max_gen_toks'], [stop for stop in settings['until'] if stop]
         # A context that leaves no room for the answer is cut on the left, down to one token at least.
         prompt = self.tokenizer.encode_prompt(context)[-max(1, self.model.block_size - length) :]
         idx = torch.tensor([prompt], device=self.model.device)
         ids, text = [], ''
-        for step in self.model.steps(
-            idx, length, settings.get('temperature', 0.0), settings.get('top_k'), seed=0, top_p=settings.get('top_p')
-        ):
+        sampler = {'temperature': 0.0} | {name: settings[name] for name in SAMPLER if settings.get(name)}
+        for step in self.model.steps(idx, length, seed=0, **sampler):
             if step.ids.item() in self.tokenizer.roles.ends:
                 break
             ids.append(step.ids.item())

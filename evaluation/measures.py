@@ -26,7 +26,7 @@ class Measure:
 # What a measure may need:
 #   responses    rows that are whole responses, not segments of a running text
 #   tokens       tokens of one tokenizer: with two tokenizers, the difference of two models is left out
-#   sampler      a temperature other than 1
+#   sampler      a sampler whose probabilities differ from the model's
 #   whole text   probabilities of texts, over all ways to cut them into tokens
 #   start        a token that begins a text, for responses without their prompt
 #   choices      multiple-choice questions; `n` is the number of questions
@@ -205,11 +205,11 @@ def choice_values(side):
     return {name: side[name] for name in names if name in side}
 
 
-def row_measures(text, temperature, whole_text=False):
+def row_measures(text, has_sampler, whole_text=False):
     """Return the Measures of all rows. text: whether rows are segments of a running text."""
     lacking = {'choices', 'start', 'calibration'}
     lacking |= {'responses'} if text else set()
-    lacking |= {'sampler'} if temperature == 1 else set()
+    lacking |= set() if has_sampler else {'sampler'}
     lacking |= set() if whole_text else {'whole text'}
     return [measure for measure in MEASURES if not measure.needs & lacking]
 

@@ -19,7 +19,7 @@ from lm.wording import describe_sampler
 
 # The settings that change the numbers in pairs.jsonl; hashes stand for the data and the models.
 SETTINGS_OF_THE_NUMBERS = (
-    *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature'),
+    *('start', 'fixed_response', 'text', 'stride', 'boundary', 'separator', 'temperature', 'repetition_penalty'),
     *('dtype', 'quantize', 'prompt_key', 'response_key', 'bos', 'system', 'chat', 'score_end', 'whole_text'),
 )
 
@@ -85,7 +85,12 @@ def package_versions():
 def run_identity(header):
     """Return what two parts of pairs.jsonl must have in common to belong to one evaluation."""
     of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256', 'front', 'chat')
-    settings = {'chat': False, 'score_end': False, **header['settings']}  # older ones lack these
+    settings = {
+        'chat': False,
+        'score_end': False,
+        'repetition_penalty': 1.0,
+        **header['settings'],
+    }  # older ones lack these
     return {
         **{name: settings.get(name) for name in SETTINGS_OF_THE_NUMBERS},
         'data': header['data']['sha256'],

@@ -18,6 +18,7 @@ from evaluation.sentences import (
     unusual_sentences,
 )
 from evaluation.sources import group_windows, window_start
+from evaluation.tables import has_sampler
 from pictures.page import Page, PageText, make_side, write_page
 
 PAGE_TOKENS = 500  # of each response
@@ -68,7 +69,7 @@ def save_page(path, records, source, subjects, settings, results, summary):
             summary['command'],
         ],
         models=[subject.name for subject in subjects],
-        sampler=summary['sampler'] if settings.temperature != 1 else None,
+        sampler=summary['sampler'] if has_sampler(summary) else None,
         texts=texts,
     )
     write_page(page, path)

@@ -21,17 +21,18 @@ class Results:
     `before`.
     """
 
-    def __init__(self, same_tokens, temperature, show, text, whole_text=False):
+    def __init__(self, same_tokens, has_sampler, show, text, whole_text=False):
         """same_tokens: whether both models have one tokenizer. show: how many rows to print. text: segments of one.
 
-        whole_text: whether rows have bounds on the probability of their text.
+        has_sampler: whether rows have the sampler's probabilities, beside the model's. whole_text: whether rows have
+        bounds on the probability of their text.
         """
         self.first = []  # the first rows: as many as are printed or shown
         self._changed = []  # (size of the change, -index, row), a heap
         self.count = 0
         self.unit = 'segment' if text else 'pair'
         self._same_tokens, self._show = same_tokens, show
-        self._measures = row_measures(text, temperature, whole_text)
+        self._measures = row_measures(text, has_sampler, whole_text)
         self._columns = defaultdict(lambda: defaultdict(lambda: array('d')))  # role -> column -> a number per row
         self._questions = defaultdict(lambda: defaultdict(lambda: array('d')))  # the same for multiple-choice questions
         self._have_prompts = False  # whether a question has one

@@ -10,6 +10,7 @@ from evaluation.text_bounds import describe_texts
 from lm.scoring import score_window
 from lm.settings import text_budget
 from lm.tokenizer import Tokenizer
+from lm.wording import differs_from_model
 from model import LanguageModel
 
 
@@ -68,12 +69,12 @@ def score_items(items, number, subject, settings, recorded_tokens):
     for (index, _), choices in zip(items, choices_of, strict=True):
         record[len(pairs)] = recorded_tokens(index)
         pairs += choices + without_prompt(choices, subject.tokenizer)
-    scores = iter(score_window(subject.model, pairs, settings.temperature, record))
-    found = []
+    scores = iter(score_window(subject.model, pairs, n_records=record, **settings.sampler(fixed=True)))
+    found, has_sampler = [], differs_from_model(**settings.sampler(fixed=True))
     for (_, item), choices in zip(items, choices_of, strict=True):
         scores_of_choices = list(islice(scores, len(choices)))
         alone = list(islice(scores, len(without_prompt(choices, subject.tokenizer))))
-        side = describe_side(choices, scores_of_choices, subject.tokenizer, settings.temperature)
+        side = describe_side(choices, scores_of_choices, subject.tokenizer, has_sampler)
         if alone:
             side |= describe_mutual_information(scores_of_choices, alone)
         if settings.whole_text:
@@ -98,8 +99,11 @@ def log_ratio(after, before, per):
     return after['logprob'] / max(1, after['bytes']) - before['logprob'] / max(1, before['bytes'])
 
 
-def describe_side(choices, scores, tokenizer, temperature):
-    """Return what one model says about a response, the first of the choices, in plain types."""
+def describe_side(choices, scores, tokenizer, has_sampler):
+    """Return what one model says about a response, the first of the choices, in plain types.
+
+    has_sampler: whether there is a sampler whose probabilities differ from the model's.
+    """
     (prompt_ids, ids), score = choices[0], scores[0]
     logprob = math.fsum(score.model_logprobs.tolist())
     ranks = score.ranks.tolist()
@@ -117,7 +121,7 @@ def describe_side(choices, scores, tokenizer, temperature):
         'token_ranks': ranks,
         'token_top_logprobs': score.top_logprobs.tolist(),
     }
-    if temperature != 1:
+    if has_sampler:
         sampler_logprobs = score.sampler_logprobs.tolist()
         total = math.fsum(sampler_logprobs)
         side['sampler_logprob'] = none_if_impossible(total)

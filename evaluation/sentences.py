@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from evaluation.measures import BY_NAME
-from evaluation.tables import format_interval
+from evaluation.tables import format_interval, has_sampler
 from evaluation.text_bounds import text_sentences
 from lm.wording import format_probability, precision_note
 
@@ -59,7 +59,7 @@ def result_sentences(summary):
     if summary['logprob'] is not None and summary['data']['kind'] == 'pairs':
         logprob = summary['logprob']
         sentences.append(f'All together have logprob {logprob:.4f}, probability {format_probability(logprob)}.')
-    if summary['settings']['temperature'] != 1:
+    if has_sampler(summary):
         sentences.append(f'Sampler values are at {summary["sampler"]}; all other values are the model’s own.')
     if summary['settings']['temperature'] == 0:
         sentences.append(
@@ -147,7 +147,7 @@ def method_sentences(summary):
     )
     if 'whole_text' in summary:
         sentences += text_sentences(summary)
-    if settings['temperature'] != 1:
+    if has_sampler(summary):
         sentences.append(f'Sampler values are at {summary["sampler"]}.')
     if summary['rows'] > 1:
         unit = 'responses' if summary['data']['kind'] == 'pairs' else 'segments'

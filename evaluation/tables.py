@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from evaluation.measures import BY_NAME, MEASURES
 from evaluation.results import arrow
-from lm.wording import format_perplexity, format_three_digits
+from lm.wording import differs_from_model, format_perplexity, format_three_digits
 
 ROLES = {'compare_to': 'before', 'model': 'after', 'difference': 'difference'}
 
@@ -65,12 +65,17 @@ def format_text_bounds(text):
     return low if low == high else f'{low} to {high}'
 
 
+def has_sampler(summary):
+    """Return whether responses were scored with a sampler, too, whose probabilities differ from the model's."""
+    settings = summary['settings']
+    return differs_from_model(settings['temperature'], settings['repetition_penalty'])
+
+
 def token_columns(summary, narrow):
     """Return the Columns about tokens."""
-    has_sampler = summary['settings']['temperature'] != 1
     if 'compare_to' not in summary:
         names = ['tokens', *([] if narrow else ['greedy', 'per token', 'perplexity'])]
-        if has_sampler:
+        if has_sampler(summary):
             names += ['sampler logprob', *([] if narrow else ['sampler prob.'])]
         names += ['logprob', 'probability']
         return [Column(name.replace('sampler ', 'sampler\n'), *SIDE_VALUES[name]) for name in names]
@@ -81,7 +86,7 @@ def token_columns(summary, narrow):
             Column('log-ratio\nper byte', format_log_ratio),
         ]
     columns = [Column('tokens', *SIDE_VALUES['tokens'])]
-    if has_sampler and not narrow:
+    if has_sampler(summary) and not narrow:
         columns += before_and_after('sampler\nprob. {}', 'sampler prob.')
     columns += before_and_after('logprob\n{}', 'logprob')
     if not narrow:

@@ -20,7 +20,6 @@ import zlib
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 from rich.console import Console
@@ -31,6 +30,7 @@ import lm
 from common.errors import UserError
 from common.files import atomic_write, expand_path
 from common.notes import note
+from eval import Settings as EvalSettings
 from evaluation.pair_files import Pair
 from evaluation.results import Results
 from evaluation.scored_rows import Subject, score_units
@@ -199,13 +199,13 @@ def score_questions(questions, subject, settings):
     """Return the numbers of each task: questions, chance, acc and acc_norm with their intervals, prompts cut."""
     pairs = [make_pair(index, question, settings) for index, question in enumerate(questions)]
     source = PairSource(given=pairs)
-    how = SimpleNamespace(boundary='joint', separator='', temperature=1.0, skip_bad=False, whole_text=None)
+    how = EvalSettings(separator='')  # boundary: joint; the model's own probabilities
     rows = []
     for window in group_windows(source.units()):
         rows += score_units(window, source, [subject], how, lambda index: 0)
     numbers = {}
     for task, of_task in groupby(rows, key=lambda row: questions[row['index']].task):
-        results = Results(same_tokens=True, temperature=1.0, show=0, text=False)
+        results = Results(same_tokens=True, has_sampler=False, show=0, text=False)
         of_task = list(of_task)
         results.extend(of_task)
         found = results.summary(settings.resamples, settings.seed)['multiple_choice']

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lm.wording import differs_from_model
 from model import logits_to_logprobs
 
 ALTERNATIVES = 10  # how many of the likeliest tokens are kept
@@ -47,21 +48,16 @@ class TokenRecord:
 
 
 def record_tokens(
-    logits: Float[Tensor, 'N V'],
-    ids: Int[Tensor, ' N'],
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    count=ALTERNATIVES,
+    logits: Float[Tensor, 'N V'], ids: Int[Tensor, ' N'], count=ALTERNATIVES, text=None, **sampler
 ) -> list[TokenRecord]:
     """Return a TokenRecord for each position.
 
-    logits: what each token was chosen from. ids: the chosen tokens. The sampler's settings are those of
-    `model.logits_to_logprobs`. count: how many alternatives to keep.
+    logits: what each token was chosen from. ids: the chosen tokens. count: how many alternatives to keep. text, sampler:
+    the ids before each token and the sampler's settings, as `model.logits_to_logprobs` takes them.
     """
     of_model = of_sampler = logits_to_logprobs(logits).cpu()
-    if (temperature, top_k, top_p) != (1, None, None):
-        of_sampler = logits_to_logprobs(logits, temperature, top_k, top_p).cpu()
+    if differs_from_model(**sampler):
+        of_sampler = logits_to_logprobs(logits, text=text, **sampler).cpu()
     logits, ids = logits.float().cpu(), ids.cpu()
     model_logprobs, sampler_logprobs = (of.gather(-1, ids[:, None])[:, 0] for of in (of_model, of_sampler))
     columns = (ids, model_logprobs, sampler_logprobs, rank_tokens(logits, ids), entropy(of_model))

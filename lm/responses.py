@@ -37,13 +37,15 @@ def generate_responses(model, prompt_ids, settings, num_samples=1, response_ids=
     ends = end_ids(eot)
     if response_ids is None:
         require_sample_memory(model, settings, num_samples, len(prompt_ids))
-    cuts = {} if response_ids is not None else {'top_k': settings.top_k, 'top_p': settings.top_p}
+    sampler = settings.sampler(fixed=response_ids is not None)
     idx = torch.tensor([prompt_ids] * num_samples, device=model.device)
     responses = [Response() for _ in range(num_samples)]
     yield responses
-    n, temperature, seed = settings.max_new_tokens, settings.temperature, settings.seed
-    for number, step in enumerate(model.steps(idx, n, temperature, fixed_response=response_ids, seed=seed, **cuts)):
-        records = record_tokens(step.logits, step.ids, temperature, **cuts) if number < recorded_steps else None
+    steps = model.steps(idx, settings.max_new_tokens, fixed_response=response_ids, seed=settings.seed, **sampler)
+    for number, step in enumerate(steps):
+        records = None
+        if number < recorded_steps:
+            records = record_tokens(step.logits, step.ids, text=step.text, **sampler)
         for row, response in enumerate(responses):
             if response.ids and response.ids[-1] in ends:
                 continue

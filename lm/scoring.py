@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from lm.alternatives import ALTERNATIVES, TokenRecord, entropy, rank_tokens, record_tokens
+from lm.wording import differs_from_model
 from model import Cache, LanguageModel, logits_to_logprobs
 
 Pair = tuple[Sequence[int], Sequence[int]]  # ids of the prompt, ids of the response
@@ -36,7 +37,7 @@ class Score(NamedTuple):
     """How likely each of the R tokens of a response is. Logprobs are natural logarithms; all tensors on the CPU."""
 
     model_logprobs: Float64[Tensor, ' R']
-    sampler_logprobs: Float64[Tensor, ' R']  # at the temperature asked for; no token is cut off
+    sampler_logprobs: Float64[Tensor, ' R']  # after temperature and repetition penalty; no token is cut off
     ranks: Int64[Tensor, ' R']  # 1 is the token that greedy decoding would pick
     top_logprobs: Float64[Tensor, ' R']  # of the model's likeliest token: how confident it was
     entropies: Float64[Tensor, ' R']  # of the model's distribution, in nats; nan unless boundary ids were given
@@ -51,6 +52,8 @@ class Wanted(NamedTuple):
     n_records: dict[int, int]
     boundary_ids: Int64[Tensor, ' n'] | None
     n_alternatives: int = ALTERNATIVES  # in each TokenRecord
+    repetition_penalty: float = 1.0
+    pairs: list[Pair] | None = None  # those that rows are parts of, for the penalty
 
 
 class Row(NamedTuple):
@@ -93,18 +96,20 @@ def score_window(
     temperature=1.0,
     n_records: dict[int, int] | None = None,
     boundary_ids: Int64[Tensor, ' n'] | None = None,
+    repetition_penalty=1.0,
 ) -> list[Score]:
     """Return the Scores of a list of pairs.
 
-    n_records: {index of a pair: of how many of its first tokens to make a TokenRecord, in the same pass}. boundary_ids:
-    ids that are summed up at each position, for `boundary_logprobs`.
+    temperature, repetition_penalty: the sampler's, as in `model.logits_to_logprobs`. n_records: {index of a pair: of
+    how many of its first tokens to make a TokenRecord, in the same pass}. boundary_ids: ids that are summed up at each
+    position, for `boundary_logprobs`.
     Rows of similar length are batched, and a prompt that several pairs share is computed once. Where a pair is longer
     than block_size, the model sees the last block_size tokens, as in `model.steps`.
     """
     scores = [empty_score(len(response)) for _, response in pairs]
     batch_tokens = CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS
     shared, single = share_prompts(pairs, model.block_size)
-    wanted = Wanted(temperature, n_records or {}, boundary_ids)
+    wanted = Wanted(temperature, n_records or {}, boundary_ids, repetition_penalty=repetition_penalty, pairs=pairs)
     total = sum(len(response) for _, response in pairs)
     with tqdm(total=total, unit=' tokens', leave=False, delay=SILENCE, disable=None) as progress:
         for prefix, rows in shared:
@@ -188,8 +193,10 @@ def score_batch(
     targets = torch.tensor([id for row in rows for id in row.targets], device=model.device)  # (N,), like x: (N, C)
     recorded = [row.offset + n < wanted.n_records.get(row.pair, 0) for row in rows for n in range(len(row.targets))]
     recorded = torch.tensor(recorded, device=model.device)  # (N,), whether to make a TokenRecord
-    parts = zip(x.split(OUTPUT_POSITIONS), targets.split(OUTPUT_POSITIONS), recorded.split(OUTPUT_POSITIONS))
-    *columns, records = zip(*(score_positions(model, *part, wanted) for part in parts))
+    parts = [each.split(OUTPUT_POSITIONS) for each in (x, targets, recorded)]
+    if wanted.repetition_penalty != 1:
+        parts.append(texts_before(wanted.pairs, rows).to(model.device).split(OUTPUT_POSITIONS))
+    *columns, records = zip(*(score_positions(model, wanted, *part) for part in zip(*parts)))
     # Each column holds one field of Score for all N positions, cut into parts: join them, and give each row its values.
     for name, column in zip(Score._fields, columns):
         for row, values in zip(rows, torch.cat(column).cpu().split(sizes), strict=True):
@@ -200,14 +207,30 @@ def score_batch(
         scores[row.pair].records.extend(itertools.islice(records, n))  # a pair's rows come in order
 
 
+def texts_before(pairs: list[Pair], rows: list[Row]) -> Int64[Tensor, 'N S']:
+    """Return the ids before each target, filled up with the first of them, which changes no repetition penalty."""
+    texts = []
+    for row in rows:
+        prompt, response = pairs[row.pair]
+        text = torch.tensor([*prompt, *response])
+        ends = len(prompt) + row.offset + torch.arange(len(row.targets))  # of the text before each target
+        texts += torch.where(torch.arange(len(text)) < ends[:, None], text, text[0])
+    size = max(len(text) for text in texts)
+    return torch.stack([torch.cat([text, text[:1].expand(size - len(text))]) for text in texts])
+
+
 def score_positions(
     model: LanguageModel,
+    wanted: Wanted,
     x: Float[Tensor, 'N C'],
     targets: Int[Tensor, ' N'],
     recorded: Bool[Tensor, ' N'],
-    wanted: Wanted,
+    texts: Int64[Tensor, 'N S'] | None = None,
 ):
-    """Return the fields of a Score, in order, for N hidden states and the ids that follow them: (N,) each."""
+    """Return the fields of a Score, in order, for N hidden states and the ids that follow them: (N,) each.
+
+    recorded: where to make a TokenRecord. texts: the ids before each target, for a repetition penalty.
+    """
     logits = model.logits(x)  # (N, V)
     logprobs = logits_to_logprobs(logits)
     model_logprobs = logprobs.gather(-1, targets[:, None])[:, 0]  # (N,)
@@ -216,12 +239,15 @@ def score_positions(
     if wanted.boundary_ids is not None:
         entropies, boundary_logprobs = entropy(logprobs), logprobs[:, wanted.boundary_ids].logsumexp(-1)
     sampler_logprobs = model_logprobs
-    if wanted.temperature != 1:
-        sampler_logprobs = logits_to_logprobs(logits, wanted.temperature).gather(-1, targets[:, None])[:, 0]
+    sampler = {'temperature': wanted.temperature, 'repetition_penalty': wanted.repetition_penalty}
+    if differs_from_model(**sampler):
+        sampler_logprobs = logits_to_logprobs(logits, **sampler, text=texts).gather(-1, targets[:, None])[:, 0]
     ranks = rank_tokens(logits, targets, scratch=logprobs)  # (N,); overwrites logprobs
     records = []
     if recorded.any():
-        records = record_tokens(logits[recorded], targets[recorded], wanted.temperature, count=wanted.n_alternatives)
+        before = None if texts is None else texts[recorded]
+        count = wanted.n_alternatives
+        records = record_tokens(logits[recorded], targets[recorded], count=count, **sampler, text=before)
     return model_logprobs, sampler_logprobs, ranks, top_logprobs, entropies, boundary_logprobs, records
 
 

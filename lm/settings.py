@@ -1,6 +1,5 @@
 """Settings that scripts share: which model to load, and how to sample from it. Each is declared and checked once."""
 
-import math
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -21,8 +20,10 @@ from lm.roles import choose_front
 from lm.search import Budget
 from lm.text_probability import QUANTITIES
 from lm.tuning import TUNE
+from model import check_sampler
 
 SEARCHES = ('beam_width', 'most_probable', 'above', 'next_words')  # each takes the place of drawing samples
+SAMPLER = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty')  # what makes a sampler of the model
 MAX_DRAWN_BEAMS, MAX_DRAWN_STEPS = 40, 60  # more would be unreadable in one picture
 
 
@@ -48,13 +49,15 @@ class SamplingSettings(ModelSettings):
     """The settings of sample.py, all of which eval.py takes too."""
 
     start: str = 'Once upon a time'  # the prompt, or FILE:path to read it from a file; '' is <|endoftext|>
-    fixed_response: str | None = None  # a response to score instead of sampling; top_k and top_p do not apply to it
+    fixed_response: str | None = None  # a response to score instead of sampling; top_k, top_p and min_p spare it
     separator: str = ' '  # put between prompt and response if two words would run together; '' for none
     num_samples: int = 1  # how many samples to draw, all in one batch
     max_new_tokens: int = 100  # tokens in each sample
     temperature: float = 0.8  # 1 is the model's own distribution; lower is more predictable, 0 is greedy
     top_k: int | None = 200  # draw from the k likeliest tokens only; None for all
     top_p: float | None = None  # draw from the likeliest tokens that together have this probability; None for all
+    min_p: float | None = None  # draw from tokens at least this many times as likely as the likeliest, say 0.05
+    repetition_penalty: float = 1.0  # above 1, say 1.2: tokens of prompt and response so far become less likely
     chat: bool = False  # put prompts and pairs through the model's own chat template
     system: str | None = None  # with chat: the text of a system message before each prompt
     score_end: bool = False  # with chat: the token that ends the model's turn is part of a response that is scored
@@ -82,15 +85,18 @@ class SamplingSettings(ModelSettings):
         """Whether samples end at a token that ends a text, or a turn."""
         return self.chat if self.stop_at_eot is None else self.stop_at_eot
 
+    def sampler(self, fixed=False):
+        """Return the settings of `model.logits_to_logprobs` that apply; nothing is cut off from a fixed response."""
+        names = ['temperature', 'repetition_penalty'] if fixed else SAMPLER
+        return {name: getattr(self, name) for name in names}
+
 
 def check_sampling_settings(settings):
     """Return the settings with the model filled in; raise UserError for invalid values."""
-    if not 0 <= settings.temperature < math.inf:
-        raise UserError(f'--temperature={settings.temperature}: it must be 0 (greedy) or a positive number')
-    if settings.top_k is not None and settings.top_k < 1:
-        raise UserError(f'--top_k={settings.top_k}: it must be at least 1, or None for all tokens')
-    if settings.top_p is not None and not 0 < settings.top_p <= 1:
-        raise UserError(f'--top_p={settings.top_p}: it must be above 0 and at most 1, or None for all tokens')
+    try:
+        check_sampler(**settings.sampler())
+    except ValueError as error:
+        raise UserError(f'--{error}') from error
     if settings.quantize and (settings.compile or settings.dtype not in (None, 'float32')):
         other = 'compile' if settings.compile else 'dtype'
         raise UserError(f'--quantize={settings.quantize} cannot be combined with --{other}')

@@ -42,9 +42,16 @@ def describe_truncation(prompt_ids, block_size):
 
 def describe_sampler(settings, fixed):
     """Name the settings that make the sampler's probabilities differ from the model's."""
-    cuts = [] if fixed else [(name, getattr(settings, name)) for name in ('top_k', 'top_p')]
-    cuts = ''.join(f', {name} {value}' for name, value in cuts if value is not None)
-    return f'temperature {settings.temperature:g}{cuts}{precision_note(settings.dtype, settings.quantize)}'
+    sampler = settings.sampler(fixed)
+    temperature, penalty = sampler.pop('temperature'), sampler.pop('repetition_penalty')
+    others = ''.join(f', {name} {value}' for name, value in sampler.items() if value is not None)
+    others += '' if penalty == 1 else f', repetition_penalty {penalty:g}'
+    return f'temperature {temperature:g}{others}{precision_note(settings.dtype, settings.quantize)}'
+
+
+def differs_from_model(temperature=1.0, repetition_penalty=1.0, **cuts):
+    """Return whether a sampler of these settings has other probabilities than the model."""
+    return (temperature, repetition_penalty) != (1, 1) or any(cut is not None for cut in cuts.values())
 
 
 def precision_note(dtype, quantize=None):

@@ -15,7 +15,7 @@ class Chart:
     record: TokenRecord
     pieces: list[str]  # of the record's alternatives_and_token
     context: str  # the text before this token
-    sampler: str  # temperature, top-k and top-p
+    sampler: str  # its settings, as `lm.wording.describe_sampler` names them
 
 
 def make_charts(records, prompt_ids, tokenizer, sampler):

@@ -23,6 +23,8 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)  # id -> what is added to its logit
     stop: tuple[str, ...] = ()  # a text ends before the first of these
     ignore_eos: bool = False  # whether to go on after an end token, as sample.py does
@@ -128,6 +130,8 @@ def generate(model, prefixes, tokenizer, prompt_ids, sampling):
         sampling.top_k,
         seed=sampling.seed,
         top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
     )
     try:
         for number, step in enumerate(steps, 1):

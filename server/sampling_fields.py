@@ -42,6 +42,8 @@ def read_sampling(fields, model, max_tokens):
         temperature=fields.number('temperature', 1.0, 0),
         top_k=top_k if top_k and top_k > 0 else None,
         top_p=top_p,
+        min_p=fields.number('min_p', None, 0, 1),
+        repetition_penalty=fields.number('repetition_penalty', 1.0, 0.01, 100),
         logit_bias=read_logit_bias(fields, model),
         stop=read_stops(fields),
         ignore_eos=fields.flag('ignore_eos'),

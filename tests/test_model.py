@@ -22,7 +22,7 @@ import model as model_module
 from lm import scoring
 from lm.checkpoint import load_model
 from lm.scoring import score
-from model import GPT, GPTConfig, cut_to_top_k, logits_to_logprobs, sample
+from model import GPT, GPTConfig, logits_to_logprobs, sample
 
 SHAPES = [
     {'vocab_size': 101, 'n_positions': 37, 'n_embd': 48, 'n_layer': 3, 'n_head': 4},
@@ -169,26 +169,6 @@ def test_temperature_and_top_k_follow_the_formula(temperature, top_k):
     assert found == pytest.approx(expected / expected.sum(), rel=1e-5)
 
 
-def test_cutting_before_the_softmax_gives_what_masking_gives():
-    torch.manual_seed(6)
-    logits = torch.randn(5, 60)
-    logits[1] = logits[1].round()  # many equals
-    logits[2, 20:] = -math.inf
-    for top_k in (None, 1, 2, 7, 59, 60, 80):
-        for temperature, top_p in ((1.0, None), (0.7, 0.9), (0, None)):
-            expected = logits_to_logprobs(logits, temperature, top_k, top_p)
-            for rows in (slice(0, 1), slice(2, 5), slice(0, 5)):
-                kept, ids = cut_to_top_k(logits[rows], top_k)
-                got = torch.full_like(logits[rows], -math.inf)
-                got.scatter_(1, ids, logits_to_logprobs(kept, temperature, top_k, top_p))
-                assert torch.allclose(got, expected[rows], atol=1e-6)
-                assert (ids.diff() > 0).all()
-                uniforms = [0.1, 0.5, 0.9, 0.0, 0.3][: len(kept)]
-                places = sample(logits_to_logprobs(kept, temperature, top_k, top_p), uniforms)
-                assert torch.equal(ids.gather(1, places[:, None])[:, 0], sample(expected[rows], uniforms))
-    assert cut_to_top_k(logits[:1], 7)[0].shape == (1, 7)
-
-
 def test_equals_at_the_edge_of_top_k_all_stay():
     probs = logits_to_logprobs(torch.tensor([2.0, 1.0, 1.0, 0.0]), top_k=2).exp()
     assert (probs > 0).tolist() == [True, True, True, False]
@@ -324,7 +304,8 @@ def test_padding_ids_have_no_probability_anywhere():
     assert logits.shape == (2, 8, 64)
     assert (logits[..., 50:] == -math.inf).all()
     assert loss.item() == pytest.approx(F.cross_entropy(logits[..., :50].flatten(0, 1), idx.flatten()).item())
-    for settings in ({'temperature': 0}, {'temperature': 9.0}, {'top_k': 60}, {'top_p': 0.99}):
+    others = {'top_p': 0.99}, {'min_p': 1e-9}, {'repetition_penalty': 9.0}
+    for settings in ({'temperature': 0}, {'temperature': 9.0}, {'top_k': 60}, *others):
         assert model.generate(idx, 30, **settings)[0].max() < 50
     with pytest.raises(ValueError, match=r'\[50\]'):
         model.generate(idx, fixed_response=[3, 50])
@@ -344,6 +325,10 @@ def test_padding_ids_have_no_probability_anywhere():
         ({'max_new_tokens': 1, 'top_k': 0}, 'top_k'),
         ({'max_new_tokens': 1, 'top_p': 0.0}, 'top_p'),
         ({'max_new_tokens': 1, 'top_p': 1.1}, 'top_p'),
+        ({'max_new_tokens': 1, 'min_p': -0.1}, 'min_p'),
+        ({'max_new_tokens': 1, 'min_p': 1.1}, 'min_p'),
+        ({'max_new_tokens': 1, 'repetition_penalty': 0}, 'repetition_penalty'),
+        ({'fixed_response': [1], 'repetition_penalty': math.nan}, 'repetition_penalty'),
         ({'fixed_response': [61]}, r'\[61\]'),
         ({'fixed_response': [-1]}, r'\[-1\]'),
     ],

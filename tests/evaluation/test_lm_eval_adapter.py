@@ -72,6 +72,7 @@ def test_rolling_equals_the_harness(ours, theirs):
         {'until': '\n', 'max_gen_toks': 5},
         {'until': [], 'max_new_tokens': 12, 'do_sample': False, 'temperature': 0.9},
         {'until': ['the', 'and'], 'max_gen_toks': 200},
+        {'until': [], 'max_gen_toks': 30, 'repetition_penalty': 1.3},
     ],
 )
 def test_generated_text_equals_the_harness(ours, theirs, settings):
@@ -80,7 +81,7 @@ def test_generated_text_equals_the_harness(ours, theirs, settings):
     assert ours.generate_until(requests('generate_until', *contexts), disable_tqdm=True) == expected
 
 
-def test_top_k_and_top_p_reach_the_sampler(ours):
+def test_the_settings_of_a_task_reach_the_sampler(ours):
     def generated(**settings):
         request = ('The king', {'until': [], 'max_gen_toks': 12, **settings})
         return ours.generate_until(requests('generate_until', request), disable_tqdm=True)
@@ -89,6 +90,8 @@ def test_top_k_and_top_p_reach_the_sampler(ours):
     assert drawn != generated()
     assert generated(do_sample=True, temperature=1.0, top_k=1) == generated()
     assert generated(do_sample=True, temperature=1.0, top_p=1e-9) == generated()
+    assert generated(do_sample=True, temperature=1.0, min_p=1.0) == generated()
+    assert generated(do_sample=True, temperature=1.0, top_k=0) == drawn
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_a_summary_adds_up():
     ]
     for row in rows:
         row['before'] |= {'right': False, 'right_per_byte': False}
-    results = Results(same_tokens=True, temperature=1.0, show=2, text=False)
+    results = Results(same_tokens=True, has_sampler=False, show=2, text=False)
     results.extend(rows[:3])
     results.extend(rows[3:])
     assert results.printed == rows[:2]
@@ -61,14 +61,14 @@ def test_a_summary_adds_up():
 
 def test_the_rows_that_changed_most_are_kept(monkeypatch):
     monkeypatch.setattr(results_module, 'KEPT', 3)
-    results = Results(same_tokens=True, temperature=1.0, show=0, text=False)
+    results = Results(same_tokens=True, has_sampler=False, show=0, text=False)
     ratios = [0.1, -9, 4, 0, 7, -2]
     results.extend({'index': n, **side(-1.0), 'before': side(-1.0), 'log_ratio': r} for n, r in enumerate(ratios))
     assert [row['log_ratio'] for row in results.most_changed] == [-9, 4, 7]
 
 
 def test_measures_without_tokens_have_no_value():
-    results = Results(same_tokens=True, temperature=1.0, show=1, text=False)
+    results = Results(same_tokens=True, has_sampler=False, show=1, text=False)
     empty = {'logprob': 0.0, 'prob': 1.0, 'tokens': 0, 'bytes': 0, 'greedy': True}
     results.extend([{'index': 0, **empty, 'token_logprobs': [], 'token_ranks': [], 'token_top_logprobs': []}])
     summary = results.summary(resamples=10, seed=0)
@@ -78,7 +78,7 @@ def test_measures_without_tokens_have_no_value():
 
 
 def test_models_with_different_tokens_are_not_compared_by_token():
-    results = Results(same_tokens=False, temperature=1.0, show=0, text=False)
+    results = Results(same_tokens=False, has_sampler=False, show=0, text=False)
     results.extend([{'index': 0, **side(-1.0), 'before': side(-2.0, tokens=5), 'log_ratio': 0.03}])
     summary = results.summary(resamples=10, seed=0)
     assert summary['comparison']['per'] == 'byte'
@@ -102,7 +102,7 @@ def test_a_measure_is_one_entry_that_summary_and_tables_take(monkeypatch):
     log_tokens = Measure('log_tokens', 'log tokens', 'log of all tokens', '{:.3f}', lambda sums: np.log(sums['tokens']))
     monkeypatch.setattr(measures, 'MEASURES', [log_tokens, *MEASURES])
     monkeypatch.setitem(measures.BY_NAME, 'log_tokens', log_tokens)
-    results = Results(same_tokens=True, temperature=1.0, show=0, text=False)
+    results = Results(same_tokens=True, has_sampler=False, show=0, text=False)
     results.extend([{'index': n, **side(-1.0)} for n in range(3)])
     summary = results.summary(resamples=10, seed=0)
     assert summary['measures']['model']['log_tokens']['value'] == pytest.approx(math.log(6))
@@ -110,11 +110,11 @@ def test_a_measure_is_one_entry_that_summary_and_tables_take(monkeypatch):
 
 
 @pytest.mark.parametrize('text', [True, False])
-@pytest.mark.parametrize('temperature', [1.0, 0.7])
-def test_measures_are_computed_only_if_they_mean_something(text, temperature):
-    names = {measure.name for measure in row_measures(text, temperature)}
+@pytest.mark.parametrize('has_sampler', [False, True])
+def test_measures_are_computed_only_if_they_mean_something(text, has_sampler):
+    names = {measure.name for measure in row_measures(text, has_sampler)}
     assert ('greedy_rate' in names) == (not text)
-    assert ('sampler_perplexity' in names) == (temperature != 1)
-    assert ('sampler_sum_of_probs' in names) == (temperature != 1 and not text)
+    assert ('sampler_perplexity' in names) == has_sampler
+    assert ('sampler_sum_of_probs' in names) == (has_sampler and not text)
     assert not names & {'acc', 'acc_norm', 'calibration_error'}
     assert {'bits_per_byte', 'perplexity', 'mean_log_ratio'} <= names

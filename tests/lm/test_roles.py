@@ -1,7 +1,6 @@
 """The model's own start, end and padding tokens: read, kept, used, and written again."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +12,11 @@ from lm import search
 from lm.checkpoint import load_model, save_checkpoint, save_pretrained
 from lm.responses import generate_responses
 from lm.roles import Roles
+from lm.settings import SamplingSettings
 from lm.tokenizer import EOT, CharTokenizer, tokenizer_from_contents, train_bpe
 
 STORY = 'Once upon a time there was a cat, and the cat sat on the mat.'
-PLAIN = SimpleNamespace(temperature=1.0, top_k=None, top_p=None, max_new_tokens=40, seed=5)
+PLAIN = SamplingSettings(temperature=1.0, top_k=None, max_new_tokens=40, seed=5)
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_transformers_stops_where_we_do_after_an_export(tmp_path):
     write_folder(tmp_path / 'old', rows=0)
     model, tokenizer, _ = load_model(tmp_path / 'old', device='cpu')
     prompt = tokenizer.encode('Once upon a time')
-    greedy = SimpleNamespace(temperature=0.0, top_k=None, top_p=None, max_new_tokens=12, seed=5)
+    greedy = SamplingSettings(temperature=0.0, top_k=None, max_new_tokens=12, seed=5)
     *_, (free,) = generate_responses(model, prompt, greedy)
     end = free.ids[3]
     tokenizer.roles = Roles(0, (end, 69))

@@ -19,6 +19,9 @@ def test_a_samplers_name_says_what_applies():
     settings = SamplingSettings(temperature=0.7, top_k=40, top_p=0.95)
     assert describe_sampler(settings, fixed=False) == 'temperature 0.7, top_k 40, top_p 0.95'
     assert describe_sampler(settings, fixed=True) == 'temperature 0.7'
+    settings = SamplingSettings(top_k=None, min_p=0.05, repetition_penalty=1.2)
+    assert describe_sampler(settings, fixed=False) == 'temperature 0.8, min_p 0.05, repetition_penalty 1.2'
+    assert describe_sampler(settings, fixed=True) == 'temperature 0.8, repetition_penalty 1.2'
     settings = SamplingSettings(top_k=None, quantize='int8')
     assert describe_sampler(settings, fixed=False) == 'temperature 0.8, computed in int8'
 

@@ -1,7 +1,6 @@
 """/v1/completions against sample.py's own code, the model's forward pass, and what a client may get wrong."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from helpers.models import random_gpt
 from helpers.tokenizers import PROSE
 
 from lm.responses import generate_responses
+from lm.settings import SamplingSettings
 from lm.tokenizer import train_bpe
 from model import logits_to_logprobs
 
@@ -32,7 +32,7 @@ def model_logprobs(server, ids):
 
 SAMPLERS = [
     {'temperature': 0.8, 'top_k': 20, 'seed': 1337},
-    {'temperature': 1.3, 'top_p': 0.7, 'seed': 5},
+    {'temperature': 1.3, 'top_p': 0.7, 'min_p': 0.05, 'repetition_penalty': 1.4, 'seed': 5},
     {'temperature': 0, 'seed': 0},
 ]
 
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_texts_and_logprobs_as_sample_py(server, sa
     model = server.engine.models[0].model
     prompts = ['The boat', 'So you']
     answer = server.complete(prompt=prompts, max_tokens=70, n=3, logprobs=0, ignore_eos=True, **sampler)
-    settings = SimpleNamespace(**({'top_k': None, 'top_p': None} | sampler), max_new_tokens=70)
+    settings = SamplingSettings(**({'top_k': None} | sampler), max_new_tokens=70)
     for number, prompt in enumerate(prompts):
         *_, responses = generate_responses(model, TOKENIZER.encode_prompt(prompt), settings, 3)  # beyond the context
         for row, response in enumerate(responses):
@@ -161,6 +161,8 @@ REFUSED = [
     ({'prompt': 'a', 'temperature': -0.1}, 400, 'temperature'),
     ({'prompt': 'a', 'temperature': 10**400}, 400, 'temperature'),
     ({'prompt': 'a', 'top_p': 0}, 400, 'top_p'),
+    ({'prompt': 'a', 'min_p': 2}, 400, 'min_p'),
+    ({'prompt': 'a', 'repetition_penalty': 0}, 400, 'repetition_penalty'),
     ({'prompt': 'a', 'max_tokens': 1.5}, 400, 'max_tokens'),
     ({'prompt': 'a', 'max_tokens': 10**9}, 400, 'max_tokens'),
     ({'prompt': 'a', 'n': 0}, 400, 'n'),

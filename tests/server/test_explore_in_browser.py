@@ -85,6 +85,9 @@ def test_the_sliders_give_what_the_sampler_draws_from(view):
             {'temperature': 1.7, 'top_k': 3},
             {'top_p': 0.5},
             {'temperature': 0.8, 'top_k': 4, 'top_p': 0.9},
+            {'min_p': 0.2},
+            {'temperature': 1.7, 'top_k': 5, 'top_p': 0.95, 'min_p': 0.1},
+            {'min_p': 1.0},
         ):
             expected = logits_to_logprobs(logits, **given).tolist()
             values = [str(value) for value in logits.tolist()]
