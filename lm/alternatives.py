@@ -48,16 +48,16 @@ class TokenRecord:
 
 
 def record_tokens(
-    logits: Float[Tensor, 'N V'], ids: Int[Tensor, ' N'], count=ALTERNATIVES, text=None, **sampler
+    logits: Float[Tensor, 'N V'], ids: Int[Tensor, ' N'], temperature=1.0, count=ALTERNATIVES, text=None, **others
 ) -> list[TokenRecord]:
     """Return a TokenRecord for each position.
 
-    logits: what each token was chosen from. ids: the chosen tokens. count: how many alternatives to keep. text, sampler:
-    the ids before each token and the sampler's settings, as `model.logits_to_logprobs` takes them.
+    logits: what each token was chosen from. ids: the chosen tokens. count: how many alternatives to keep. text: the ids
+    before each token. temperature, text and others, the sampler's settings: see `model.logits_to_logprobs`.
     """
     of_model = of_sampler = logits_to_logprobs(logits).cpu()
-    if differs_from_model(**sampler):
-        of_sampler = logits_to_logprobs(logits, text=text, **sampler).cpu()
+    if differs_from_model(temperature, **others):
+        of_sampler = logits_to_logprobs(logits, temperature, text=text, **others).cpu()
     logits, ids = logits.float().cpu(), ids.cpu()
     model_logprobs, sampler_logprobs = (of.gather(-1, ids[:, None])[:, 0] for of in (of_model, of_sampler))
     columns = (ids, model_logprobs, sampler_logprobs, rank_tokens(logits, ids), entropy(of_model))
