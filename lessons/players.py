@@ -1,4 +1,4 @@
-"""Players for arithmetic.py: who answers the problems, and how.
+"""Players for arithmetic.py: who answers the problems, and how; and `get_replies`, for prompting.py.
 
 A player takes a list of problems and yields an Answer to each, in any order. Two players show that the evaluation
 works, since their scores are known beforehand: an oracle and a guesser. One player cheats: it never looks at the
@@ -146,3 +146,18 @@ def make_writing_player(start_chat, calculator=False):
             raise stopped
 
     return play
+
+
+def get_replies(start_chat, questions):
+    """Return what a chat model replies to each question, asked in a conversation of its own; '' if it was cut off."""
+
+    def ask(question):
+        chat = start_chat()
+        chat.add_question(question)
+        try:
+            return chat.get_reply().text
+        except NoAnswerError:
+            return ''
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(tqdm(pool.map(ask, questions), total=len(questions), leave=False, disable=None))

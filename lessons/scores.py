@@ -144,10 +144,10 @@ def draw_scores(path, table):
     pyplot.close(figure)
 
 
-def choose_path(folder, name, ending):
+def choose_path(folder, name, ending, lesson='arithmetic'):
     """Return where a file of the player `name` goes."""
     words = '' if name == FIRST_PLAYER else '-' + re.sub(r'[^\w.]+', '-', name).strip('-.')
-    return expand_path(folder) / f'arithmetic{words}{ending}'
+    return expand_path(folder) / f'{lesson}{words}{ending}'
 
 
 def as_line(answer, **more):
