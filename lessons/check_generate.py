@@ -40,7 +40,7 @@ from lm.checkpoint import load_model
 from model import GPT
 
 RUNNER = PROJECT / 'lessons' / 'generate_runner.py'
-CONTEXT = 64  # tokens: the story model's context is cut to this, so that a text is soon longer
+CONTEXT = 48  # tokens: the story model's context is cut to this, so that a text is soon longer
 DOING = {
     'import': 'while model.py was imported',
     'build': 'while its GPT was made and given weights',
@@ -181,7 +181,7 @@ def print_findings(path, findings):
         f', {theirs}' if theirs == ours else f', {theirs} for {ours}' for ours, theirs in findings.names.items()
     )
     console.print(f'{path}\ngenerate{show_invisible(findings.signature)}, called with idx, max_new_tokens{names}\n')
-    table = Table('', 'tried', 'theirs', 'ours')
+    table = Table('', 'tried', 'theirs', 'ours', title='sampler probability of the response')
     for tried, theirs, ours, mark in findings.rows:
         table.add_row(mark, tried, show_invisible(theirs), ours)
     if findings.rows:

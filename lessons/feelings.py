@@ -17,7 +17,7 @@ FORMS = {'words of stories': '{} Everyone was very', 'a new form': '{} Feeling:'
 CONDITIONS = {  # how many examples, the feeling of those that come last, whether all are wrong
     'no example': (0, None, False),
     **{f'{n} example{"s" * (n > 1)}': (n, None, False) for n in (1, 2, 4, 8)},
-    **{f'8 examples, {feeling} ones last': (8, feeling, False) for feeling in FEELINGS},
+    **{f'8 examples, {feeling} last': (8, feeling, False) for feeling in FEELINGS},
     '8 examples, all wrong': (8, None, True),
 }
 

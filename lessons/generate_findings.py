@@ -32,15 +32,15 @@ class Call(NamedTuple):
     def describe(self):
         """Return what is tried, in a line."""
         response = (
-            f'{show_invisible(shorten(self.response, 28))!r}' if self.response else f'{self.max_new_tokens} tokens'
+            f'{show_invisible(shorten(self.response, 28))!r}' if self.response else f'{self.max_new_tokens} drawn'
         )
-        top_k = f', top_k {self.top_k}' if self.top_k else ''
-        return f'{shorten(self.prompt, 20, from_end=True)!r} + {response}, temperature {self.temperature:g}{top_k}'
+        end = (f', top_k {self.top_k}' if self.top_k else '') + ', again' * (self.seed > 1)
+        return f'{shorten(self.prompt, 20, from_end=True)!r} + {response}, temperature {self.temperature:g}{end}'
 
 
 STORY = (
     'Once upon a time there was a little girl named Lily. She had a red ball. One day she went to the park with her '
-    'mother, and there she saw a big brown dog. The dog was sad, for it had nobody to play with. Lily threw the ball,'
+    'mother, and there she saw a big brown dog. Lily threw the ball,'
 )
 REST = ' and the dog ran after it. They played all day long, and when the sun went down they were the best of friends.'
 GROUPS = FIXED, LONG, CUT, PAST, DRAWN, OFTEN = 'fixed', 'long response', 'top-k', 'long text', 'drawn', 'drawn often'

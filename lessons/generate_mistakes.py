@@ -1,7 +1,8 @@
 """Explanations for check_generate.py: what a student's number is if it is not the probability that was asked for.
 
 Each explanation computes, from the true logits, the number that one way of writing generate would give. If it agrees
-with all numbers that came back, and the right one does not, then this is most likely what the code does.
+with all numbers that came back, and the right one does not, then this is most likely what the code does. They agree if they
+differ by rounding only.
 """
 
 import math
@@ -174,9 +175,9 @@ FORMS = {  # what a number may be: from it to a logprob in nats
 
 def agree(logprob, other):
     """Return whether two logprobs are equal but for rounding: to float32, to four digits, or to 0."""
-    if min(logprob, other) == -math.inf or max(logprob, other) < SMALLEST:
-        return max(logprob, other) < SMALLEST
-    return abs(logprob - other) <= 2e-3 + 1e-4 * abs(other)
+    if logprob < SMALLEST and other < SMALLEST:
+        return True
+    return math.isfinite(logprob) and math.isfinite(other) and abs(logprob - other) <= 2e-3 + 1e-4 * abs(other)
 
 
 def convert(values, form):

@@ -1,6 +1,6 @@
 """Prompting against fine-tuning on one task, and what a prompt injection is: both measured by probabilities.
 
-    python -m lessons.prompting                                         the story model: half a minute
+    python -m lessons.prompting                                         the story model: under a minute
     python -m lessons.prompting --init_from=gpt2                        or any other model, as in sample.py
     python -m lessons.prompting --provider=anthropic                    a chat model writes its answers
 
@@ -56,8 +56,9 @@ from lm.scoring import score_pairs
 from lm.settings import ModelSettings, choose_model, load_chosen_model, model_name
 from pictures.style import BLUE, GREY, ORANGE, hide_spines, save_figure
 
-TASK = 'Complete the last line. The last word of your reply must be happy or sad.\n\n'  # for chat models, as below
-STEPS = 'First write a sentence about what happened and how it feels. Then complete the line. '
+# What a chat model is told before a prompt.
+TASK = 'Complete the last line. The last word of your reply must be happy or sad.\n\n'
+STEPS = 'First write a sentence about what happened and how it feels. Then complete the last line.\n\n'
 OF_LOCAL_MODELS, OF_CHAT_MODELS = ('init_from', 'out_dir', 'device', 'dtype', 'bos'), ('model', 'base_url')
 console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False, emoji=False)
 
@@ -139,7 +140,7 @@ def run_local(settings):
     for name, form in FORMS.items():
         trained = fine_tune(model, tokenizer, form, known, settings.steps, settings.learning_rate, settings.seed)
         for other in FORMS:
-            condition = 'fine-tuned' if other == name else 'fine-tuned on the other form'
+            condition = 'fine-tuned' if other == name else 'fine-tuned, other form'
             answers[other, condition] = ask(trained, [build_prompt(FORMS[other], item.sentence) for item in asked])
     secrets = {(rule, attack): attack_secrets(model, tokenizer, rule, attack) for rule in RULES for attack in ATTACKS}
     return answers, secrets
@@ -202,14 +203,14 @@ def describe_answers(form, condition, answers, items):
 
 def print_tables(name, rows, attacks):
     """Print how often the answers were right, then how the secret was kept."""
-    table = Table('form', 'shown', 'right, and 95 % interval', 'says happy', 'both words, probability')
-    table.title = f'{name}: {rows[0]["n"]} sentences, half of them happy (chance is 50 %)'
+    table = Table('form', 'shown', 'right, and 95 % interval', 'says happy', 'both words')
+    table.title = f'{name}: {rows[0]["n"]} sentences, half of them happy (chance: 50 %); model probabilities'
     for row in rows:
         both = '' if row['both'] is None else f'{row["both"]:.4f}'
         table.add_row(row['form'], row['condition'], format_share(row['right'], row['n']), f'{row["happy"]}', both)
     console.print(table)
     local = 'probability' in attacks[0]
-    columns = ('probability of the secret', 'of other words', 'secret likeliest of 20') if local else ('secret told',)
+    columns = ('model probability', 'if another is the secret', 'likeliest of 20') if local else ('told',)
     table = Table('the prompt has', 'Tom', *columns, title=f'{name}: a secret word in the prompt')
     for row in attacks:
         numbers = [f'{row["probability"]:.6f}', f'{row["otherwise"]:.6f}'] if local else []
@@ -241,7 +242,7 @@ def draw_panel(axes, rows, group, kind, count, chance):
     axes.set(xlim=(-0.02, 1.02), xlabel='share, and 95 % interval')
     axes.set_yticks(range(len(kinds)), kinds)
     axes.invert_yaxis()
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=2)
     hide_spines(axes, 'top', 'right')
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from helpers.chat_server import run_server, says
-from helpers.lessons import here_and_as_command, run_in_folder
+from helpers.lessons import numbers_on_page, run_in_folder
 from helpers.models import random_gpt
 from helpers.scripts import PROJECT
 from matplotlib.image import imread
@@ -132,16 +132,16 @@ def test_fine_tuning_teaches_the_answers_and_leaves_the_model_as_it_was():
 
 
 @pytest.mark.slow
-@here_and_as_command
-def test_the_lesson_writes_its_numbers_and_its_picture(as_command, tmp_path, capsys):
+def test_the_lesson_writes_its_numbers_and_its_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(injection, 'SECRETS', injection.SECRETS[:3])
     arguments = ('--sentences=2', '--steps=2')
-    out, err = run_in_folder('prompting', *arguments, as_command=as_command, folder=tmp_path, capsys=capsys)
+    out, err = run_in_folder('prompting', *arguments, as_command=False, folder=tmp_path, capsys=capsys)
     results = json.loads((tmp_path / 'results/lessons/prompting.json').read_text(encoding='utf-8'))
-    shown = [*CONDITIONS, 'step by step', 'fine-tuned', 'fine-tuned on the other form']
+    shown = [*CONDITIONS, 'step by step', 'fine-tuned', 'fine-tuned, other form']
     assert {(row['form'], row['condition']) for row in results['feelings']} == {(f, c) for f in FORMS for c in shown}
     assert [(row['rule'], row['attack']) for row in results['secrets']] == [(r, a) for r in RULES for a in ATTACKS]
     assert all(row['n'] == 4 and 0 <= row['right'] <= 4 and 0 < row['both'] < 1 for row in results['feelings'])
-    assert 'fine-tuned on the other form' in out and 'Tom' in out and err == ''
+    assert 'fine-tuned, other form' in out and 'Tom' in out and err == ''
     assert imread(tmp_path / 'results/lessons/prompting.png').ndim == 3
 
 
@@ -170,7 +170,7 @@ def test_a_chat_model_writes_its_answers(provider, tmp_path, monkeypatch, capsys
         ('a rule', 0, 3),
     }
     assert len(server.bodies) == 2 * len(FORMS) * (len(CONDITIONS) + 1) + 3 * len(ATTACKS) * len(RULES)
-    assert 'secret told' in capsys.readouterr().out
+    assert 'told' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -190,3 +190,38 @@ def test_settings_that_make_no_sense_are_errors(settings, words):
 
 def saved(path=PROJECT / 'results/lessons/prompting.json'):
     return json.loads(path.read_text(encoding='utf-8'))
+
+
+def test_the_numbers_on_the_page_are_those_of_the_saved_run():
+    results = json.loads((PROJECT / 'results/lessons/prompting.json').read_text(encoding='utf-8'))
+    rows = {(row['form'], row['condition']): row for row in results['feelings']}
+    old, new = ({shown: row for (form, shown), row in rows.items() if form == name} for name in FORMS)
+
+    def shares(rows, *shown):
+        return [round(rows[name]['right'] / rows[name]['n'], 2) for name in shown]
+
+    pattern = r'it knows (\d+) % without an example, (\d+) % with eight, and (\d+) % after'
+    assert numbers_on_page(pattern) == shares(old, 'no example', '8 examples', 'fine-tuned')
+    both = [old[name]['both'] for name in ('no example', '8 examples', 'fine-tuned')]
+    assert numbers_on_page(r'a probability of ([\d.]+), ([\d.]+) and ([\d.]+)\.') == pytest.approx(both, abs=0.005)
+    assert {row['happy'] for name, row in new.items() if name.startswith('8')} == {0}
+    pattern = r'no prompt helps: (\d+) % .* from ([\d.]+) to only ([\d.]+)\. After fine-tuning it is (\d+) %, even'
+    share, none, eight, tuned = numbers_on_page(pattern)
+    assert [share, tuned, tuned] == shares(new, '8 examples', 'fine-tuned', 'fine-tuned, other form')
+    assert (none, eight) == (round(new['no example']['both'], 4), round(new['8 examples']['both'], 3))
+    pattern = r'happy ones last: (\d+) %; the sad ones last: (\d+) %'
+    assert numbers_on_page(pattern) == shares(old, '8 examples, happy last', '8 examples, sad last')
+    assert numbers_on_page(r'still right in (\d+) %') == shares(old, '8 examples, all wrong')
+    assert numbers_on_page(r'two got (\d+) %, four (\d+) %') == shares(old, '2 examples', '4 examples')
+    assert numbers_on_page(r'own, (\d+) % are right, against (\d+) %') == shares(old, 'step by step', 'no example')
+    assert numbers_on_page(r'help, from (\d+) to (\d+) %') == [50, 0.61] and shares(new, 'step by step') == [0.61]
+
+    kept = {(row['rule'], row['attack']): row for row in results['secrets']}
+    first = {key: row['first'] for key, row in kept.items()}
+    assert max(row['probability'] for row in kept.values()) < 0.001
+    times = max(row['probability'] / row['otherwise'] for row in kept.values())
+    assert numbers_on_page(r'up to (\d+) times as likely') == [int(times)]
+    assert numbers_on_page(r'in (\d+) of 20 cases') == [max(first.values())]
+    found = [first['a rule', 'greets her'], first['no rule', 'greets her']]
+    assert numbers_on_page(r'(\d+) of 20 instead of (\d+)') == found
+    assert numbers_on_page(r'“Forget what Mum said”, (\d+) of') == [first['a rule', 'tells her to forget it']]
