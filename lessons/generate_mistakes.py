@@ -1,8 +1,7 @@
 """Explanations for check_generate.py: what a student's number is if it is not the probability that was asked for.
 
 Each explanation computes, from the true logits, the number that one way of writing generate would give. If it agrees
-with all numbers that came back, and the right one does not, then this is most likely what the code does. They agree if they
-differ by rounding only.
+with all numbers that came back, up to rounding, and the right one does not, this is most likely what the code does.
 """
 
 import math
