@@ -26,6 +26,7 @@ MAX_TOKENS = 50_000  # of a text, and of all texts of a page to hand in
 MAX_PAGE_TEXTS = 200
 MAX_NEW_TOKENS = 1000  # to go on by
 MAX_SEARCHED_TOKENS, MAX_FOUND = 100, 50  # of a search: the length and the number of continuations
+MAX_SEARCH_BYTES, SEARCHES = 2**30, 16  # of a search, as --budget of sample.py; how many fit at once
 MAX_SEED = 2**53 - 1  # the largest whole number that JavaScript counts to
 
 
@@ -34,7 +35,8 @@ def routes(engine):
     html = PAGE.read_text(encoding='utf-8')
     # The page may run its own script and style, and reach nothing but this server.
     policy = f"{content_security_policy(html)}; connect-src 'self'; img-src data:; frame-ancestors 'none'"
-    readers = [Reader(named.model, named.tokenizer) for named in engine.models]
+    readers = [Reader(named.model, named.tokenizer, engine.prefixes) for named in engine.models]
+    search_bytes = min(MAX_SEARCH_BYTES, engine.job_bytes / SEARCHES)
     names = [show_invisible(shorten(named.name, 60, from_end=True)) for named in engine.models]
 
     async def page(request):
@@ -64,7 +66,8 @@ def routes(engine):
         sampler, compare = take_sampler(fields), fields.flag('compare', True)
         fields.finish()
         chosen = readers if compare else readers[:1]
-        return await answer(jobs.read_tokens(chosen, kept, rest, start, since, **sampler))
+        nbytes = bytes_to_read(len(kept) + len(rest.encode()), *range(len(chosen)))
+        return await answer(jobs.read_tokens(chosen, kept, rest, start, since, **sampler), nbytes)
 
     async def logits(request):
         """Answer with the logits that a token is chosen from: little-endian float32, one for each id."""
@@ -72,7 +75,8 @@ def routes(engine):
         reader = take_reader(fields)
         place = take_place(fields, reader)
         fields.finish()
-        (data,) = [part async for part in engine.stream(jobs.find_logits(reader, *place))]
+        job = jobs.find_logits(reader, *place)
+        (data,) = [part async for part in engine.stream(job, bytes_to_read(place[1], readers.index(reader)))]
         return Response(data, media_type='application/octet-stream')
 
     async def go_on(request):
@@ -82,7 +86,8 @@ def routes(engine):
         count, seed = fields.integer('count', 10, 1, MAX_NEW_TOKENS), fields.integer('seed', 1337, 0, MAX_SEED)
         greedily, sampler = fields.flag('greedily'), take_sampler(fields)
         fields.finish()
-        return await answer(jobs.draw_steps(readers[0], *text, count, seed, greedily, **sampler))
+        job = jobs.draw_steps(readers[0], *text, count, seed, greedily, **sampler)
+        return await answer(job, bytes_to_read(len(text[0]) + count, 0))
 
     async def beams(request):
         """Answer with the beams of a search, a line after each token."""
@@ -90,7 +95,8 @@ def routes(engine):
         text, count = take_start(fields), fields.integer('count', 10, 1, MAX_SEARCHED_TOKENS)
         width = fields.integer('width', 5, 1, MAX_FOUND)
         fields.finish()
-        return await answer(jobs.search_beams(readers[0], *text, count, width))
+        nbytes = engine.bytes_of_texts(0, width, len(text[0]) + count)
+        return await answer(jobs.search_beams(readers[0], *text, count, width), nbytes)
 
     async def prove(request):
         """Answer with the likeliest continuations and the bound on all others, as the exact search goes on."""
@@ -98,14 +104,15 @@ def routes(engine):
         text, count = take_start(fields), fields.integer('count', 6, 1, MAX_SEARCHED_TOKENS)
         k = fields.integer('k', 5, 1, MAX_FOUND)
         fields.finish()
-        return await answer(jobs.prove_likeliest(readers[0], *text, count, k))
+        return await answer(jobs.prove_likeliest(readers[0], *text, count, k, search_bytes), search_bytes)
 
     async def respond(request):
         """Answer with the tokens of a response and how likely they are, for each model."""
         fields = await read_fields(request, MAX_BYTES)
         text, response, sampler = take_start(fields), take_text(fields, 'response'), take_sampler(fields)
         fields.finish()
-        return await answer(jobs.read_response(readers, *text, response, **sampler))
+        nbytes = bytes_to_read(len(text[0]) + len(response.encode()), *range(len(readers)))
+        return await answer(jobs.read_response(readers, *text, response, **sampler), nbytes)
 
     async def text_probability(request):
         """Answer with bounds on the probability of a response's text, as the search goes on."""
@@ -113,7 +120,7 @@ def routes(engine):
         reader = take_reader(fields)
         prompt, response = (take_ids(fields, name, reader, least=1) for name in ('prompt', 'ids'))
         fields.finish()
-        return await answer(jobs.bound_spellings(reader, prompt, response))
+        return await answer(jobs.bound_spellings(reader, prompt, response, search_bytes), search_bytes)
 
     async def inside(request):
         """Answer with what each layer would predict for a token, and where each layer looks."""
@@ -121,7 +128,7 @@ def routes(engine):
         reader = take_reader(fields)
         place = take_place(fields, reader)
         fields.finish()
-        return await answer(jobs.look_inside(reader, *place))
+        return await answer(jobs.look_inside(reader, *place), bytes_to_read(place[1], readers.index(reader)))
 
     async def static_page(request):
         """Answer with the page to hand in."""
@@ -130,14 +137,19 @@ def routes(engine):
         title, sampler_name = take_text(fields, 'title'), take_text(fields, 'sampler_name')
         fields.finish()
         job = jobs.write_static_page(readers, names, texts, start, title, sampler_name, **sampler)
-        (html,) = [part async for part in engine.stream(job) if part is not None]
+        nbytes = bytes_to_read(max(len(ids) for _, ids in texts), *range(len(readers)))
+        (html,) = [part async for part in engine.stream(job, nbytes) if part is not None]
         return Response(html, media_type='text/html')
 
     # What several of them need ----------------------------------------------------------------------------------------
 
-    async def answer(job):
+    def bytes_to_read(length, *chosen):
+        """Return how much memory it takes to read a text of up to `length` tokens with the chosen models."""
+        return sum(engine.bytes_of_texts(which, 1, length) for which in chosen)
+
+    async def answer(job, nbytes):
         """Answer with the parts that a job yields. An error before the first gets a status of its own."""
-        parts = engine.stream(job)
+        parts = engine.stream(job, nbytes)
         first = await anext(parts, None)
         return StreamingResponse(write_lines(first, parts), media_type='application/x-ndjson')
 

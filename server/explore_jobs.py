@@ -20,9 +20,10 @@ from lm.text_probability import GAP, probability_steps
 from model import logits_to_logprobs
 from pictures.inputs import pieces_of_ids
 from pictures.page import LOGPROB_DIGITS, Page, PageText, make_side, render_page, round_number
+from server.generation import ServedModel
 
-SEARCH_BUDGET = Budget(seconds=60, mebibytes=1024)  # as --budget of sample.py
-TEXT_BUDGET = Budget(seconds=20, mebibytes=1024)  # of the probability of a text
+SEARCH_SECONDS = 60  # as --budget of sample.py
+TEXT_SECONDS = 20  # of the search for the probability of a text
 PAUSE = 0.1  # seconds between two parts of a search's answer
 ATTENTION_DIGITS = 4
 
@@ -100,7 +101,8 @@ def draw_steps(reader, ids, start, count, seed, greedily=False, **sampler) -> It
     """Yield tokens that go on after a text, one at a time, drawn as by sample.py with the same seed and prompt."""
     prompt, ends = [*reader.front(ids, start), *ids], set(reader.tokenizer.roles.ends)
     idx = torch.tensor([prompt], device=reader.model.device)
-    for step in reader.model.steps(idx, count, seed=seed, **({'temperature': 0} if greedily else sampler)):
+    model = ServedModel(reader.model, reader.prefixes)
+    for step in model.steps(idx, count, seed=seed, **({'temperature': 0} if greedily else sampler)):
         records = record_tokens(step.logits, step.ids, count=1, **sampler)
         new = step.ids.tolist()
         yield {**describe_ids(reader.tokenizer, new, prompt), **describe_records(len(ids), records)}
@@ -129,8 +131,11 @@ def search_beams(reader, ids, start, count, width) -> Iterator[dict]:
         yield {'size': size, 'found': describe_found(reader, prompt, found)}
 
 
-def prove_likeliest(reader, ids, start, count, k) -> Iterator[dict | None]:
-    """Yield what the exact search has found, and its bound: no other of up to `count` tokens is likelier."""
+def prove_likeliest(reader, ids, start, count, k, nbytes=2**30) -> Iterator[dict | None]:
+    """Yield what the exact search has found, and its bound: no other of up to `count` tokens is likelier.
+
+    nbytes: at most so much memory is used.
+    """
     prompt = [*reader.front(ids, start), *ids]
     idx = torch.tensor([prompt], device=reader.model.device)
 
@@ -147,7 +152,8 @@ def prove_likeliest(reader, ids, start, count, k) -> Iterator[dict | None]:
             'waiting': found.waiting,
         }
 
-    yield from report_steps(search_steps(reader.model, idx, count, k, eos=ends), describe, SEARCH_BUDGET)
+    budget = Budget(seconds=SEARCH_SECONDS, mebibytes=nbytes / 2**20)
+    yield from report_steps(search_steps(reader.model, idx, count, k, eos=ends), describe, budget)
 
 
 def cut_after_end(ids, ends) -> list[int]:
@@ -155,8 +161,11 @@ def cut_after_end(ids, ends) -> list[int]:
     return ids[: next((place for place, id in enumerate(ids, 1) if id in ends), len(ids))]
 
 
-def bound_spellings(reader, prompt, response) -> Iterator[dict | None]:
-    """Yield bounds on the probability that what follows a prompt begins with the text of some ids."""
+def bound_spellings(reader, prompt, response, nbytes=2**30) -> Iterator[dict | None]:
+    """Yield bounds on the probability that what follows a prompt begins with the text of some ids.
+
+    nbytes: at most so much memory is used.
+    """
     text = reader.tokenizer.decode_bytes(response, prompt)
 
     def describe(bounds):
@@ -164,7 +173,8 @@ def bound_spellings(reader, prompt, response) -> Iterator[dict | None]:
         return {'lower': low, 'upper': high, 'opened': bounds.opened, 'exact': bounds.gap <= GAP}
 
     steps = probability_steps(reader.model, reader.tokenizer, prompt, text, response)
-    yield from report_steps(steps, describe, TEXT_BUDGET, lambda bounds: bounds.gap <= GAP)
+    budget = Budget(seconds=TEXT_SECONDS, mebibytes=nbytes / 2**20)
+    yield from report_steps(steps, describe, budget, lambda bounds: bounds.gap <= GAP)
 
 
 def report_steps(steps, describe, budget, is_enough=lambda step: False) -> Iterator[dict | None]:

@@ -1,7 +1,8 @@
 """A model that reads for the live page: how likely each token of a text is, and the logits after any of them.
 
 It remembers the hidden states of what it has read. So a slider that changes the sampler, or a click on a token, costs
-the output layer only, and of a text that is being typed, only the end is computed.
+the output layer only. Of a text that is being typed, only the end is computed: the engine keeps the keys and values of
+its beginning.
 """
 
 import functools
@@ -17,18 +18,17 @@ from lm.alternatives import TokenRecord, record_tokens
 from lm.scoring import OUTPUT_POSITIONS, cut_text, segment_ends
 
 REMEMBERED_BYTES = 2**26  # hidden states of a model
-MIN_SHARED = 8  # tokens that a text must have in common with the last one
 
 
 class Reader:
     """One model of the page. A text longer than its context is read in segments, as by `eval.py --text`."""
 
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model, tokenizer, prefixes):
+        """prefixes: the engine's PrefixCache."""
+        self.model, self.tokenizer, self.prefixes = model, tokenizer, prefixes
         self.stride = max(1, model.block_size // 2)  # tokens in each segment after the first
         self._states = OrderedDict()  # what was read, a tuple of ids -> hidden states (T, C), the latest last
         self._bytes = 0  # of these
-        self._cache, self._ids = None, ()  # the keys and values of the latest text, and its ids
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -87,19 +87,24 @@ class Reader:
         for longer, states in self._states.items():
             if longer[: len(ids)] == ids:
                 return states[: len(ids)]
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._ids)))
-        shared = min(shared, len(ids) - 1)
-        known = self._states.get(self._ids)
-        if shared < MIN_SHARED or known is None:
-            shared, known = 0, None
-            self._cache = self.model.new_cache(1, self.model.block_size)
-        self._ids = ()  # until the pass below has succeeded
-        self._cache.rewind(shared)
-        new = self.model.hidden(torch.tensor([ids[shared:]], device=self.model.device), self._cache)[0]  # (T, C)
-        states = new if known is None else torch.cat([known[:shared], new])
-        self._ids = ids
+        cache = self.prefixes.find(self.model, ids) or self.model.new_cache(1, len(ids))
+        known, shared = self._longest_beginning(ids)
+        cache.rewind(min(shared, cache.end))  # both the keys and values and the hidden states must be there
+        before = cache.end
+        new = self.model.hidden(torch.tensor([ids[before:]], device=self.model.device), cache)[0]  # (T, C)
+        states = torch.cat([known[:before], new]) if before else new
+        self.prefixes.keep(self.model, ids, cache)
         self._remember(ids, states)
         return states
+
+    def _longest_beginning(self, ids):
+        """Return (hidden states, number of ids) of the text that has most of its first ids in common with these."""
+        best, length = None, 0
+        for known, states in self._states.items():
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, ids)))
+            if shared > length:
+                best, length = states, shared
+        return best, length
 
     def _remember(self, ids, states):
         self._states[ids] = states

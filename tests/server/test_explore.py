@@ -16,11 +16,12 @@ from lm.search import most_probable
 from lm.settings import SamplingSettings
 from server import explore_jobs as jobs
 from server.explore_reader import Reader
+from server.prefix_cache import PrefixCache
 
 
 @pytest.fixture(scope='module')
 def reader():
-    return Reader(*lm.load('tiny-stories'))
+    return Reader(*lm.load('tiny-stories'), PrefixCache(2**26))
 
 
 def columns(parts, name, which=0):
