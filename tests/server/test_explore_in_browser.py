@@ -1,26 +1,20 @@
 """The live page in headless Chromium: typed, clicked, dragged and by keyboard; its numbers are those of lm.scoring."""
 
-import shutil
-import socket
-import threading
+import contextlib
+import re
 
 import pytest
 import torch
-import uvicorn
+from helpers.live_server import run_live_server
 
 import lm
+from common.files import PROJECT
 from lm.scoring import score
+from lm.settings import ModelSettings
 from model import logits_to_logprobs
-from server.app import make_app
-from server.engine import Engine, NamedModel
+from server.engine import NamedModel
 
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
-
-
-class Settings:
-    """What the application and the page read of the settings of serve.py."""
-
-    host, allow_origin, dtype, quantize = '127.0.0.1', None, None, None
+SETTINGS = ModelSettings()
 
 
 @pytest.fixture(scope='module')
@@ -28,31 +22,26 @@ def loaded():
     return lm.load('tiny-stories')
 
 
-@pytest.fixture(scope='module')
-def view(loaded):
-    sync_api = pytest.importorskip('playwright.sync_api')
-    program = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if program is None:
-        pytest.skip('needs Chromium')
-    listener = socket.create_server(('127.0.0.1', 0))
-    app = make_app(Engine([NamedModel('tiny-stories', *loaded, Settings())]), Settings())
-    server = uvicorn.Server(uvicorn.Config(app, log_level='critical', access_log=False, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
+@contextlib.contextmanager
+def open_page(chromium, models, **options):
+    """Yield the page of some models, as a browser shows it, and expect no complaint on its console."""
     complaints = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
-        page = browser.new_page(viewport={'width': 1280, 'height': 800})
+    with run_live_server([NamedModel(name, *model, SETTINGS) for name, model in models.items()]) as server:
+        page = chromium.new_page(**{'viewport': {'width': 1280, 'height': 800}, **options})
         page.on('pageerror', lambda error: complaints.append(str(error)))
         page.on('console', lambda message: complaints.append(message.text))
         page.set_default_timeout(15_000)
-        page.goto(f'http://127.0.0.1:{listener.getsockname()[1]}/')
+        page.goto(server.url)
         page.wait_for_selector('#main:not([hidden])')
         yield page
-        browser.close()
-    server.should_exit = True
-    thread.join(10)
+        page.close()
     assert complaints == []
+
+
+@pytest.fixture(scope='module')
+def view(chromium, loaded):
+    with open_page(chromium, {'tiny-stories': loaded}) as page:
+        yield page
 
 
 def settle(view):
@@ -186,3 +175,47 @@ def test_a_long_text_is_read_in_segments_and_the_page_says_so(view, loaded):
     settle(view)
     assert view.evaluate('path.ids.length') > 5000
     assert 'sees at most 256' in view.locator('#remarks').text_content()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('size', [{}, {'viewport': {'width': 360, 'height': 740}, 'color_scheme': 'dark'}], ids=str)
+def test_two_models_side_by_side(chromium, loaded, size):
+    models = {'tiny-stories': loaded, 'tiny': lm.load('tiny')}
+    text = 'Once upon a time there was a king'
+    with open_page(chromium, models, **size) as view:
+        view.locator('#text').fill(text)
+        settle(view)
+        view.wait_for_selector('.differ button')
+        ids = loaded[1].encode(text)
+        first, second = (score(model, [ids[:1]], [ids[1:]])[0] for model, _ in models.values())
+        for name, expected in (('logprobs', first), ('other-logprobs', second)):
+            found = float(view.locator(f'[data-total={name}] data').get_attribute('value'))
+            assert found == pytest.approx(expected.sum().item(), abs=1e-4)
+        changes = (first - second).abs()
+        most = changes.argmax().item()
+        view.locator('.differ button').first.click()  # it leads to where they differ most
+        assert view.evaluate('at') == 1 + most
+        facts = view.locator('[data-fact=model] b data').evaluate_all('all => all.map((one) => Number(one.value))')
+        assert facts == pytest.approx([one[most].exp().item() for one in (first, second)], abs=1e-5)
+        view.locator('[value=change] + span').click()
+        assert view.locator('#mirror .d6, #mirror .d5').count() > 0
+        view.locator('#measure').click()
+        view.locator('#response').fill('and a queen')
+        view.keyboard.press('Enter')
+        view.wait_for_function('() => !working && document.querySelectorAll(".bounds").length === 2')
+        assert view.evaluate('document.documentElement.scrollWidth <= innerWidth')
+
+
+def test_colours_and_numbers_are_those_of_the_page_to_hand_in():
+    live, static = (PROJECT / name for name in ('server/explore.html', 'pictures/page.html'))
+    live, static = live.read_text(encoding='utf-8'), static.read_text(encoding='utf-8')
+
+    def colours(page):
+        return dict(re.findall(r'(--(?:on-)?[sd]\d): *(light-dark\([^;]*\));', page))
+
+    def function(page, name):
+        return re.search(rf'function {name}\(.*?\n\}}', page, re.S).group()
+
+    assert len(colours(live)) == 26 and colours(live) == colours(static)
+    for name in ('powerOfTen', 'probabilityOf', 'multipleOf', 'percent'):
+        assert function(live, name) == function(static, name)
