@@ -23,6 +23,7 @@ EXEMPT = re.compile(
 )
 # A number, possibly with a sign, thousands separators, decimals, an exponent or a percent sign.
 NUMBER = re.compile(r'(?<![\w.,])[+−-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?(?: ?%)?(?![\w,]*\d)')
+GENERATED = re.compile(r'<!-- generated: .*?<!-- end -->', re.DOTALL)  # tables that code writes: experiment_pages.py
 SCALES = {'%': 0.01, 'M': 1e6, 'million': 1e6, 'MB': 1e6, 'KB': 1e3, 'thousand': 1e3}
 
 
@@ -101,7 +102,8 @@ def find_disagreements(page, all_sourced=True):
                 if right != quotation.shown:
                     complaints.append(f'{where} is {right} in {quotation.source}: {quotation.path}')
     if all_sourced:
-        text = EXEMPT.sub(' ', COMMENT.sub('', page.read_text(encoding='utf-8')))
+        text = GENERATED.sub('', page.read_text(encoding='utf-8'))
+        text = EXEMPT.sub(' ', COMMENT.sub('', text))
         known = {EXEMPT.sub(' ', paragraph).strip(): shown for paragraph, shown in sourced.items()}
         for paragraph in re.split(r'\n\n+', text):
             shown = {

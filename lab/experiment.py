@@ -12,9 +12,6 @@ step is a command that a person could type, and is printed as it runs. Every par
 Interrupted training is resumed, finished training is not repeated: to repeat it, delete its folder in out-experiment.
 """
 
-import json
-import shutil
-import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +21,6 @@ import torch
 import configurator
 from common.errors import UserError
 from common.files import PROJECT, file_sha256
-from common.json_files import read_json
-from common.text_files import read_text_chunks
 from lab import experiment_pages, measure_report
 from lab.experiment_runs import (
     HELDOUT,
@@ -40,9 +35,9 @@ from lab.experiment_runs import (
     run_training,
     write_results,
 )
-from lab.result_pictures import draw_keywords, draw_learning_curve, draw_length, draw_sweep, draw_training
+from lab.measure_models import SWEPT, make_figures, score_pairs, score_texts, vary_fine_tuning
+from lab.result_pictures import draw_keywords, draw_learning_curve, draw_sweep, draw_training
 from lm import checkpoint
-from texts.plain_text import split_documents
 from texts.token_files import read_meta
 
 TEXTS_USED = (*PROSE, *STORIES, *HELDOUT.values())
@@ -142,43 +137,29 @@ def describe_data(corpora):
 
 # The effect of fine-tuning ------------------------------------------------------------------------------------------
 
-PAIRS = {RESULTS / 'fine_tuning/pairs': 'eval_data.json', OUT / 'questions': 'data/story_questions.json'}
-BEFORE_AND_AFTER = ('--init_from=tiny-stories', '--compare_to=tiny')
+SHIPPED = ('--init_from=tiny-stories', '--compare_to=tiny')  # after and before
 PROMPTS = ('Once upon a time', 'The old woman opened the door and', 'The meeting began at nine, and')
 SEEDS = (1, 2)
 RATES, SHORT = (1e-3, 2e-3, 4e-3), 0.1  # each for this part of an epoch
 EPOCHS = (0.1, 0.2)  # at the learning rate of the shipped model
-SWEPT = ('simple', 'heldout')  # what each run is measured on
 
 
 def measure_fine_tuning(corpora):
     """Score pairs and texts with both models, sample from both, vary the fine-tuning: results/fine_tuning."""
     prepare_datasets(corpora, VOCAB_SIZE)
-    for folder, file in PAIRS.items():
-        shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
-        run_script('eval.py', *BEFORE_AND_AFTER, f'--eval_data={file}', f'--save={folder}')
-    write_results('fine_tuning/kinds.json', compare_kinds())
-    write_results('fine_tuning/questions.json', read_json(OUT / 'questions/summary.json')['multiple_choice'])
-    texts = {name: score_text(corpora / HELDOUT[name] if name in HELDOUT else name) for name in experiment_pages.TEXTS}
-    write_results('fine_tuning/texts.json', texts)
+    score_pairs(SHIPPED, RESULTS)
+    texts = {name: corpora / HELDOUT[name] if name in HELDOUT else name for name in experiment_pages.TEXTS}
+    texts = score_texts(SHIPPED, RESULTS, texts)
     write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
     shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': {name: texts[name]['model'] for name in SWEPT}}
-    by_rate = vary_fine_tuning(corpora, [(rate, SHORT) for rate in RATES])
-    by_length = vary_fine_tuning(corpora, [(shipped['learning_rate'], epochs) for epochs in EPOCHS])
+    swept = {name: corpora / HELDOUT[name] for name in SWEPT}
+    config = CONFIGS['tiny-stories']
+    by_rate = vary_fine_tuning(config, swept, [{'learning_rate': rate, 'epochs': SHORT} for rate in RATES])
+    rate = shipped['learning_rate']
+    by_length = vary_fine_tuning(config, swept, [{'learning_rate': rate, 'epochs': epochs} for epochs in EPOCHS])
     write_results('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
     draw_sweep(RESULTS / 'fine_tuning/sweep.png', by_rate.values(), [*by_length.values(), shipped])
     draw_learning_curve(RESULTS / 'fine_tuning/learning_curve.png', shipped)
-
-
-def vary_fine_tuning(corpora, variants):
-    """Fine-tune tiny with other settings, (learning rate, epochs) each; return {name: outcome, with its `texts`}."""
-    runs = {}
-    for rate, epochs in variants:
-        name = f'rate-{rate:g}-epochs-{epochs:g}'
-        run = run_training(name, CONFIGS['tiny-stories'], learning_rate=rate, epochs=epochs)
-        texts = {text: score_text(corpora / HELDOUT[text], OUT / name)['model'] for text in SWEPT}
-        runs[name] = {**run, 'texts': texts}
-    return runs
 
 
 def sample_texts(name):
@@ -192,60 +173,20 @@ def sample_texts(name):
     return texts
 
 
-def compare_kinds():
-    """Return how the pairs of each kind changed: openings, speech, endings, ... and plain prose, the control."""
-    lines = (RESULTS / 'fine_tuning/pairs/pairs.jsonl').read_text(encoding='utf-8').splitlines()
-    ratios = defaultdict(list)
-    for row in map(json.loads, lines):
-        ratios[row['id'].rpartition('-')[0]].append(row['log_ratio'])
-    return {
-        kind: {
-            'pairs': len(values),
-            'rose': sum(ratio > 0 for ratio in values),
-            'mean_log_ratio': statistics.fmean(values),
-        }
-        for kind, values in ratios.items()
-    }
-
-
-def score_text(text, out_dir=None):
-    """Score a running text with both shipped models, or with the one trained in out_dir.
-
-    Returns its tokens and bytes, and for `model` (and `compare_to`) bits per byte and perplexity with intervals. Only
-    these sums are kept: eval.py's rows hold the text itself, which the project may not redistribute.
-    """
-    folder = OUT / f'text-{Path(text).stem}'
-    shutil.rmtree(folder, ignore_errors=True)
-    models = BEFORE_AND_AFTER if out_dir is None else (f'--out_dir={out_dir}',)
-    run_script('eval.py', *models, f'--text={text}', f'--save={folder}', quiet=True)
-    summary = json.loads((folder / 'summary.json').read_text(encoding='utf-8'))
-    measures = {
-        role: {name: values[name] for name in ('bits_per_byte', 'perplexity')}
-        for role, values in summary['measures'].items()
-    }
-    return {'tokens': summary['tokens'], 'bytes': summary['bytes'], **measures}
-
-
 # The report and the pages -------------------------------------------------------------------------------------------
 
-UNCUT = ('--top_k=None', '--top_p=None')
 DRAWS, CACHED = 1000, 200  # texts drawn for comparison with the searches; tokens generated with and without the cache
 
 
 def make_report(corpora):
     """Compute the numbers of results/REPORT.md, draw its figures and run the commands it quotes."""
-    model, tokenizer, _ = checkpoint.load_model('tiny-stories', device='cpu')
-    path = PROJECT / 'data/childrens_stories/childrens_stories.txt'
-    stories = list(split_documents(read_text_chunks(path), '\n\n\n'))
+    numbers = make_figures('tiny-stories', RESULTS, corpora / HELDOUT['heldout'], DRAWS, CACHED)
     texts = [
         {Path(name).stem: (corpora / name).read_text(encoding='utf-8') for name in names} for names in (PROSE, STORIES)
     ]
-    numbers, points = measure_report.compute_all(model, tokenizer, stories, *texts, DRAWS, CACHED)
-    write_results('report/report.json', numbers)
-    picture = RESULTS / 'report/temperature.png'
-    run_script('visualize.py', 'temperature', '--start=The old king had a', *UNCUT, f'--save={picture}', quiet=True)
-    draw_length(RESULTS / 'report/length.png', points)
-    draw_keywords(RESULTS / 'report/keywords.png', numbers['language']['keywords'])
+    language = measure_report.compare_texts(*texts)
+    write_results('report/report.json', {**numbers, 'language': language})
+    draw_keywords(RESULTS / 'report/keywords.png', language['keywords'])
     for page in experiment_pages.pages_with_numbers():
         experiment_pages.rerun_sessions(page)
 
@@ -258,6 +199,7 @@ def refresh_pages():
     names = ('pairs/summary', 'kinds', 'texts', 'samples', 'sweep')
     blocks = experiment_pages.fine_tuning_blocks(*(read_result(f'fine_tuning/{name}.json') for name in names))
     experiment_pages.fill_blocks(RESULTS / 'fine_tuning/README.md', blocks)
+    experiment_pages.fill_blocks(RESULTS / 'REPORT.md', experiment_pages.report_blocks(RESULTS))
     for page in experiment_pages.pages_with_numbers():
         experiment_pages.refresh_numbers(page)
 

@@ -9,6 +9,7 @@ Each generated table is between two comments, which readers of the page do not s
 Only what is between them is replaced. Numbers in the prose have sources (check_page_numbers.py).
 """
 
+import math
 import re
 import shlex
 import tempfile
@@ -20,7 +21,7 @@ from evaluation.markdown import markdown_table
 from evaluation.sentences import comparison_sentences
 from evaluation.tables import format_interval
 from lab import check_page_numbers
-from lab.experiment_runs import RESULTS, run_script
+from lab.experiment_runs import RESULTS, read_pairs, read_result, run_code, run_script
 
 TEXTS = {
     'heldout': 'held-out fairy tales',
@@ -31,7 +32,11 @@ TEXTS = {
 KINDS = {'plain': 'plain prose (control)'}
 BLOCK = re.compile(r'(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)', re.DOTALL)
 SESSION = re.compile(  # a block with one command and its output
-    r'^```text\n\$ python (?P<command>(?:sample|visualize)\.py(?: [^\n]+)?)\n(?:(?!\$ |```)[^\n]*\n)*```$', re.MULTILINE
+    r'^```text\n\$ python (?P<command>(?:sample|visualize|eval)\.py(?: [^\n]+)?)\n(?:(?!\$ |```)[^\n]*\n)*```$',
+    re.MULTILINE,
+)
+PROGRAM = re.compile(  # a block of Python, and one with what it prints
+    r'^(?P<block>```python\n(?P<code>(?:(?!```)[^\n]*\n)*)```\n\n)```text\n(?!\$ )(?:(?!```)[^\n]*\n)*```$', re.MULTILINE
 )
 
 
@@ -68,7 +73,11 @@ def rerun_sessions(page):
             printed = run_script(*shlex.split(session['command']), quiet=True, cwd=folder)
         return f'```text\n$ python {session["command"]}\n{printed.strip()}\n```'
 
-    save_if_changed(page, SESSION.sub(rerun, page.read_text(encoding='utf-8')))
+    def rerun_program(program):
+        return f'{program["block"]}```text\n{run_code(program["code"]).strip()}\n```'
+
+    text = SESSION.sub(rerun, page.read_text(encoding='utf-8'))
+    save_if_changed(page, PROGRAM.sub(rerun_program, text))
 
 
 def save_if_changed(page, text):
@@ -120,6 +129,67 @@ def fine_tuning_blocks(pairs, kinds, texts, samples, sweep):
         'samples': samples_tables(samples),
         'sweep': sweep_table(sweep),
     }
+
+
+def report_blocks(results):
+    """Return the generated blocks of the report, from the numbers in the folder `results`."""
+    rows = read_pairs(results)
+    kinds, texts = (read_result(f'fine_tuning/{name}.json', results) for name in ('kinds', 'texts'))
+    report = read_result('report/report.json', results)
+    first = {row['id'].rpartition('-')[0]: row for row in reversed(rows)}  # of each kind
+    return {
+        'some-pairs': pairs_table(list(reversed(first.values()))),
+        'all-pairs': pairs_table(rows),
+        'kinds': kinds_table(kinds),
+        'texts': texts_table(texts),
+        'beginnings': beginnings_table(report['length']['beginnings']),
+        'language': language_table(report['language']['texts']),
+    }
+
+
+def pairs_table(rows):
+    """Return a Markdown table of pairs: the probability of each response before and after, and an arrow."""
+    table = [['prompt', 'response', 'before', 'after', 'change of the logprob']]
+    for row in rows:
+        probs = (f'{side["prob"]:.1e}' for side in (row['before'], row))
+        change = row['log_ratio']
+        arrow = '↑' if change > 0 else '↓' if change < 0 else '='
+        texts = (escape_cell(row[key].strip()) for key in ('prompt', 'response'))
+        table.append([*texts, *probs, f'{arrow} {change:+.1f}'.replace('-', '−')])
+    return markdown_table(table)
+
+
+def beginnings_table(beginnings):
+    """Return a Markdown table of the mean logprob per token of the first 1, 2, 4, ... tokens of texts."""
+    names = {
+        'stories': 'the 52 stories, with their titles',
+        'without_titles': 'the same, without titles',
+        'tales': 'held-out fairy tales',
+    }
+    table = [['mean logprob per token of the first ... tokens', *beginnings['stories']]]
+    for name, means in beginnings.items():
+        table.append([names[name], *(f'{mean:.2f}' for mean in means.values())])
+    return markdown_table(table)
+
+
+def language_table(texts):
+    """Return a Markdown table of the statistics of texts, a row for each."""
+    columns = {
+        'words': '{words:,}',
+        'words per sentence, mean': '{words_per_sentence:.2f}',
+        'median': '{median_words_per_sentence}',
+        'letters per word': '{letters_per_word:.2f}',
+        'different words in 10,000': '{distinct_words:,.0f}',
+        'spoken': '{dialogue_share:.1%}',
+        'most common first five words': '*{words}*: {count:,} of {documents:,}',
+    }
+    table = [['text', *columns]]
+    for name, text in texts.items():
+        *forms, of_opening = columns.values()
+        known = {**text, 'distinct_words': text['distinct_words'] or math.nan}  # None for a short text
+        cells = [form.format(**known) for form in forms]
+        table.append([name.replace('_', ' '), *cells, of_opening.format(**text['opening'])])
+    return markdown_table(table)
 
 
 def kinds_table(kinds):

@@ -37,6 +37,14 @@ def run_script(script, *arguments, quiet=False, cwd=None):
     return process.stdout
 
 
+def run_code(code):
+    """Run a few lines of Python that use the project's modules; return their output."""
+    process = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, encoding='utf-8', cwd=PROJECT)
+    if process.returncode:
+        raise UserError(f'the code on a page failed with exit code {process.returncode}: {code}')
+    return process.stdout
+
+
 def prepare_datasets(corpora, vocab_size, suffix=''):
     """Make the datasets all, prose and stories, each name with the suffix, unless they exist.
 
@@ -101,14 +109,20 @@ def read_outcome(folder):
     }
 
 
-def read_result(name):
-    """Return the numbers in a file of results/."""
-    if not is_there(RESULTS / name):
-        raise UserError(f'there is no {RESULTS / name}; run the part of the experiment that makes it')
-    return read_json(RESULTS / name)
+def read_result(name, results=RESULTS):
+    """Return the numbers in a file of the folder `results`."""
+    if not is_there(results / name):
+        raise UserError(f'there is no {results / name}; run the part of the experiment that makes it')
+    return read_json(results / name)
 
 
-def write_results(name, values):
-    """Write numbers into a file of results/."""
-    with atomic_write(RESULTS / name) as temporary:
+def read_pairs(results=RESULTS):
+    """Return the rows of the evaluation of pairs in the folder `results`."""
+    lines = (results / 'fine_tuning/pairs/pairs.jsonl').read_text(encoding='utf-8').splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def write_results(name, values, results=RESULTS):
+    """Write numbers into a file of the folder `results`."""
+    with atomic_write(results / name) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

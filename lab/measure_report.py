@@ -1,6 +1,7 @@
 """The numbers in results/REPORT.md that no script prints: its examples, computed from the shipped model and texts."""
 
 import math
+import statistics
 
 import torch
 
@@ -8,41 +9,61 @@ from lab import text_statistics
 from lm import internals
 from lm.alternatives import entropy
 from lm.scoring import score
-from lm.search import beam_search, most_probable
+from lm.search import Budget, beam_search, most_probable
+from lm.text_probability import prefix_probability
 from model import logits_to_logprobs
+from texts.plain_text import split_documents
 
+SEPARATOR = '\n\n\n'  # between documents
 TOKENS_AT_MOST = 10_000  # enough for any product of probabilities to become zero
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the beginnings that are compared
+TEXT_BUDGET = Budget(prefixes=2000)  # of the search for the other ways to cut a response into tokens
+SEARCH_BUDGET = Budget(prefixes=20_000)  # of the exact search
 
 
-def compute_all(model, tokenizer, stories, prose_read, stories_read, draws, cached):
-    """Return the contents of report.json, and the points of its picture of lengths, [(tokens, logprob)].
+def compute_all(model, tokenizer, stories, tales, pairs, draws, cached):
+    """Return the contents of report.json that depend on the model, and the points of its picture of lengths.
 
-    stories: texts to score. prose_read, stories_read: the training texts, {name: text}. draws: how many texts to draw
-    for comparison with the searches. cached: how many tokens to generate with and without the cache.
+    stories: texts to score, each with a title. tales: more, without titles. pairs: (prompt, response) to score. draws:
+    how many texts to draw for comparison with the searches. cached: how many tokens to generate with and without the
+    cache. The points are [(tokens, logprob)].
     """
-    points = score_beginnings(model, tokenizer, stories)
+    logprobs = score_texts(model, tokenizer, stories)
+    points = cut_beginnings(logprobs)
     numbers = {
+        'block_size': model.block_size,
         'temperature': count_choices(model, tokenizer, 'The old king had a', (0.2, 0.7, 1.0, 1.5)),
         'i_live_in': compare_runners_up(model, tokenizer, 'I live in', 5, temperature=0.0001),
         'underflow': find_underflow(model, tokenizer, 'Once upon a time', seed=1),
-        'length': {'stories': len(stories), 'points': len(points), **fit_line(points)},
+        'cutting': sum_over_cuts(model, tokenizer, pairs),
+        'trailing_space': move_a_space(model, tokenizer, 'Once upon a time', 'there was a king'),
+        'length': {
+            'stories': len(stories),
+            **fit_line(points),
+            **compare_titles(tokenizer, stories, logprobs),
+            'beginnings': {
+                'stories': average_beginnings(logprobs),
+                'without_titles': average_beginnings(score_texts(model, tokenizer, map(without_title, stories))),
+                'tales': average_beginnings(score_texts(model, tokenizer, tales)),
+            },
+        },
+        'one_pass': compare_with_generate(model, tokenizer, pairs),
         'search': compare_searches(model, tokenizer, 'The giant', 6, draws, seed=1),
         'attention': follow_attention(model, tokenizer, 'The king had a'),
         'cache': compare_with_cache(model, tokenizer, 'Once upon a time', cached),
-        'language': compare_texts(prose_read, stories_read),
     }
     return numbers, points
 
 
-def encode(tokenizer, prompt):
+def encode(model, tokenizer, prompt):
     """Return the ids of a prompt, (1, T)."""
-    return torch.tensor([tokenizer.encode_prompt(prompt)])
+    return torch.tensor([tokenizer.encode_prompt(prompt)], device=model.device)
 
 
 @torch.no_grad()
 def count_choices(model, tokenizer, prompt, temperatures):
     """Return the effective number of choices for the next token at each temperature: exp of the entropy."""
-    logits = model(encode(tokenizer, prompt))[0][0, -1]  # (V,)
+    logits = model(encode(model, tokenizer, prompt))[0][0, -1]  # (V,)
     entropies = {temperature: entropy(logits_to_logprobs(logits, temperature)).item() for temperature in temperatures}
     choices = {str(temperature): {'choices': math.exp(nats)} for temperature, nats in entropies.items()}
     return {'vocabulary': model.n_ids, **choices}
@@ -56,7 +77,7 @@ def compare_runners_up(model, tokenizer, prompt, max_new_tokens, temperature):
     where the gap is how much lower the other's logit is. At temperature 0.0001, a gap of 0.01 gives exp(-100).
     """
     tokens = []
-    for step in model.steps(encode(tokenizer, prompt), max_new_tokens, temperature):
+    for step in model.steps(encode(model, tokenizer, prompt), max_new_tokens, temperature):
         logits = step.logits[0].float()
         (best, second), (id, runner_up) = (part.tolist() for part in logits.topk(2))
         tokens.append(
@@ -76,7 +97,7 @@ def find_underflow(model, tokenizer, prompt, seed):
     """Return after how many drawn tokens the product of their probabilities is 0.0, in float32 and in float64."""
     products = {'float32': torch.ones((), dtype=torch.float32), 'float64': torch.ones((), dtype=torch.float64)}
     found, logprobs = {}, []
-    for step in model.steps(encode(tokenizer, prompt), TOKENS_AT_MOST, 1.0, seed=seed):
+    for step in model.steps(encode(model, tokenizer, prompt), TOKENS_AT_MOST, 1.0, seed=seed):
         logprobs.append(step.model_logprob.item())
         for name, product in products.items():
             product *= math.exp(logprobs[-1])
@@ -87,16 +108,89 @@ def find_underflow(model, tokenizer, prompt, seed):
     return found
 
 
-def score_beginnings(model, tokenizer, stories):
-    """Return [(tokens, logprob)] of the first 1, 2, 4, ... tokens of each story."""
-    points = []
-    longest = model.block_size - 1
-    for story in stories:
-        ids = tokenizer.encode(story)[:longest]
-        logprobs = score(model, [tokenizer.encode_prompt('')], [ids])[0]
-        sums = logprobs.cumsum(0).tolist()
-        points += [(2**power, sums[2**power - 1]) for power in range(10) if 2**power <= len(ids)]
-    return points
+@torch.no_grad()
+def sum_over_cuts(model, tokenizer, pairs):
+    """Return how much likelier responses are as texts, over all ways to cut them into tokens, than as their tokens.
+
+    The logarithms of these factors are bounded, from below and from above; the smaller ones are sure.
+    """
+    sure, possible, texts = [], [], []
+    for prompt, response in pairs:
+        prompt_ids, ids = tokenizer.encode_pair(prompt, response)
+        tokens = score(model, [prompt_ids], [ids])[0].sum().item()
+        text = tokenizer.decode_bytes(ids, prompt_ids)
+        found = prefix_probability(model, tokenizer, prompt_ids, text, ids, budget=TEXT_BUDGET)
+        sure.append(found.log_lower - tokens)
+        possible.append(found.log_upper - tokens)
+        texts.append(' '.join(tokenizer.pieces(ids)))
+    factors = list(map(math.exp, sure))
+    largest = max(range(len(factors)), key=factors.__getitem__)
+    return {
+        'pairs': len(sure),
+        'median': statistics.median(factors),
+        'largest': {'factor': factors[largest], 'pieces': texts[largest]},
+        'mean_log_sure': statistics.fmean(sure),
+        'mean_log_possible': statistics.fmean(possible),
+    }
+
+
+@torch.no_grad()
+def move_a_space(model, tokenizer, prompt, response):
+    """Return the probability of a response after a prompt, with the space between them in the one or in the other."""
+    found = {}
+    for place, (before, after) in {'in_response': (prompt, f' {response}'), 'in_prompt': (f'{prompt} ', response)}.items():
+        ids = tokenizer.encode_prompt(before), tokenizer.encode(after)
+        found[place] = score(model, [ids[0]], [ids[1]])[0].sum().exp().item()
+    return {**found, 'factor': found['in_response'] / found['in_prompt']}
+
+
+def score_texts(model, tokenizer, texts):
+    """Return the logprobs of the tokens of each text, to the end of the context; each begins with <|endoftext|>."""
+    start, longest = tokenizer.encode_prompt(''), model.block_size - 1
+    return [score(model, [start], [tokenizer.encode(text)[:longest]])[0] for text in texts]
+
+
+def without_title(story):
+    """Return a story without its title, which is the first paragraph."""
+    return story.partition('\n\n')[2]
+
+
+def cut_beginnings(logprobs):
+    """Return [(tokens, logprob)] of the first 1, 2, 4, ... tokens of each text."""
+    return [(length, row[:length].sum().item()) for row in logprobs for length in LENGTHS if length <= len(row)]
+
+
+def average_beginnings(logprobs):
+    """Return the mean logprob per token of the first 1, 2, 4, ... tokens of texts: {length: mean over the texts}."""
+    means = {}
+    for length in LENGTHS:
+        rows = [row[:length].mean().item() for row in logprobs if length <= len(row)]
+        means[str(length)] = statistics.fmean(rows)
+    return means
+
+
+def compare_titles(tokenizer, stories, logprobs):
+    """Return how likely the tokens of titles are, and those of the stories below them, on average."""
+    sizes = [len(tokenizer.encode(story.partition('\n\n')[0])) for story in stories]
+    titles, bodies = (
+        torch.cat([row[part] for row, part in zip(logprobs, parts, strict=True)])
+        for parts in ([slice(size) for size in sizes], [slice(size, None) for size in sizes])
+    )
+    return {
+        'title_tokens': statistics.fmean(sizes),
+        'per_token': {'titles': titles.mean().item(), 'bodies': bodies.mean().item()},
+    }
+
+
+@torch.no_grad()
+def compare_with_generate(model, tokenizer, pairs):
+    """Return the largest difference between responses scored in one pass, as eval.py does, and by `generate`."""
+    differences = []
+    for prompt, response in pairs:
+        prompt_ids, ids = tokenizer.encode_pair(prompt, response)
+        _, prob = model.generate(torch.tensor([prompt_ids], device=model.device), fixed_response=ids)
+        differences.append(abs(math.log(prob) - score(model, [prompt_ids], [ids])[0].sum().item()))
+    return {'pairs': len(differences), 'largest_difference': max(differences)}
 
 
 def fit_line(points):
@@ -111,7 +205,7 @@ def fit_line(points):
 
 def compare_searches(model, tokenizer, prompt, max_new_tokens, draws, seed):
     """Return the best continuation that each method finds: greedy decoding, beams, many draws, the exact search."""
-    idx = encode(tokenizer, prompt)
+    idx = encode(model, tokenizer, prompt)
     beams = {width: beam_search(model, idx, max_new_tokens, width) for width in (1, 2, 5, 20)}
     found = {f'beams_{width}': (ids[0, idx.size(1) :], logprobs[0]) for width, (ids, logprobs) in beams.items()}
     spread = {}
@@ -123,19 +217,19 @@ def compare_searches(model, tokenizer, prompt, max_new_tokens, draws, seed):
         found[f'draws_at_{temperature:g}'] = drawn[best], logprobs[best]
         spread[f'draws_at_{temperature:g}_different'] = len(drawn.unique(dim=0))
         spread[f'draws_at_{temperature:g}_mean'] = logprobs.mean().item()
-    ids, logprobs, _ = most_probable(model, idx, max_new_tokens, k=1)
+    ids, logprobs, bound = most_probable(model, idx, max_new_tokens, k=1, budget=SEARCH_BUDGET)
     found['exact'] = ids[0, idx.size(1) :], logprobs[0]
     best = {
         name: {'text': tokenizer.decode(ids.tolist()), 'logprob': logprob.item()}
         for name, (ids, logprob) in found.items()
     }
-    return {**best, **spread}
+    return {**best, **spread, 'proved': bound <= logprobs[0].item()}
 
 
 @torch.no_grad()
 def follow_attention(model, tokenizer, prompt):
     """Return what head 0 of layer 0 computes at the last token of a prompt, and how far the cache's result is off."""
-    idx = encode(tokenizer, prompt)
+    idx = encode(model, tokenizer, prompt)
     block, n_head = model.transformer.h[0], model.config.n_head
     seen = {}  # what came out of the modules in the last pass
 
@@ -168,7 +262,7 @@ def follow_attention(model, tokenizer, prompt):
 @torch.no_grad()
 def compare_with_cache(model, tokenizer, prompt, max_new_tokens):
     """Return the largest difference between logits computed with the cache and those of full passes."""
-    idx = encode(tokenizer, prompt)
+    idx = encode(model, tokenizer, prompt)
     steps = list(model.steps(idx, max_new_tokens, temperature=0))
     text = torch.cat([idx, torch.stack([step.ids for step in steps], dim=1)], dim=1)
     full = [model(text[:, :end])[0][0, -1] for end in range(idx.shape[1], text.shape[1])]
@@ -178,7 +272,7 @@ def compare_with_cache(model, tokenizer, prompt, max_new_tokens):
 
 def compare_texts(prose_read, stories_read):
     """Return statistics of each text, and the words that set stories and prose apart: {name: text} each."""
-    prose, stories = ('\n\n\n'.join(texts.values()) for texts in (prose_read, stories_read))
+    prose, stories = (SEPARATOR.join(texts.values()) for texts in (prose_read, stories_read))
     rows = {
         title: [dict(zip(('word', 'z', 'here', 'there'), row)) for row in text_statistics.keywords(here, there)]
         for title, here, there in (
@@ -186,5 +280,11 @@ def compare_texts(prose_read, stories_read):
             ('more in the prose', prose, stories),
         )
     }
-    described = {name: text_statistics.describe_text(text) for name, text in (prose_read | stories_read).items()}
+    described = {
+        name: {
+            **text_statistics.describe_text(text),
+            'opening': text_statistics.common_opening(split_documents([text], SEPARATOR)),
+        }
+        for name, text in (prose_read | stories_read).items()
+    }
     return {'texts': described, 'keywords': rows}

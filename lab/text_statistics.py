@@ -62,6 +62,25 @@ def describe_text(text, sample=10_000):
     }
 
 
+def common_opening(documents, length=5):
+    """Return how documents most often begin: with which `length` words, with which sentence, and how many do.
+
+    A dict: `documents`, how many there are; `words` and `count`; `sentence` and `sentence_count`.
+    """
+    documents = list(documents)
+    first_words = Counter(' '.join(words_of(document)[:length]) for document in documents)
+    first_sentences = Counter(sentence for document in documents for sentence in sentences_of(document[:1000])[:1])
+    ((words, count),) = first_words.most_common(1)
+    ((sentence, sentence_count),) = first_sentences.most_common(1)
+    return {
+        'documents': len(documents),
+        'words': words,
+        'count': count,
+        'sentence': sentence,
+        'sentence_count': sentence_count,
+    }
+
+
 def keywords(text, other, count=20, prior=0.01):
     """Return the words that set a text apart from another: [(word, z, per million here, per million there)].
 
