@@ -35,7 +35,7 @@ from lab.experiment_runs import (
     run_training,
     write_results,
 )
-from lab.measure_models import SWEPT, make_figures, score_pairs, score_texts, vary_fine_tuning
+from lab.measure_models import SWEPT, make_figures, measure_pairs, measure_texts, vary_fine_tuning
 from lab.result_pictures import draw_keywords, draw_learning_curve, draw_sweep, draw_training
 from lm import checkpoint
 from texts.token_files import read_meta
@@ -147,9 +147,9 @@ EPOCHS = (0.1, 0.2)  # at the learning rate of the shipped model
 def measure_fine_tuning(corpora):
     """Score pairs and texts with both models, sample from both, vary the fine-tuning: results/fine_tuning."""
     prepare_datasets(corpora, VOCAB_SIZE)
-    score_pairs(SHIPPED, RESULTS)
+    measure_pairs(SHIPPED, RESULTS)
     texts = {name: corpora / HELDOUT[name] if name in HELDOUT else name for name in experiment_pages.TEXTS}
-    texts = score_texts(SHIPPED, RESULTS, texts)
+    texts = measure_texts(SHIPPED, RESULTS, texts)
     write_results('fine_tuning/samples.json', {name: sample_texts(name) for name in CONFIGS})
     shipped = {**read_outcome(OUT / 'tiny-stories'), 'texts': {name: texts[name]['model'] for name in SWEPT}}
     swept = {name: corpora / HELDOUT[name] for name in SWEPT}

@@ -21,7 +21,7 @@ from evaluation.markdown import markdown_table
 from evaluation.sentences import comparison_sentences
 from evaluation.tables import format_interval
 from lab import check_page_numbers
-from lab.experiment_runs import RESULTS, read_pairs, read_result, run_code, run_script
+from lab.experiment_runs import OUT, RESULTS, read_result, read_scored_pairs, run_code, run_script
 
 TEXTS = {
     'heldout': 'held-out fairy tales',
@@ -36,7 +36,8 @@ SESSION = re.compile(  # a block with one command and its output
     re.MULTILINE,
 )
 PROGRAM = re.compile(  # a block of Python, and one with what it prints
-    r'^(?P<block>```python\n(?P<code>(?:(?!```)[^\n]*\n)*)```\n\n)```text\n(?!\$ )(?:(?!```)[^\n]*\n)*```$', re.MULTILINE
+    r'^(?P<block>```python\n(?P<code>(?:(?!```)[^\n]*\n)*)```\n\n)```text\n(?!\$ )(?:(?!```)[^\n]*\n)*```$',
+    re.MULTILINE,
 )
 
 
@@ -70,6 +71,7 @@ def rerun_sessions(page):
 
     def rerun(session):
         with tempfile.TemporaryDirectory() as folder:  # for the files it writes, which are not needed
+            (Path(folder) / OUT).symlink_to(OUT.resolve())  # for the models that it reads
             printed = run_script(*shlex.split(session['command']), quiet=True, cwd=folder)
         return f'```text\n$ python {session["command"]}\n{printed.strip()}\n```'
 
@@ -133,7 +135,7 @@ def fine_tuning_blocks(pairs, kinds, texts, samples, sweep):
 
 def report_blocks(results):
     """Return the generated blocks of the report, from the numbers in the folder `results`."""
-    rows = read_pairs(results)
+    rows = read_scored_pairs(results)
     kinds, texts = (read_result(f'fine_tuning/{name}.json', results) for name in ('kinds', 'texts'))
     report = read_result('report/report.json', results)
     first = {row['id'].rpartition('-')[0]: row for row in reversed(rows)}  # of each kind
@@ -168,7 +170,8 @@ def beginnings_table(beginnings):
     }
     table = [['mean logprob per token of the first ... tokens', *beginnings['stories']]]
     for name, means in beginnings.items():
-        table.append([names[name], *(f'{mean:.2f}' for mean in means.values())])
+        cells = [f'{means[length]:.2f}' if length in means else '' for length in beginnings['stories']]
+        table.append([names[name], *cells])
     return markdown_table(table)
 
 

@@ -116,7 +116,7 @@ def read_result(name, results=RESULTS):
     return read_json(results / name)
 
 
-def read_pairs(results=RESULTS):
+def read_scored_pairs(results=RESULTS):
     """Return the rows of the evaluation of pairs in the folder `results`."""
     lines = (results / 'fine_tuning/pairs/pairs.jsonl').read_text(encoding='utf-8').splitlines()
     return [json.loads(line) for line in lines]

@@ -12,7 +12,7 @@ from common.files import PROJECT
 from common.json_files import read_json
 from common.text_files import read_text_chunks
 from lab import measure_report
-from lab.experiment_runs import OUT, read_pairs, run_script, run_training, write_results
+from lab.experiment_runs import OUT, read_scored_pairs, run_script, run_training, write_results
 from lab.result_pictures import draw_length
 from lm import checkpoint
 from texts.plain_text import split_documents
@@ -26,13 +26,13 @@ UNCUT = ('--top_k=None', '--top_p=None')
 # Pairs and texts, before and after ------------------------------------------------------------------------------------
 
 
-def score_pairs(models, results):
+def measure_pairs(models, results):
     """Score the pairs and the questions: `results`/fine_tuning/pairs, kinds.json, questions.json."""
     questions = OUT / 'questions'
     for folder, file in ((results / 'fine_tuning/pairs', 'eval_data.json'), (questions, 'data/story_questions.json')):
         shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
         run_script('eval.py', *models, f'--eval_data={file}', f'--save={folder}')
-    write_results('fine_tuning/kinds.json', compare_kinds(read_pairs(results)), results)
+    write_results('fine_tuning/kinds.json', compare_kinds(read_scored_pairs(results)), results)
     answers = read_json(questions / 'summary.json')['multiple_choice']
     write_results('fine_tuning/questions.json', answers, results)
 
@@ -52,14 +52,14 @@ def compare_kinds(rows):
     }
 
 
-def score_texts(models, results, texts):
+def measure_texts(models, results, texts):
     """Score running texts, {name: file or dataset}: `results`/fine_tuning/texts.json. Returns its contents."""
-    scored = {name: score_text(models, text) for name, text in texts.items()}
+    scored = {name: measure_text(models, text) for name, text in texts.items()}
     write_results('fine_tuning/texts.json', scored, results)
     return scored
 
 
-def score_text(models, text):
+def measure_text(models, text):
     """Score a running text, a file or the validation part of a dataset, with one model or two.
 
     Returns its tokens and bytes, and for `model` (and `compare_to`) bits per byte and perplexity with intervals. Only
@@ -86,7 +86,7 @@ def vary_fine_tuning(config, texts, variants, prefix=''):
         rate, length = settings['learning_rate'], settings.get('epochs', settings.get('max_iters'))
         name = f'{prefix}rate-{rate:g}-{"epochs" if "epochs" in settings else "steps"}-{length:g}'
         run = run_training(name, config, **settings)
-        scored = {text: score_text((f'--out_dir={OUT / name}',), path)['model'] for text, path in texts.items()}
+        scored = {text: measure_text((f'--out_dir={OUT / name}',), path)['model'] for text, path in texts.items()}
         runs[name] = {**run, 'texts': scored}
     return runs
 
@@ -101,21 +101,21 @@ def make_figures(name, results, tales, draws, cached, device='cpu'):
     """
     model, tokenizer, _ = checkpoint.load_model(name, device=device)
     stories, tales = (list(split_documents(read_text_chunks(path), '\n\n\n')) for path in (STORIES, tales))
-    pairs = [(row['prompt'], row['response']) for row in read_pairs(results)]
+    pairs = [(row['prompt'], row['response']) for row in read_scored_pairs(results)]
     numbers, points = measure_report.compute_all(model, tokenizer, stories, tales, pairs, draws, cached)
     draw_length(results / 'report/length.png', points)
     for picture, *arguments in (('temperature', '--start=The old king had a', *UNCUT), ('trace', f'--start={PROMPT}')):
         path = results / f'report/{picture}.png'
         run_script('visualize.py', picture, f'--init_from={name}', *arguments, f'--save={path}', quiet=True)
+    beams = ('--start=The giant', '--beam_width=5', '--max_new_tokens=6', '--show_beams=True')
+    draw_sample(name, results / 'report/beams.png', *beams)
     return numbers
 
 
-def draw_steps(name, path):
-    """Draw the first ten steps of a story."""
-    folder = OUT / 'steps'
+def draw_sample(name, path, *arguments):
+    """Draw what sample.py draws with these arguments, its sheet of steps or its tree of beams, as the file `path`."""
+    folder = OUT / 'pictures'
     shutil.rmtree(folder, ignore_errors=True)
-    run_script(
-        *('sample.py', f'--init_from={name}', '--show_probs=True', '--plot_steps=10', f'--plot_dir={folder}'), quiet=True
-    )
-    (sheet,) = folder.glob('*/sheet.png')
-    shutil.copy(sheet, path)
+    run_script('sample.py', f'--init_from={name}', *arguments, f'--plot_dir={folder}', quiet=True)
+    (drawn,) = [file for file in folder.glob('*/*.png') if not file.name.startswith('step_')]
+    shutil.copyfile(drawn, path)

@@ -137,8 +137,9 @@ def sum_over_cuts(model, tokenizer, pairs):
 @torch.no_grad()
 def move_a_space(model, tokenizer, prompt, response):
     """Return the probability of a response after a prompt, with the space between them in the one or in the other."""
+    places = {'in_response': (prompt, f' {response}'), 'in_prompt': (f'{prompt} ', response)}
     found = {}
-    for place, (before, after) in {'in_response': (prompt, f' {response}'), 'in_prompt': (f'{prompt} ', response)}.items():
+    for place, (before, after) in places.items():
         ids = tokenizer.encode_prompt(before), tokenizer.encode(after)
         found[place] = score(model, [ids[0]], [ids[1]])[0].sum().exp().item()
     return {**found, 'factor': found['in_response'] / found['in_prompt']}
@@ -161,11 +162,14 @@ def cut_beginnings(logprobs):
 
 
 def average_beginnings(logprobs):
-    """Return the mean logprob per token of the first 1, 2, 4, ... tokens of texts: {length: mean over the texts}."""
+    """Return the mean logprob per token of the first 1, 2, 4, ... tokens of texts: {length: mean over the texts}.
+
+    A length that no text has is left out.
+    """
     means = {}
     for length in LENGTHS:
-        rows = [row[:length].mean().item() for row in logprobs if length <= len(row)]
-        means[str(length)] = statistics.fmean(rows)
+        if rows := [row[:length].mean().item() for row in logprobs if length <= len(row)]:
+            means[str(length)] = statistics.fmean(rows)
     return means
 
 

@@ -55,9 +55,10 @@ def draw_sweep(path, by_rate, by_length):
     high) and `pairs`; the last of the pairs has the mean `logprob` of the responses at the end.
     """
     figure, panels = new_panels(4, 10, 6.4, rows=2)
+    by_rate, by_length = list(by_rate), list(by_length)
     columns = (
-        (list(by_rate), 'learning_rate', 'peak learning rate, a tenth of an epoch'),
-        (list(by_length), 'epochs', 'epochs'),
+        (by_rate, 'learning_rate', f'peak learning rate, for {by_rate[0]["epochs"]:.2g} epochs'),
+        (by_length, 'epochs', f'epochs, at learning rate {by_length[0]["learning_rate"]:g}'),
     )
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
         x = [run[key] for run in runs]

@@ -13,6 +13,8 @@ import torch
 from helpers.scripts import PROJECT, files_of_project
 from helpers.type_checker import install_type_checks
 
+from common.browser import NAMES, find_browser
+
 # Lessons without tensors are left out: checks would only slow them down.
 lessons = [path for path in (PROJECT / 'lessons').glob('*.py') if 'jaxtyping' in path.read_text(encoding='utf-8')]
 install_type_checks('lm', *(f'lessons.{path.stem}' for path in lessons))
@@ -78,10 +80,9 @@ def chromium():
     sync_api = pytest.importorskip(
         'playwright.sync_api', reason='needs playwright: pip install -r requirements-dev.txt'
     )
-    names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome', 'msedge')
-    program = next(filter(None, map(shutil.which, names)), None)
+    program = find_browser()
     if program is None:
-        pytest.skip(f'needs a browser: none of {", ".join(names)} is installed')
+        pytest.skip(f'needs a browser: none of {", ".join(NAMES)} is installed')
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         yield browser

@@ -17,7 +17,16 @@ from typing import NamedTuple
 import pytest
 import torch
 from helpers.chat_templates import save_chat_model
-from helpers.markdown import Command, anchors, assert_same_output, commands, links, options, python_blocks
+from helpers.markdown import (
+    Command,
+    anchors,
+    assert_same_output,
+    commands,
+    links,
+    options,
+    python_blocks,
+    python_sessions,
+)
 from helpers.models import needs_gpt2_vocabulary, random_gpt
 from helpers.networks import random_network
 from helpers.piece_tokenizers import save_llama_tokenizer
@@ -29,7 +38,7 @@ import prepare_bin
 import sample
 import train
 import visualize
-from lab import bench, corpora, situational_awareness
+from lab import bench, corpora, report, situational_awareness
 from lm import matrices
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
@@ -53,6 +62,7 @@ NOT_RUN = {
     r'ruff (check|format)\b.*': '.ci/run does, on the files as they are committed',
     r'git \w+.*': 'for work on the project',
     r'\.peers/bin/pip install .*': 'compiles llama.cpp for ten minutes',
+    r'python -m lab\.report .*': 'tests/lab/test_report.py prints it, packs it, and makes it about another model',
     r'python -m lab\.experiment .*': 'takes hours; tests/lab/test_experiment.py runs it on texts of a few pages',
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',
@@ -362,6 +372,8 @@ def test_python_on_the_page_runs(page, script, project, request):
     cache = cache_for(request, any(f"'{name}'" in script for name in GPT2))
     process = run_line('python from_the_page.py', project, cache)
     check(process.returncode == 0 and 'Warning' not in process.stderr, f'python\n{script}', process)
+    if (shown := dict(python_sessions(read(page))).get(script)) is not None:
+        assert_same_output(shown, process.stdout)
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -396,7 +408,7 @@ def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_every_setting_that_the_page_names_exists(page):
-    programs = (sample, eval_script, train, prepare_bin, bench, export, situational_awareness, corpora)
+    programs = (sample, eval_script, train, prepare_bin, bench, export, situational_awareness, corpora, report)
     scripts = [program.Settings for program in programs]
     scripts += [visualize.load_picture(name)[1] for name in visualize.PICTURES]
     known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}

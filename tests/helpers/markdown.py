@@ -1,6 +1,7 @@
 """What is on a Markdown page: commands, the outputs it shows for them, and links."""
 
 import difflib
+import itertools
 import math
 import re
 import textwrap
@@ -13,7 +14,7 @@ WORD = r"""(?:[^\s'"]|'[^']*'|"(?:\\.|[^"\\])*")+"""
 
 # Numbers, and those that differ from run to run: durations, speed, memory, the time of day.
 NUMBER = re.compile(r'-?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?')
-UNIT = r'(?:µs|ms|s|min|h|(?:milli)?seconds?|minutes?|hours?|[KMG]i?B|\w+/s|s/\w+|(?:\w+ )?a second)\b'
+UNIT = r'(?:µs|ms|s|min|h|(?:milli)?seconds?|minutes?|hours?|[KMG]i?B|\w+/s|s/\w+|(?:\w+ )?(?:a|per) second)\b'
 MEASURED = re.compile(rf'\d+:\d+(?::\d+)?|\d{{8}}-\d{{6}}|mfu \d+%|{NUMBER.pattern} ?{UNIT}')
 TOLERANCE = 1e-3  # of printed numbers: the last digits of long sums differ from machine to machine
 
@@ -55,6 +56,16 @@ def commands(page):
 def python_blocks(page):
     """Return the blocks of Python."""
     return [text for language, text in parts(page) if language == 'python']
+
+
+def python_sessions(page):
+    """Return (script, output) of each block of Python that is followed at once by what it prints."""
+    found = parts(page)
+    return [
+        (text, output)
+        for (language, text), (after, output) in itertools.pairwise(found)
+        if (language, after) == ('python', 'text') and not output.startswith('$ ')
+    ]
 
 
 def options(page):

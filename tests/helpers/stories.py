@@ -22,3 +22,13 @@ def passages():
 @functools.cache
 def story_tokenizer(vocab_size=1536):
     return StoryTokenizer.train(EOT.join(passages()[:194]), vocab_size)
+
+
+def make_tales(who, count):
+    """Return a text of `count` short documents."""
+    names = ['Ann', 'Ben', 'Cleo', 'Dan', 'Eve', 'Fox']
+    return '\n\n\n'.join(
+        f'Once upon a time {names[number % 6]} met {who} number {number}.\n"Good day, {names[number % 5]}," said {who}.'
+        f' They went to the {"river" if number % 2 else "garden"} and found {number} apples there.'
+        for number in range(count)
+    )

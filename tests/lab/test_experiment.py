@@ -9,6 +9,7 @@ import sys
 import pytest
 from filelock import FileLock
 from helpers.scripts import PROJECT, assert_friendly_error, files_of_project, run_script
+from helpers.stories import make_tales
 
 from common.errors import UserError
 from lab import experiment, experiment_pages
@@ -58,17 +59,18 @@ The product is 0 after 1 tokens; `tiny` has 2.1 M parameters, and 3.14 bits per 
 $ python sample.py --max_new_tokens=2
 an old output
 ```
-"""
 
+```python
+print(2 * 21)
+```
 
-def make_tales(who, count):
-    """Return a text of `count` short documents."""
-    names = ['Ann', 'Ben', 'Cleo', 'Dan', 'Eve', 'Fox']
-    return '\n\n\n'.join(
-        f'Once upon a time {names[number % 6]} met {who} number {number}.\n"Good day, {names[number % 5]}," said {who}.'
-        f' They went to the {"river" if number % 2 else "garden"} and found {number} apples there.'
-        for number in range(count)
-    )
+```text
+an old result
+```
+""" + '\n'.join(
+    f'<!-- generated: {name} -->\n<!-- end -->\n'
+    for name in ('some-pairs', 'all-pairs', 'kinds', 'texts', 'beginnings', 'language')
+)
 
 
 @pytest.fixture(scope='module')
@@ -169,9 +171,13 @@ def test_the_report_has_the_numbers_of_its_files(done):
     folder, _ = done
     assert find_disagreements(folder / 'results/REPORT.md') == []
     text = (folder / 'results/REPORT.md').read_text()
-    assert 'an old output' not in text
-    assert '\nOnce upon a time' in text
-    assert text.count('logprob') == 2
+    assert 'an old' not in text
+    assert '```text\n42\n```' in text
+    session = text[text.index('$ python sample.py') : text.index('```python')]
+    assert '\nOnce upon a time' in session
+    assert session.count('logprob') == 2
+    for generated in ('| opening | 8 |', '| novels |', '| Once upon a time, on the edge', '| held-out fairy tales | -'):
+        assert generated in text
 
 
 @pytest.mark.slow

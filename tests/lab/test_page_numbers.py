@@ -2,10 +2,11 @@
 
 import ast
 import json
+import re
 import shutil
 
 import pytest
-from helpers.markdown import python_blocks
+from helpers.markdown import anchors, parts, python_blocks
 from helpers.scripts import PROJECT
 
 import model
@@ -23,6 +24,11 @@ PAGES = sorted(
 )
 
 
+def read_report():
+    """Return the text of the report."""
+    return (PROJECT / 'results/REPORT.md').read_text(encoding='utf-8')
+
+
 def test_pages_have_sources():
     models = {'models/tiny/README.md', 'models/tiny-stories/README.md', 'results/models/README.md'}
     assert {*FULLY_SOURCED, *models, 'results/fine_tuning/README.md'} <= {*PAGES}
@@ -36,7 +42,7 @@ def test_numbers_on_a_page_are_those_of_their_files(page):
 
 
 def test_generated_tables_are_those_of_the_stored_numbers(tmp_path, monkeypatch):
-    for file in [PROJECT / 'README.md', *PROJECT.glob('results/**/*.json'), *PROJECT.glob('results/**/*.md')]:
+    for file in [PROJECT / 'README.md', *PROJECT.glob('results/**/*.json*'), *PROJECT.glob('results/**/*.md')]:
         copy = tmp_path / file.relative_to(PROJECT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
@@ -62,9 +68,38 @@ def test_the_report_quotes_attention_as_it_is_in_the_model():
         statements = function.body[1:] if ast.get_docstring(function) else function.body
         return [ast.unparse(function.args), *map(ast.unparse, statements)]
 
-    (quoted,) = python_blocks((PROJECT / 'results/REPORT.md').read_text(encoding='utf-8'))
+    (quoted,) = [block for block in python_blocks(read_report()) if 'def attend' in block]
     with open(model.__file__, encoding='utf-8') as file:
         assert body(ast.parse(quoted)) == body(ast.parse(file.read()))
+
+
+EXCERPTS = [text for language, text in parts((PROJECT / 'results/REPORT.md').read_text('utf-8')) if language == 'py']
+
+
+@pytest.mark.parametrize('excerpt', EXCERPTS, ids=[excerpt.split('\n')[0].strip('# ') for excerpt in EXCERPTS])
+def test_the_report_quotes_code_as_it_is_in_its_file(excerpt):
+    """Line by line, in order; ... stands for what is left out."""
+    name, *lines = [line.strip() for line in excerpt.splitlines() if line.strip()]
+    code = [line.strip() for line in (PROJECT / name.strip('# ')).read_text(encoding='utf-8').splitlines()]
+    place, skip = 0, True  # at first, and after ..., lines may be missing
+    for line in lines:
+        if line == '...':
+            skip = True
+            continue
+        found = code.index(line, place)
+        assert skip or not any(code[place:found]), f'{name}: something is left out before {line!r}'
+        place, skip = found + 1, False
+
+
+def test_the_report_answers_every_question():
+    report = read_report()
+    asked = re.findall(r'^\| \[([\d.ab]+)\]\(#([\w-]+)\) \|', report, re.MULTILINE)
+    names = ['1.1a', '1.1b', '1.2a', '1.2b', '1.3a', '1.3b', '2.1a', '2.1b', '2.2a', '2.2b', '2.3a', '2.3b']
+    assert [name for name, _ in asked] == [*names, '3.1', '3.2a', '3.2b']
+    headings = re.findall(r'^## (.+)$', report, re.MULTILINE)
+    for name, anchor in asked:
+        (heading,) = [heading for heading in headings if heading.startswith(f'{name} ')]
+        assert anchor in anchors(f'## {heading}\n')
 
 
 def test_the_numbers_of_the_report_can_be_repeated():

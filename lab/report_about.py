@@ -1,0 +1,155 @@
+"""The report about another model: fine-tune it, measure it, draw the figures, put its numbers on a copy of the page.
+
+What the page says about `tiny` and `tiny-stories` in particular need not hold for another model. Those paragraphs have
+a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they are to be written anew.
+"""
+
+import os
+import re
+
+from common.files import expand_path, make_folder
+from lab import corpora, experiment_pages
+from lab.experiment_runs import (
+    HELDOUT,
+    OUT,
+    RESULTS,
+    STORIES,
+    prepare_dataset,
+    read_result,
+    run_training,
+    write_results,
+)
+from lab.measure_models import SWEPT, draw_sample, make_figures, measure_pairs, measure_texts, vary_fine_tuning
+from lab.result_pictures import draw_sweep
+from lm import checkpoint
+from lm.gpt2_files import require_gpt
+
+CONFIG = 'config/finetune_stories.py'
+RATE, RATES = 3e-5, (1e-5, 3e-5, 1e-4)  # that of CONFIG, and those that are compared
+DRAWS, CACHED = 1000, 200  # as in experiment.py
+MARK = '✎ '
+OF_THESE = '<!-- of these models -->'
+HEAD = """# How likely? A report on {name} before and after stories
+
+Every figure, output and number on this page was made by
+
+```bash
+python -m lab.report --init_from={name}
+```
+
+The *before* is `{name}`; the *after* is `{name}`, fine-tuned on {megabytes:.1f} MB of children's stories
+(`{training}`).
+Where nothing else is said, the outputs are those of `{name}`. Paragraphs that begin with ✎ say what was found for two
+other models, `tiny` and `tiny-stories`; their numbers are new, their sentences are not: **write them anew**, then take
+the ✎ away.
+
+"""
+FOOT = (
+    '---\n\n`python -m lab.report --init_from={name} --pdf` makes a PDF of this page, `--tar` the archive to hand in.\n'
+)
+
+
+def make_report_about(name, folder, texts, iterations):
+    """Write a report about a model, with its figures and numbers, into a folder.
+
+    name: of the model, as --init_from has it. texts: the folder of the texts. iterations: of fine-tuning.
+    """
+    if expand_path(name).is_dir():
+        name = str(expand_path(name).resolve())  # commands are run in other folders, too
+    model, _, _ = checkpoint.load_model(name, device='cpu')  # before anything else is done
+    require_gpt(model, name, 'the report goes through model.py line by line, so it is about')
+    del model
+    stories, heldout = find_texts(texts)
+    slug = folder.name
+    for part in ('examples', 'report', 'fine_tuning'):
+        make_folder(folder / part)
+    dataset = f'stories-{slug}'
+    prepare_dataset(texts, stories, dataset, f'--tokenizer={name}')
+    settings = {
+        'init_from': name,
+        'dataset': dataset,
+        'eval_interval': max(1, iterations // 4),
+        'eval_file': 'eval_data.json',
+    }
+    run = run_training(slug, CONFIG, **settings, max_iters=iterations)
+    models = (f'--out_dir={OUT / slug}', f'--compare_to={name}')
+    measure_pairs(models, folder)
+    scored = measure_texts(models, folder, {**heldout, 'stories': dataset})
+    run['texts'] = {text: scored[text]['model'] for text in SWEPT}
+    vary(f'{slug}-', settings, heldout, iterations, run, folder)
+    numbers = make_figures(name, folder, heldout['heldout'], DRAWS, CACHED, device=None)
+    language = read_result('report/report.json')['language']  # of the texts: no model is asked
+    write_results('report/report.json', {**numbers, 'language': language}, folder)
+    draw_sample(name, folder / 'examples/steps.png', '--show_probs=True', '--plot_steps=10')
+    write_report_page(name, folder, run['command'], sum((texts / story).stat().st_size for story in stories))
+
+
+def find_texts(folder):
+    """Return the names of the stories in a folder, and {name: path} of the held-out texts; build them if need be."""
+    heldout = {name: folder / file for name, file in HELDOUT.items()}
+    stories = [file for file in STORIES if (folder / file).is_file()]
+    if not stories or not all(path.is_file() for path in heldout.values()):
+        defaults = corpora.Settings()
+        corpora.build_folder(folder, defaults.stories, defaults.heldout_stories)
+        stories = [file for file in STORIES if (folder / file).is_file()]
+    return stories, heldout
+
+
+def vary(prefix, settings, texts, iterations, run, folder):
+    """Fine-tune in shorter runs with other learning rates and lengths; write and draw what came out."""
+    quarter, half = iterations // 4, iterations // 2
+    short = [{**settings, 'learning_rate': each, 'max_iters': quarter, 'eval_interval': quarter} for each in RATES]
+    longer = [{**settings, 'learning_rate': RATE, 'max_iters': half, 'eval_interval': half}]
+    by_rate = vary_fine_tuning(CONFIG, texts, short, prefix)
+    longer = vary_fine_tuning(CONFIG, texts, longer, prefix)
+    write_results('fine_tuning/sweep.json', {**by_rate, **longer, 'longest': run}, folder)
+    by_length = [*(short for short in by_rate.values() if short['learning_rate'] == RATE), *longer.values(), run]
+    draw_sweep(folder / 'fine_tuning/sweep.png', by_rate.values(), by_length)
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def write_report_page(name, folder, training, size):
+    """Write the page of a report: the project's own, with this model's outputs, tables and numbers."""
+    page = folder / 'unfinished.md'
+    text = (RESULTS / 'REPORT.md').read_text(encoding='utf-8')
+    body = text[text.index('| question |') : text.rindex('---\n\nTo repeat everything')]
+    body = mark_paragraphs(turn_commands(turn_paths(body, folder), name, f'{OUT / folder.name}'))
+    head = HEAD.format(name=name, training=training, megabytes=size / 1e6)
+    page.write_text(head + body + FOOT.format(name=name), encoding='utf-8')
+    experiment_pages.fill_blocks(page, experiment_pages.report_blocks(folder))
+    experiment_pages.refresh_numbers(page)
+    experiment_pages.rerun_sessions(page)
+    page.replace(folder / 'REPORT.md')
+
+
+def turn_paths(text, folder):
+    """Return a page for another folder: links, and sources of numbers, lead to the same files unless it has its own."""
+
+    def turn(found):
+        path = found['path']
+        if re.match('#|https?:', path) or (folder / path).exists():
+            return found[0]
+        return f'{found["before"]}{os.path.relpath(RESULTS / path, folder)}'
+
+    text = re.sub(r'(?P<before>\]\()(?P<path>[^)#]+)', turn, text)
+    return re.sub(r'(?P<before><!-- )(?P<path>[\w./-]+\.json)(?=:\s)', turn, text)
+
+
+def turn_commands(text, name, out_dir):
+    """Return a page whose commands and lines of Python are about another model."""
+    after, before = f'--out_dir={out_dir}', f'--compare_to={name}'
+    text = text.replace('--init_from=tiny-stories --compare_to=tiny', f'{after} {before}')
+    text = re.sub(
+        r'^((?:\$ )?python (?:sample\.py|visualize\.py \w+))(?= --)', rf'\1 --init_from={name}', text, flags=re.M
+    )
+    return text.replace("lm.load('tiny-stories')", f'lm.load({name!r})')
+
+
+def mark_paragraphs(text):
+    """Return a page on which the paragraphs about particular models begin with a mark."""
+    paragraphs = text.split('\n\n')
+    return '\n\n'.join(f'{MARK}{part}' if OF_THESE in part else part for part in paragraphs).replace(
+        f'{OF_THESE}\n', ''
+    )

@@ -1,0 +1,193 @@
+"""The report as HTML, as PDF and in an archive, and the report about another model."""
+
+import contextlib
+import io
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from helpers.models import random_gpt
+from helpers.scripts import PROJECT, assert_friendly_error, run_script
+from helpers.stories import make_tales
+
+from common.errors import UserError
+from lab import experiment_pages, hand_in, measure_report, report, report_about, report_document
+from lab.check_page_numbers import find_disagreements
+from lab.experiment_runs import HELDOUT
+from lm.checkpoint import save_pretrained
+from lm.search import Budget
+from lm.tokenizer import tokenizer_from_folder
+
+PAGE = PROJECT / 'results/REPORT.md'
+SHORT = {  # what makes a script quick
+    'train.py': ('--eval_iters=1', '--batch_size=1', '--gradient_accumulation_steps=1'),
+    'eval.py': ('--resamples=5', '--show=1'),
+    'sample.py': ('--plot_steps=1',),
+}
+
+
+# As a document --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_document_needs_no_other_file(tmp_path):
+    report_document.write_html(PAGE, tmp_path / 'page.html')
+    text = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    sources, links = re.findall(r'<img [^>]*?src="([^"]{0,30})', text), set(re.findall(r'href="([^"]*)"', text))
+    assert len(sources) > PAGE.read_text(encoding='utf-8').count('\n![')  # formulas are pictures, too
+    assert all(source.startswith('data:image/') for source in sources)
+    assert links
+    assert all(link.startswith('https://') or f'id="{link[1:]}"' in text for link in links)
+    assert str(PROJECT) not in text
+    assert '(results/fine_tuning/README.md)' in text  # the name of a file that a link leads to
+    for hidden in ('<!--', 'report.json:', '$$', 'generated:'):
+        assert hidden not in text
+    assert '·king' in text
+
+
+@pytest.mark.slow
+def test_the_report_is_printed_as_pdf(tmp_path, chromium):
+    report_document.write_pdf(PAGE, tmp_path / 'report.pdf')
+    assert (tmp_path / 'report.pdf').read_bytes().startswith(b'%PDF')
+    assert (tmp_path / 'report.pdf').stat().st_size > 500_000
+    assert [path.name for path in tmp_path.iterdir()] == ['report.pdf']
+
+
+def test_without_a_browser_the_page_is_left_for_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_document, 'find_browser', lambda: None)
+    (tmp_path / 'page.md').write_text('# A title\n\nA *word*.\n')
+    with pytest.raises(UserError, match=r'page\.html in any browser'):
+        report_document.write_pdf(tmp_path / 'page.md', tmp_path / 'page.pdf')
+    assert '<em>word</em>' in (tmp_path / 'page.html').read_text()
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    (tmp_path / 'page.md').write_text('![a](not_there.png)\n')
+    with pytest.raises(UserError, match=r'not_there\.png is missing'):
+        report_document.write_html(tmp_path / 'page.md', tmp_path / 'page.html')
+
+
+@pytest.mark.slow
+def test_what_is_handed_in_runs_and_has_no_owner(tmp_path):
+    (tmp_path / 'report.pdf').write_bytes(b'%PDF')
+    told = hand_in.HOW_TO_RUN.format(page='results', model='', pair='', again='')
+    hand_in.write_archive(tmp_path / 'hand-in.tar', PAGE, tmp_path / 'report.pdf', told)
+    with tarfile.open(tmp_path / 'hand-in.tar') as archive:
+        members = archive.getmembers()
+        archive.extractall(tmp_path, filter='data')
+    assert {(member.uname, member.gname, member.uid, member.gid) for member in members} == {('', '', 0, 0)}
+    names = {member.name.removeprefix('nanoGPT-probs/') for member in members}
+    assert {'REPORT.pdf', 'HOW_TO_RUN.md', 'model.py', 'eval_data.json', 'results/REPORT.md'} <= names
+    figures = re.findall(r'^!\[[^]]*\]\((.*)\)$', PAGE.read_text(encoding='utf-8'), re.MULTILINE)
+    assert {f'results/{figure}' for figure in figures} <= names
+    (command,) = re.findall(r'python (sample.py --start="I live in" --max.*?) \|', told)
+    script, *arguments = command.replace('"I live in"', 'I live in').replace('--start=I live in ', '').split()
+    program = [sys.executable, script, '--start=I live in', *arguments]
+    process = subprocess.run(program, cwd=tmp_path / 'nanoGPT-probs', capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert 'probability 1,' in process.stdout
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (report.Settings(), '--pdf, --tar, or --init_from=gpt2'),
+        (report.Settings(init_from='gpt2', iterations=3), '--iterations=3: it must be at least 4'),
+    ],
+)
+def test_what_to_make_must_be_said(settings, message, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    with pytest.raises(UserError, match=message):
+        report.main(settings)
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_had_is_one_line():
+    process = run_script('lab.report', '--init_from=gpt2-xl', cwd=PROJECT, env={'HF_HUB_OFFLINE': '1'})
+    assert_friendly_error(process, 'gpt2-xl')
+    assert not (PROJECT / 'results/report-gpt2-xl').exists()
+
+
+# About another model --------------------------------------------------------------------------------------------------
+
+
+def run_in_this_process(program, **options):
+    """Do what subprocess.run does with a script or a few lines of Python, without starting another one."""
+    _, script, *arguments = program
+    before, printed = sys.argv, io.StringIO()
+    try:
+        sys.argv = [script, *arguments, *SHORT.get(Path(script).name, ())]
+        with contextlib.redirect_stdout(printed), contextlib.chdir(options.get('cwd') or '.'):
+            if script == '-c':
+                exec(arguments[0], {'__name__': '__main__'})
+            else:
+                runpy.run_path(script, run_name='__main__')
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(program, 0, printed.getvalue())
+
+
+@pytest.fixture(scope='module')
+def other(tmp_path_factory):
+    """The folder of a report about a small random model, made from texts of a few pages; and the model's."""
+    here = tmp_path_factory.mktemp('other')
+    model = here / 'random'
+    save_pretrained(random_gpt(vocab_size=8192, block_size=256), model, tokenizer_from_folder(PROJECT / 'models/tiny'))
+    for name in ('report/report.json', 'judging/judgements.json'):
+        (here / 'results' / name).parent.mkdir(parents=True)
+        shutil.copy(PROJECT / 'results' / name, here / 'results' / name)
+    sessions = {  # those that are run; the others take as long again
+        'python eval.py --init_from=tiny-stories --compare_to=tiny --show=2',
+        'python visualize.py trace --start="The king had a" --save=trace.png',
+        'python sample.py --start="I live in" --max_new_tokens=5 --temperature=0.0001',
+    }
+    text = experiment_pages.SESSION.sub(
+        lambda found: found[0] if f'python {found["command"]}' in sessions else '', PAGE.read_text(encoding='utf-8')
+    )
+    (here / 'results/REPORT.md').write_text(text, encoding='utf-8')
+    (here / 'texts').mkdir()
+    for name, who, count in (('tinystories.txt', 'a boy', 200), *((name, 'a girl', 20) for name in HELDOUT.values())):
+        (here / 'texts' / name).write_text(make_tales(who, count))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(here)
+        patch.setattr('lab.experiment_runs.subprocess.run', run_in_this_process)
+        patch.setattr(report_about, 'RATES', (report_about.RATE,))
+        patch.setattr(report_about, 'DRAWS', 5)
+        patch.setattr(report_about, 'CACHED', 5)
+        for budget in ('TEXT_BUDGET', 'SEARCH_BUDGET'):
+            patch.setattr(measure_report, budget, Budget(prefixes=2))
+        folder = report_about.RESULTS / 'report-random'
+        report_about.make_report_about(str(model), folder, here / 'texts', 4)
+    return here / folder, model
+
+
+@pytest.mark.slow
+def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
+    folder, model = other
+    monkeypatch.chdir(folder.parent.parent)
+    text = (folder / 'REPORT.md').read_text(encoding='utf-8')
+    assert find_disagreements(folder / 'REPORT.md', all_sourced=False) == []
+    assert f'$ python sample.py --init_from={model} --start="I live in"' in text
+    assert '$ python eval.py --out_dir=out-experiment/report-random' in text
+    assert f"lm.load('{model}')" in text
+    assert text.count('Once upon a time, on the edge of a thick forest') == 3  # two tables and the output of eval.py
+    for picture in re.findall(r'^!\[[^]]*\]\((.*)\)$', text, re.MULTILINE):
+        assert (folder / picture).exists() != picture.startswith('..'), picture
+        assert (PROJECT / 'results' / folder.name / picture).resolve().exists() or (folder / picture).exists()
+
+
+@pytest.mark.slow
+def test_what_was_said_of_other_models_is_marked(other):
+    folder, _ = other
+    text, ours = (path.read_text(encoding='utf-8') for path in (folder / 'REPORT.md', PAGE))
+    marked = [part for part in text.split('\n\n') if part.startswith('✎ ')]
+    assert len(marked) == ours.count('<!-- of these models -->') > 5
+    assert any('Of 64 responses' in part for part in marked)
+    assert not [part for part in text.split('\n\n') if 'tiny' in part and '`tiny' in part and part not in marked][1:]
+    assert '<!-- of these models' not in text
+    assert '# How likely? A report on' in text[:40]
