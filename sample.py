@@ -5,6 +5,9 @@
     python sample.py --start='I live in' --fixed_response='a shoe'    how likely is this response?
     python sample.py --beam_width=5 --max_new_tokens=12               beam search
     python sample.py --most_probable=5 --max_new_tokens=6             the five most probable continuations, with a proof
+    python sample.py --color=prob                                     each token coloured by how likely it was
+    python sample.py --next=20                                        the likeliest next tokens, as bars
+    python sample.py --interactive=True                               one prompt after the other
 
 `python sample.py --help` lists every setting.
 """
@@ -14,21 +17,23 @@ if __name__ == '__main__':
 
     exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
 
-import codecs
 import math
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 
+import torch
 from tqdm import tqdm
 
 import configurator
-from common.errors import UserError
+from common.errors import UserError, on_one_line
 from common.files import create_run_folder, make_folder
 from common.notes import note
-from common.strings import show_invisible
+from common.streams import print_error
 from lm.responses import generate_responses
 from lm.settings import (
     SEARCHES,
+    ModelSettings,
     SamplingSettings,
     check_sampling_settings,
     check_search_settings,
@@ -51,6 +56,8 @@ from lm.wording import (
 )
 from pictures import page
 from pictures.bars import make_charts, save_bar_charts, show_sheets
+from pictures.coloured_text import TokenStream, check_color
+from pictures.next_tokens import print_next_tokens
 from pictures.search_results import print_search, print_text_probability
 
 
@@ -58,24 +65,96 @@ from pictures.search_results import print_search, print_text_probability
 class Settings(SamplingSettings):
     """Generate text and see how likely it was, or search for the most likely text."""
 
+    color: str | None = None  # colour each token by how likely it was: prob, rank or entropy
+    next: int | None = None  # print this many of the likeliest next tokens, and generate nothing
+    interactive: bool = False  # keep the model loaded and read prompts, a line each; :help lists the commands
+
 
 def main(settings):
     """Load the model, then sample, score or search, and print the result."""
     settings = check_sampling_settings(settings)
     check_sample_settings(settings)
     report_unused_settings(settings)
-    budget = parse_budget(settings.budget)
     prompt = read_prompt(settings.start)
     model, tokenizer = load_chosen_model(settings, to_pack=not settings.compile)
     searches = chosen_search(settings) is not None or settings.whole_text is not None
     model = optimise_for_inference(model, settings, rows=MANY_ROWS if searches else settings.num_samples)
-    eot = end_tokens(tokenizer, settings)
-    if (name := chosen_search(settings)) is None:
+    if settings.interactive:
+        answer_prompts(model, tokenizer, settings)
+    else:
+        answer(model, tokenizer, settings, prompt)
+
+
+def answer(model, tokenizer, settings, prompt):
+    """Sample, score or search after one prompt, and print the result."""
+    name, eot, budget = chosen_search(settings), end_tokens(tokenizer, settings), parse_budget(settings.budget)
+    if name is None and settings.next is None:
         print_responses(model, tokenizer, settings, prompt, eot, budget)
         return
     prompt_ids = tokenizer.encode_prompt(prompt)
     note_truncation(prompt_ids, model)
+    if name is None:
+        idx = torch.tensor([prompt_ids], device=model.device)
+        print_next_tokens(model, tokenizer, settings, prompt, idx, settings.next)
+        return
     print_search(name, model, tokenizer, settings, prompt_ids, eot, budget)
+
+
+# Many prompts -------------------------------------------------------------------------------------------------------
+
+HELP = """a line            a prompt, which the model goes on from; \\n in it is a line break
+:temperature 0.5  change a setting for what follows; any but those of the model
+:settings         what was changed
+:quit             end; so does Ctrl-D. Ctrl-C stops a text that is being generated
+::text            a prompt that begins with a colon"""
+OF_THE_MODEL = (*(field.name for field in fields(ModelSettings)), 'quantize', 'tune', 'verbose', 'compile', 'chat')
+
+
+def answer_prompts(model, tokenizer, settings):
+    """Read prompts and commands, a line each, until the end of stdin; errors are printed, and it goes on."""
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 (gives input() a history)
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        print(f'{model_name(settings)} is ready: type a prompt, or :help')
+    while True:
+        try:
+            line = input('> ' if is_terminal else '')
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print()
+            continue
+        try:
+            if line.startswith(':') and not line.startswith('::'):
+                if line.strip() in (':quit', ':q', ':exit'):
+                    return
+                settings = obey_command(line.strip(), settings)
+            elif line:
+                prompt = line.removeprefix(':') if line.startswith('::') else line
+                answer(model, tokenizer, settings, prompt.replace('\\n', '\n'))
+        except KeyboardInterrupt:
+            print('(stopped)')
+        except (UserError, FloatingPointError) as error:
+            print_error(f'error: {on_one_line(error)}')
+
+
+def obey_command(command, settings):
+    """Obey a line such as ':temperature 0.5'; return the settings after it. Raises UserError if it is not valid."""
+    name, _, value = command.removeprefix(':').partition(' ')
+    if name == 'help':
+        print(HELP)
+        return settings
+    if name == 'settings':
+        changed = [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
+        print('\n'.join(f'{each} {getattr(settings, each)}' for each in changed))
+        return settings
+    if name in (*OF_THE_MODEL, 'interactive', 'start'):
+        raise UserError(f':{name} cannot be changed now: it belongs to the command that starts this program')
+    changed = configurator.read(Settings, [f'--{name}={value.strip()}'])
+    settings = check_sampling_settings(replace(settings, **{name: getattr(changed, name)}))
+    check_sample_settings(settings)
+    return settings
 
 
 # Settings -----------------------------------------------------------------------------------------------------------
@@ -86,12 +165,20 @@ def check_sample_settings(settings):
     if settings.num_samples < 1:
         raise UserError(f'--num_samples={settings.num_samples}: it must be at least 1')
     if (search := chosen_search(settings)) is not None:
-        for other in ('fixed_response', 'show_probs', 'html', *SEARCHES):
+        for other in ('fixed_response', 'show_probs', 'html', 'color', 'next', *SEARCHES):
             if other != search and getattr(settings, other) not in (None, False):
                 raise UserError(f'--{search} and --{other} cannot be combined')
+    check_color(settings.color)
+    if settings.next is not None:
+        if settings.next < 1:
+            raise UserError(f'--next={settings.next}: it must be at least 1')
+        for other in ('fixed_response', 'show_probs', 'html', 'color'):
+            if getattr(settings, other) not in (None, False):
+                raise UserError(f'--next and --{other} cannot be combined')
     if settings.show_beams and settings.beam_width is None:
         raise UserError('--show_beams draws a beam search: add --beam_width=5, for example')
     check_search_settings(settings)
+    parse_budget(settings.budget)
 
 
 def report_unused_settings(settings):
@@ -129,26 +216,31 @@ def print_responses(model, tokenizer, settings, prompt, eot, budget):
         num_samples = settings.num_samples
     note_truncation(prompt_ids, model)
     recorded_steps = 0
-    if settings.html:
+    if settings.html or settings.color:
         recorded_steps = math.inf
     elif settings.show_probs:
         recorded_steps = settings.plot_steps
 
     snapshots = generate_responses(model, prompt_ids, settings, num_samples, response_ids, eot, recorded_steps)
     if num_samples == 1:
-        print(show_invisible(tokenizer.decode(prompt_ids)), end='', flush=True)
-        stream = TokenStream(tokenizer, prompt_ids)
-        for responses in snapshots:
-            stream.print_new(responses[0].ids)
-        stream.close()
+        stream = TokenStream(tokenizer, prompt_ids, settings.color)
+        stream.print_prompt()
+        try:
+            for responses in snapshots:
+                stream.print_new(responses[0])
+        finally:
+            stream.close()
         print_likelihood(responses[0], settings, fixed)
         if fixed and settings.whole_text:
             print_text_probability(model, tokenizer, settings, prompt_ids, response_ids, budget)
     else:
         *_, responses = tqdm(snapshots, total=settings.max_new_tokens + 1, unit='step', leave=False, disable=None)
         for number, response in enumerate(responses, 1):
-            text = show_invisible(tokenizer.decode(prompt_ids + response.ids))
-            print(f'sample {number} of {num_samples}\n{text}')
+            print(f'sample {number} of {num_samples}')
+            stream = TokenStream(tokenizer, prompt_ids, settings.color)
+            stream.print_prompt()
+            stream.print_new(response)
+            stream.close()
             print_likelihood(response, settings, fixed)
 
     if not any(response.records for response in responses):
@@ -156,7 +248,7 @@ def print_responses(model, tokenizer, settings, prompt, eot, budget):
             print('there are no steps to draw', file=sys.stderr)
     elif settings.html:
         save_response_page(responses, prompt_ids, tokenizer, settings, prompt, fixed, model.block_size)
-    else:
+    elif settings.show_probs:
         save_response_charts(responses, prompt_ids, tokenizer, settings, prompt, fixed)
 
 
@@ -164,25 +256,6 @@ def note_truncation(prompt_ids, model):
     """Say on stderr that a prompt is longer than the model's context."""
     if truncation := describe_truncation(prompt_ids, model.block_size):
         note(truncation)
-
-
-class TokenStream:
-    """Prints tokens as they are generated, holding back the bytes of a character until it is complete."""
-
-    def __init__(self, tokenizer, prompt_ids):
-        self._tokenizer, self._prompt_ids = tokenizer, prompt_ids
-        self._decoder = codecs.getincrementaldecoder('utf-8')(errors='replace')
-        self._n_printed = 0  # tokens
-
-    def print_new(self, ids):
-        """Print the tokens that were added to ids since the last call."""
-        before, new = [*self._prompt_ids, *ids[: self._n_printed]], ids[self._n_printed :]
-        self._n_printed = len(ids)
-        print(show_invisible(self._decoder.decode(self._tokenizer.decode_bytes(new, before))), end='', flush=True)
-
-    def close(self):
-        """Print what was held back, and end the line."""
-        print(self._decoder.decode(b'', final=True))
 
 
 def print_likelihood(response, settings, fixed):

@@ -48,7 +48,7 @@ class Settings(ModelSettings):
     open: bool = True  # open the page in a browser
     allow_origin: str | None = None  # pages of another site that may ask: https://example.org
     quantize: str | None = None  # int8: eight-bit weights, faster and smaller; probabilities change slightly
-    tune: str = 'once'  # again: measure which way to multiply is the fastest here, and remember it
+    tune: str = 'once'  # measure which way to multiply is the fastest here, and remember it: once, again or never
     verbose: bool = False  # print what was measured, and chosen
     compile: bool = False  # torch.compile the model: a slower start, then faster
 

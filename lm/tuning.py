@@ -82,9 +82,11 @@ def choose_matrix(linears, quantize=None, rows=1, tune='once'):
 
     quantize: None or 'int8'. rows: how many a product will mostly have. tune: 'once' measures if nothing is remembered,
     'again' in any case; 'never' takes the usual way, so that numbers are the same to the last digit. The environment
-    variable NANOGPT_PROBS_TUNE overrules 'once'.
+    variable NANOGPT_PROBS_TUNE overrules 'once'. Raises UserError for any other word.
     """
     tune = os.environ.get('NANOGPT_PROBS_TUNE', tune) if tune == 'once' else tune
+    if tune not in TUNE:
+        raise UserError(f'--tune={tune} is not one of {", ".join(TUNE)}')
     weight = linears[0].weight
     ways = ways_to_multiply(weight, quantize)
     if len(ways) == 1:
