@@ -46,7 +46,7 @@ from lm.settings import (
     parse_budget,
     read_prompt,
 )
-from lm.tuning import MANY_ROWS
+from lm.tuning import MANY_PRODUCTS, MANY_ROWS
 from lm.wording import (
     describe_model_probability,
     describe_response,
@@ -78,7 +78,9 @@ def main(settings):
     prompt = read_prompt(settings.start)
     model, tokenizer = load_chosen_model(settings, to_pack=not settings.compile)
     searches = chosen_search(settings) is not None or settings.whole_text is not None
-    model = optimise_for_inference(model, settings, rows=MANY_ROWS if searches else settings.num_samples)
+    rows = MANY_ROWS if searches else settings.num_samples
+    products = MANY_PRODUCTS if searches or settings.interactive else settings.max_new_tokens
+    model = optimise_for_inference(model, settings, rows, products)
     if settings.interactive:
         answer_prompts(model, tokenizer, settings)
     else:

@@ -21,6 +21,7 @@ end stands which of our promises were kept on this machine.
 
 import contextlib
 import multiprocessing
+import os
 import random
 import re
 import statistics
@@ -92,6 +93,8 @@ def main(settings):
     if settings.rounds < 1:
         raise UserError(f'--rounds={settings.rounds}: it must be at least 1')
     with tempfile.TemporaryDirectory() as scratch:
+        # Which way to multiply is measured here and now; what was remembered may be of a day with other work beside.
+        os.environ['NANOGPT_PROBS_CACHE'] = scratch
         folder = settings.init_from
         if folder in ('', 'llama'):
             folder = f'{scratch}/{folder or "gpt2"}'

@@ -14,21 +14,21 @@ from common.errors import UserError
 from lm.file_pages import page_out
 from lm.matrices import PlainMatrix, TransposedMatrix, can_quantize, in_rows
 from lm.threads import keep_pace
-from lm.tuning import choose_matrix
+from lm.tuning import MANY_PRODUCTS, choose_matrix
 from model import GPT, attend
 
 ONE_LAYER = 4  # Linear layers, about
 
 
-def pack(model, quantize=None, rows=1, tune='once'):
+def pack(model, quantize=None, rows=1, tune='once', products=MANY_PRODUCTS):
     """Optimise a language model for inference, in place; it can no longer be trained or saved.
 
     In a GPT, and in Llama and its relatives, whole layers are replaced; in other models of transformers each of its
     Linear layers.
 
     quantize: None, or 'int8'. rows: how many tokens will mostly be computed at a time: 1 for a text that is generated,
-    many for texts that are scored. tune: whether to measure which way to multiply is the fastest here; 'once', 'again'
-    or 'never' (tuning.py).
+    many for texts that are scored. products: how many times, about. tune: whether to measure which way to multiply is
+    the fastest here; 'once', 'again' or 'never' (tuning.py).
     Returns the model, unchanged on a GPU; its `tuning` is the Choice that was made, or None.
     Raises UserError if int8 is not supported here.
     """
@@ -40,7 +40,7 @@ def pack(model, quantize=None, rows=1, tune='once'):
     linears = [module for module in model.modules() if type(module) is nn.Linear]
     if weight.device.type != 'cpu' or not linears:
         return model
-    model.tuning = choose_matrix(linears[:ONE_LAYER], quantize, rows, tune)
+    model.tuning = choose_matrix(linears[:ONE_LAYER], quantize, rows, tune, products)
     matrix = model.tuning.matrix
     keep_pace(model, threads=model.tuning.threads)
     if not isinstance(model, GPT):

@@ -19,7 +19,7 @@ from lm.locate import locate_model
 from lm.roles import choose_front
 from lm.search import Budget
 from lm.text_probability import QUANTITIES
-from lm.tuning import TUNE
+from lm.tuning import MANY_PRODUCTS, TUNE
 from model import check_sampler
 
 SEARCHES = ('beam_width', 'most_probable', 'above', 'next_words')  # each takes the place of drawing samples
@@ -213,16 +213,16 @@ def model_folder(settings):
     return path if path.is_dir() else path.parent
 
 
-def optimise_for_inference(model, settings, rows=1):
+def optimise_for_inference(model, settings, rows=1, products=MANY_PRODUCTS):
     """Return the model, compiled or with packed matrices, as the settings ask: no longer trainable.
 
-    rows: how many tokens will mostly be computed at a time.
+    rows: how many tokens will mostly be computed at a time. products: how many times, about.
     """
     if settings.compile:
         check_compiler(model.device)
         model.hidden = explain_compile_errors()(torch.compile(model.hidden, dynamic=True))
         return model
-    fast.pack(model, settings.quantize, rows, settings.tune)
+    fast.pack(model, settings.quantize, rows, settings.tune, products)
     if settings.verbose and model.tuning is not None:
         print(f'matrices of {model_name(settings)}: {model.tuning}', file=sys.stderr)
     return model

@@ -200,20 +200,27 @@ class Engine:
                 wanted.append(scoring)
         if not wanted:
             return
-        try:
-            if taken := take_rows(wanted):
-                compute_rows(taken, self.prefixes)
-        except Exception as error:
-            for scoring in wanted:
-                self._drop(scoring)
-                settle(scoring.done, error=error)
-            return
+        if taken := take_rows(wanted):
+            self._compute(taken)
         for scoring in wanted:
             if scoring.tokens == 0:
-                self._drop(scoring)
                 settle(scoring.done, scoring.scores)
+            if scoring.done.done():  # or it failed, or its client is gone
+                self._drop(scoring)
         with self._changed:
             self._scorings.rotate(-1)  # another one is the first in the next batch
+
+    def _compute(self, taken):
+        """Compute rows, [(scoring, row)]; if that fails, those of each request alone, and end the one at fault."""
+        try:
+            compute_rows(taken, self.prefixes)
+        except Exception as error:
+            scorings = list(dict.fromkeys(scoring for scoring, _ in taken))
+            if len(scorings) == 1:
+                settle(scorings[0].done, error=error)
+                return
+            for each in scorings:
+                self._compute([(scoring, row) for scoring, row in taken if scoring is each])
 
     def _drop(self, scoring):
         with self._changed:

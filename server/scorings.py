@@ -53,6 +53,7 @@ def take_rows(scorings):
         scoring = turns.popleft()
         if (row := next(scoring.rows, None)) is not None:
             taken.append((scoring, row))
+            scoring.tokens -= len(row.inputs)
             left -= len(row.inputs)
             turns.append(scoring)
     return taken
@@ -67,7 +68,6 @@ def compute_rows(taken, prefixes):
     model = taken[0][0].model
     pairs = {}  # (its scoring, the index of a pair in there) -> the index of the pair among all
     for scoring, row in taken:
-        scoring.tokens -= len(row.inputs)
         pairs.setdefault((scoring, row.pair), len(pairs))
     rows = [row._replace(pair=pairs[scoring, row.pair]) for scoring, row in taken]
     keeps = [len(scoring.scores) == 1 for scoring, _ in pairs]

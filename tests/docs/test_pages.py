@@ -36,9 +36,10 @@ import eval as eval_script
 import export
 import prepare_bin
 import sample
+import serve
 import train
 import visualize
-from lab import bench, corpora, experiment, report, situational_awareness
+from lab import bench, corpora, experiment, report, serve_load, situational_awareness
 from lm import matrices
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
@@ -66,6 +67,7 @@ NOT_RUN = {
     r'python -m lab\.experiment .*': 'takes hours; tests/lab/test_experiment.py runs it on texts of a few pages',
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',
+    r'python serve\.py.*': 'runs until Ctrl-C; tests/server starts it',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
     r'python -m lab\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
@@ -409,7 +411,7 @@ def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
 @pytest.mark.parametrize('page', PAGES)
 def test_every_setting_that_the_page_names_exists(page):
     programs = (sample, eval_script, train, prepare_bin, bench, export, situational_awareness, corpora)
-    programs += (experiment, report)
+    programs += (experiment, report, serve, serve_load)
     scripts = [program.Settings for program in programs]
     scripts += [visualize.load_picture(name)[1] for name in visualize.PICTURES]
     known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}

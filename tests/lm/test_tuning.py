@@ -89,13 +89,16 @@ def test_where_torch_has_no_engine_int8_takes_the_portable_path(monkeypatch):
 
 def test_what_was_measured_is_remembered_for_this_case_alone(cache):
     first = tuning.choose_matrix(linear_layers())
-    assert {name for name, _ in first.milliseconds} == set(SUPPORTED)
+    assert {name for name, _ in first.times.products} == set(first.times.making) == set(SUPPORTED) - {'packed'}
     later = tuning.choose_matrix(linear_layers())
     assert later == dataclasses.replace(first, remembered=True)
     for changed in ({'rows': 3}, {'rows': 64}):
         assert not tuning.choose_matrix(linear_layers(), **changed).remembered
     assert tuning.choose_matrix(linear_layers(), rows=1000).remembered  # as for 64
     assert not tuning.choose_matrix(linear_layers(bias=False)).remembered
+    assert tuning.choose_matrix(
+        linear_layers(), products=1
+    ).remembered  # the same times, for another number of products
     assert not tuning.choose_matrix(linear_layers(), tune='again').remembered
     assert len(json.loads(cache.read_text())) == 4
 
@@ -111,12 +114,25 @@ def test_whoever_wants_the_same_last_digits_everywhere_measures_nothing(cache, h
 
 @pytest.mark.parametrize(('took', 'threads'), [(0.95, None), (0.8, 1)])
 def test_the_expected_way_is_left_only_for_a_clearly_faster_one(took, threads, monkeypatch):
-    milliseconds = {(name, None): 1.0 for name in SUPPORTED} | {('plain', 1): took}
-    monkeypatch.setattr(tuning, 'measure_ways', lambda *_: milliseconds)
+    names = [name for name in SUPPORTED if name != 'packed']
+    times = tuning.Times({(name, None): 1.0 for name in names} | {('plain', 1): took}, dict.fromkeys(names, 0.0))
+    monkeypatch.setattr(tuning, 'measure_ways', lambda *_: times)
     choice = tuning.choose_matrix(linear_layers())
     assert choice.threads == threads
     assert (choice.name == 'plain') == (threads == 1)
     assert tuning.choose_matrix(linear_layers()).threads == threads  # remembered, too
+
+
+def test_matrices_that_are_used_a_few_times_are_not_stored_in_a_slow_way(monkeypatch):
+    names = [name for name in SUPPORTED if name != 'packed']
+    takes = {'plain': (2.0, 0.0), 'packed for one row': (1.3, 30.0), 'split': (1.0, 145.0)}
+    times = tuning.Times(
+        {(name, None): takes.get(name, (9.0, 0.0))[0] for name in names},
+        {name: takes.get(name, (9.0, 0.0))[1] for name in names},
+    )
+    monkeypatch.setattr(tuning, 'measure_ways', lambda *_: times)
+    chosen = {count: tuning.choose_matrix(linear_layers(), products=count).name for count in (1, 100, 2000)}
+    assert chosen == {1: 'plain', 100: 'packed for one row', 2000: 'split'}
 
 
 @pytest.mark.slow
@@ -137,10 +153,10 @@ def test_two_processes_at_once_choose_alike(tmp_path):
     [
         lambda text: text[: len(text) // 2],
         lambda text: '[1, 2]',
-        lambda text: text.replace('"name"', '"mane"'),
-        lambda text: change_entries(text, name='abacus'),
-        lambda text: change_entries(text, name=['x']),
-        lambda text: change_entries(text, milliseconds=[['plain', None, 'x']]),
+        lambda text: text.replace('"making"', '"naking"'),
+        lambda text: text.replace('plain', 'abacus'),
+        lambda text: change_entries(text, making=['x']),
+        lambda text: change_entries(text, products=[['plain', None, 'x']]),
         lambda text: json.dumps(dict.fromkeys(json.loads(text), 7)),
     ],
 )
@@ -165,7 +181,7 @@ def test_measuring_draws_no_random_numbers():
 def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('NANOGPT_PROBS_CACHE', str(tmp_path / 'file'))
-    assert tuning.choose_matrix(linear_layers(), tune='again').milliseconds
+    assert tuning.choose_matrix(linear_layers(), tune='again').times
     assert not tuning.choose_matrix(linear_layers()).remembered
 
 
