@@ -8,7 +8,7 @@ from common.json_files import describe_type
 from server.errors import ApiError, Json
 from server.fields import Fields, read_fields
 from server.generation import generate
-from server.replies import EventStream, begin, unless_gone
+from server.replies import EventStream, begin, unless_gone, until_finished
 from server.sampling_fields import MAX_ALTERNATIVES, MAX_TOKENS, read_model, read_sampling, read_streaming
 from server.token_texts import name_bytes
 
@@ -38,7 +38,7 @@ async def chat(request, engine):
     job = generate(served.model, engine.prefixes, served.chat_tokenizer, prompt_ids, sampling)
     nbytes = engine.bytes_of_texts(which, sampling.n, len(prompt_ids) + sampling.max_tokens)
     turn = Turn(served.chat_tokenizer, prompt_ids, sampling)
-    steps = engine.stream(job, nbytes)
+    steps = until_finished(engine.stream(job, nbytes), sampling.n)
     if streams:
         return EventStream(turn.write_chunks(await begin(request, steps), head, with_usage))
     return Json(head | await unless_gone(request, turn.write_whole(steps)))

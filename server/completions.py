@@ -16,7 +16,7 @@ from lm.alternatives import TokenRecord
 from server.errors import ApiError, Json
 from server.fields import read_fields
 from server.generation import Sampling, generate
-from server.replies import EventStream, begin, unless_gone
+from server.replies import EventStream, begin, unless_gone, until_finished
 from server.sampling_fields import MAX_ALTERNATIVES, read_model, read_sampling, read_streaming
 from server.token_texts import TokenTexts
 
@@ -146,10 +146,10 @@ async def find_parts(engine, wish):
     longest = max(len(prompt.ids) for prompt in wish.prompts)
     nbytes = engine.bytes_of_texts(wish.which, n, longest + wish.sampling.max_tokens)
     job = generate_all(engine, wish, tokenizer)
-    async with contextlib.aclosing(engine.stream(job, nbytes)) as steps:
-        async for number, drawn in steps:
+    async with contextlib.aclosing(until_finished(engine.stream(job, nbytes), n * len(wish.prompts))) as steps:
+        async for drawn in steps:
             for one in drawn:
-                yield Part(n * number + one.row, one.text, [(one.id, one.record)], one.finish_reason)
+                yield Part(one.row, one.text, [(one.id, one.record)], one.finish_reason)
 
 
 async def find_echoes(engine, wish):
@@ -168,11 +168,11 @@ async def find_echoes(engine, wish):
 
 
 def generate_all(engine, wish, tokenizer):
-    """Generate after one prompt after the other, in the engine's thread; yield (its number, the Drawn of a step)."""
+    """Generate after one prompt after the other, in the engine's thread; yield the list of Drawn of each step."""
     model = engine.models[wish.which].model
     for number, prompt in enumerate(wish.prompts):
         for drawn in generate(model, engine.prefixes, tokenizer, prompt.ids, wish.sampling):
-            yield number, drawn
+            yield [one._replace(row=wish.sampling.n * number + one.row) for one in drawn]
 
 
 # Parts in OpenAI's shape ----------------------------------------------------------------------------------------------

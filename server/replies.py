@@ -53,6 +53,16 @@ async def begin(request, things):
     return all_things()
 
 
+async def until_finished(steps, count):
+    """Yield the lists of Drawn of an async generator until `count` texts have ended: no turn is awaited after that."""
+    async with contextlib.aclosing(steps):
+        async for drawn in steps:
+            yield drawn
+            count -= sum(one.finish_reason is not None for one in drawn)
+            if count == 0:
+                break
+
+
 async def unless_gone(request, work):
     """Return what an awaitable returns, or cancel it and raise ApiError if the client goes away before that."""
     work = asyncio.ensure_future(work)

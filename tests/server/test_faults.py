@@ -213,17 +213,17 @@ def test_a_flood_is_answered_or_refused_and_its_memory_given_back(model, capfd):
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
             bodies = (
-                {'prompt': 'The boat', 'max_tokens': 30},
+                {'prompt': 'The boat', 'max_tokens': 10},
                 {'prompt': [7] * 60, 'max_tokens': 0, 'echo': True, 'logprobs': 1},
             )
-            jobs = [client.post('/v1/completions', json=bodies[n % 2]) for n in range(400)]
+            jobs = [client.post('/v1/completions', json=bodies[n % 2]) for n in range(240)]
             return [response.status_code for response in await asyncio.gather(*jobs)]
 
     def settle():
         wait_until(lambda: not server.engine._jobs and not server.engine._scorings)
         return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
-    with run_live_server([model], limits=Limits(prefix_bytes=2**20)) as server:
+    with run_live_server([model], limits=Limits(jobs=64, prefix_bytes=2**20)) as server:
         asyncio.run(flood(server))  # what is loaded and allocated once
         before = settle()
         for _ in range(2):

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import serve
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [{'role': 'system', 'content': 'Be kind.'}, {'role': 'user', 'content': 'Where is the boat?'}]
 SAMPLER = {'temperature': 0.9, 'top_p': 0.8, 'seed': 3, 'logit_bias': {'7': -5}, 'frequency_penalty': 0}
 SAMPLER |= {'presence_penalty': 0, 'n': 2, 'stop': ['qqq'], 'user': 'me'}
