@@ -68,6 +68,7 @@ NOT_RUN = {
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',
     r'python serve\.py.*': 'runs until Ctrl-C; tests/server starts it',
+    r'curl http://.*': 'asks such a server; tests/server does',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
     r'python -m lab\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
