@@ -66,7 +66,8 @@ def main(settings):
     print_table(f'{settings.clients} clients for {settings.seconds:g} seconds, {settings.init_from}', rows, names=1)
     print(f'{result["failures"]} requests failed')
     if settings.save:
-        result = {'machine': describe_machine(), 'settings': vars(settings), **result}
+        about = {name: value for name, value in vars(settings).items() if name != 'save'}
+        result = {'machine': describe_machine(), 'settings': about, **result}
         with atomic_write(Path(settings.save) / 'serve_load.json') as temporary:
             temporary.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
 

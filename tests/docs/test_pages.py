@@ -68,6 +68,7 @@ NOT_RUN = {
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',
     r'python serve\.py.*': 'runs until Ctrl-C; tests/server starts it',
+    r'python -m lab\.serve_load .*': 'takes over a minute; tests/lab/test_serve_load.py runs it shortly',
     r'curl http://.*': 'asks such a server; tests/server does',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
