@@ -22,7 +22,7 @@ import torch
 
 from common.errors import UserError
 from lm.roles import end_ids
-from lm.text_probability import BATCH, ROUNDING
+from lm.text_probability import ROUNDING
 from lm.token_tree import ROOT, TokenTree
 
 GAP = 0.01  # relative, between the bounds of each word: where the search is content
@@ -81,10 +81,11 @@ def next_words_steps(model, tokenizer, prompt_ids, k=10, ends=None) -> Iterator[
         raise ValueError(f'{len(prompt_ids)} ids of prompt, k={k}: both must be at least 1')
     if not tokenizer.joins_bytes:
         raise UserError('what a token of this tokenizer spells depends on other tokens; its words have no such sum')
-    search = _Search(tokenizer, model.n_ids, TokenTree(model, prompt_ids), end_ids(ends))
+    tree = TokenTree(model, prompt_ids)
+    search = _Search(tokenizer, model.n_ids, tree, end_ids(ends))
     yield search.found(k)
     while search.waits:
-        search.open_likeliest(BATCH)
+        search.open_likeliest(tree.at_once)
         yield search.found(k)
 
 

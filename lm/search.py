@@ -23,10 +23,10 @@ from torch import Tensor
 
 from lm.alternatives import likeliest
 from lm.roles import end_ids
-from lm.token_tree import ROOT, TokenTree
+from lm.scoring import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
+from lm.token_tree import BATCH, ROOT, TokenTree
 from model import LanguageModel, logits_to_logprobs
 
-BATCH = 64  # prefixes that the exact search reads at once
 LONG_BEAM = 100  # steps of a beam search after which a caller with a budget looks at its clock
 MIN_BEAM_WIDTH = 8  # of the beam search that the exact search starts with: good answers found early prune more
 
@@ -70,6 +70,12 @@ def beam_steps(
     Continuing beams are ranked by logprob; finished ones, at most beam_width over all steps, by their score after the
     length penalty.
     """
+    parts = beam_parts(model, idx, max_new_tokens, beam_width, length_penalty, eos)
+    return (part for part in parts if part is not None)
+
+
+def beam_parts(model, idx, max_new_tokens, beam_width, length_penalty=0.0, eos=None) -> Iterator[tuple | None]:
+    """Search as `beam_steps` does, yielding None between the passes of a step that takes several."""
     check_search_arguments(model, idx, max_new_tokens)
     if beam_width < 1:
         raise ValueError(f'beam_width={beam_width}: it must be at least 1')
@@ -84,8 +90,7 @@ def beam_steps(
     beams, finished = [Beam((), 0.0, 0)], []
     text, cache = idx, None
     for size in range(1, max_new_tokens + 1):
-        with torch.no_grad():
-            logits, cache = model.next_logits(text, cache, idx.size(1) + max_new_tokens)
+        logits, cache = yield from read_in_parts(model, text, cache, idx.size(1) + max_new_tokens)
         # Twice as many candidates as beams: even if half of them end here, enough continue.
         logprobs = logits_to_logprobs(logits).cpu()  # (w, V)
         counts = count_hopeful(beams, logprobs, 2 * beam_width)
@@ -109,9 +114,22 @@ def beam_steps(
         if len(finished) == beam_width and beams[0].logprob / best_length**length_penalty <= score(finished[-1]):
             return
         parents = torch.tensor([beam.parent for beam in beams], device=idx.device)
-        cache = cache.take(parents)
+        cache = None if cache is None else cache.take(parents)
         last = torch.tensor([beam.ids[-1] for beam in beams], device=idx.device)
         text = torch.cat([text[parents], last[:, None]], dim=1)  # (w, T + size)
+
+
+@torch.no_grad()
+def read_in_parts(model: LanguageModel, text: Int64[Tensor, 'w T'], cache, length):
+    """Return what `model.next_logits` does; beyond the context, where rows share nothing, yield None after a few."""
+    if text.size(1) <= model.block_size:
+        return model.next_logits(text, cache, length)
+    batch_tokens = CPU_BATCH_TOKENS if model.device.type == 'cpu' else GPU_BATCH_TOKENS
+    logits = []
+    for rows in text.split(max(1, batch_tokens // model.block_size)):
+        logits.append(model.next_logits(rows, None, length)[0])
+        yield None
+    return torch.cat(logits), None
 
 
 def count_hopeful(beams: list[Beam], logprobs: Float[Tensor, 'w V'], n) -> list[int]:
@@ -182,14 +200,22 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
     than the likeliest prefix that is still waiting. Once k continuations are at least that likely, the search is over.
     Prefixes less likely than the k-th best continuation so far are not even kept.
     """
+    return (part for part in search_parts(model, idx, max_new_tokens, k, eos) if part is not None)
+
+
+def search_parts(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens, k=5, eos=None):
+    """Search as `search_steps` does, yielding None, too, between the passes before anything is found."""
     check_search_arguments(model, idx, max_new_tokens)
     if k < 1:
         raise ValueError(f'k={k}: it must be at least 1')
     answers, ends = Answers(k), end_ids(eos)
     for width in (1, min(max(k, MIN_BEAM_WIDTH), BATCH)):  # greedy, too: the result must not be less likely
-        for number, (_, finished) in enumerate(beam_steps(model, idx, max_new_tokens, width, eos=eos), 1):  # noqa: B007
+        passes = beam_parts(model, idx, max_new_tokens, width, eos=eos)
+        for number, part in enumerate(passes, 1):
+            yield None
             if number % LONG_BEAM == 0:  # nothing is found yet, but the caller may have waited long enough
                 yield Found(*as_tensors(idx, [], max_new_tokens), 0.0, False, opened=0, waiting=1, mebibytes=0.0)
+            finished = part[1] if part is not None else ()
         for beam in finished:
             answers.offer(beam.ids, beam.logprob)
     tree, waiting = TokenTree(model, idx[0].tolist(), max_new_tokens), Waiting()
@@ -218,7 +244,7 @@ def search_steps(model: LanguageModel, idx: Int64[Tensor, 'B T'], max_new_tokens
             answers.pass_over(totals.masked_fill(hopeful, -math.inf).max().item())
             waiting.add(node, hopeful.nonzero()[:, 0], totals[hopeful])
         yield found(waiting.best <= answers.floor, max(answers.passed_over, waiting.best))
-        batch = [waiting.pop() for _ in range(min(BATCH, waiting.count)) if waiting.best > answers.floor]
+        batch = [waiting.pop() for _ in range(min(tree.at_once, waiting.count)) if waiting.best > answers.floor]
         nodes, logprobs = tree.read([parent for parent, _, _ in batch], [id for _, id, _ in batch])
         opened = [(node, logprob) for node, (*_, logprob) in zip(nodes, batch, strict=True)]
 

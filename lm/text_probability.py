@@ -38,7 +38,6 @@ from lm.roles import end_ids
 from lm.token_tree import ROOT, TokenTree
 from model import LanguageModel
 
-BATCH = 64  # prefixes opened at once
 GAP = 1e-3  # relative, between the bounds: where a search is content
 ROUNDING = 3e-6  # relative, for each token: what the bounds are widened by, for rounding in float32
 
@@ -92,6 +91,12 @@ def probability_steps(
 
     ends: None for the prefix probability; ids for that of the whole text and one of these after it.
     """
+    parts = probability_parts(model, tokenizer, prompt_ids, text, spelling, ends)
+    return (part for part in parts if part is not None)
+
+
+def probability_parts(model, tokenizer, prompt_ids, text, spelling=None, ends=None) -> Iterator[TextProbability | None]:
+    """Search as `probability_steps` does, yielding None between passes before there are bounds."""
     model.check_ids([*prompt_ids, *(spelling or ())], 'the prompt and the text')
     if not len(prompt_ids):
         raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
@@ -101,10 +106,10 @@ def probability_steps(
         return
     tree = TokenTree(model, prompt_ids, depth=len(spelling or data) + 2)
     search = _Search(Spellings(tokenizer, model.n_ids, prompt_ids, data, ends), tree)
-    search.open_spelling(spelling or ())
+    yield from search.open_spelling(spelling or ())
     yield search.bounds()
     while search.waiting:
-        search.open_likeliest(BATCH)
+        search.open_likeliest(tree.at_once)
         yield search.bounds()
 
 
@@ -231,7 +236,7 @@ class _Search:
         return len(self._heap)
 
     def open_spelling(self, ids):
-        """Open the prompt, and each prefix of a spelling that goes on, in one pass through the model."""
+        """Open the prompt, and each prefix of a spelling that goes on; a generator that yields None between passes."""
         place, path, places = self._spellings.start, [], [self._spellings.start]
         for id in ids:
             place = dict(self._spellings.at(place)[0]).get(id)
@@ -239,7 +244,7 @@ class _Search:
                 break
             path.append(id)
             places.append(place)
-        nodes, rows = self._tree.read_path(path)
+        nodes, rows = yield from self._tree.read_path(path)
         logprob = 0.0
         for node, place, row, id in zip([ROOT, *nodes], places, [self._tree.root_logprobs, *rows], [*path, None]):
             self._open(node, place, logprob, row, already_open=id)

@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model import Cache, LanguageModel, logits_to_logprobs
 
+BATCH = 64  # nodes that a search reads at once
+BATCH_BEYOND = 4  # the same where a text is longer than the context: each is read on its own, in a pass over all of it
 CACHE_BYTES = 2**28  # of a batch: fewer nodes are read at once if the prompt's keys and values would take more
 ROOT = -1  # the node of the prompt, which adds no token
 
@@ -39,6 +41,11 @@ class TokenTree:
         """The size of the keys and values that are kept, in bytes."""
         return sum(tensor.nbytes for tensor in self._kept)
 
+    @property
+    def at_once(self):
+        """How many nodes a search should read at once, so that a step of it is short."""
+        return BATCH if self._fits(self._depth) else BATCH_BEYOND
+
     def path(self, node):
         """Return the ids that lead from the prompt to a node."""
         return [] if node == ROOT else [self._ids[passed] for passed in self._paths[node]]
@@ -65,8 +72,11 @@ class TokenTree:
         return nodes, logprobs
 
     @torch.no_grad()
-    def read_path(self, ids: list[int]) -> tuple[list[int], Float64[Tensor, 'n V']]:
-        """Read ids one after the other after the prompt, as far as the context goes in a single pass."""
+    def read_path(self, ids: list[int]):
+        """Read ids one after the other after the prompt, as far as the context goes in a single pass.
+
+        A generator that yields None between further passes, and returns what `read` does.
+        """
         n = len(ids)
         while n and not self._fits(n):
             n -= 1
@@ -78,6 +88,7 @@ class TokenTree:
             places = len(self.prompt_ids) + torch.arange(n)
             self._keep(nodes, cache, torch.zeros(n, dtype=torch.int64), places)
         for id in ids[n:]:
+            yield None
             (node,), (row,) = self.read([nodes[-1] if nodes else ROOT], [id])
             nodes, logprobs = [*nodes, node], [*logprobs, row]
         return nodes, torch.stack(logprobs) if ids else self.root_logprobs.new_empty(0, len(self.root_logprobs))

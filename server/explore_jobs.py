@@ -15,8 +15,8 @@ from common.strings import replace_surrogates, show_invisible
 from lm import boundary
 from lm.alternatives import ALTERNATIVES, rank_tokens, record_tokens
 from lm.internals import layer_attentions, layer_logits
-from lm.search import Budget, beam_steps, search_steps
-from lm.text_probability import GAP, probability_steps
+from lm.search import Budget, beam_parts, search_parts
+from lm.text_probability import GAP, probability_parts
 from model import logits_to_logprobs
 from pictures.inputs import pieces_of_ids
 from pictures.page import LOGPROB_DIGITS, Page, PageText, make_side, render_page, round_number
@@ -119,13 +119,16 @@ def describe_found(reader, prompt, found) -> list[dict]:
     ]
 
 
-def search_beams(reader, ids, start, count, width) -> Iterator[dict]:
+def search_beams(reader, ids, start, count, width) -> Iterator[dict | None]:
     """Yield the beams of a search after each of `count` tokens, likeliest first."""
     prompt = [*reader.front(ids, start), *ids]
     idx = torch.tensor([prompt], device=reader.model.device)
-    for size, (beams, finished) in enumerate(
-        beam_steps(reader.model, idx, count, width, eos=reader.tokenizer.roles.ends), 1
-    ):
+    size = 0
+    for part in beam_parts(reader.model, idx, count, width, eos=reader.tokenizer.roles.ends):
+        if part is None:
+            yield None
+            continue
+        size, (beams, finished) = size + 1, part
         likeliest = sorted([*beams, *finished], key=lambda beam: -beam.logprob)[:width]
         found = [(beam.ids, beam.logprob) for beam in likeliest]
         yield {'size': size, 'found': describe_found(reader, prompt, found)}
@@ -153,7 +156,7 @@ def prove_likeliest(reader, ids, start, count, k, nbytes=2**30) -> Iterator[dict
         }
 
     budget = Budget(seconds=SEARCH_SECONDS, mebibytes=nbytes / 2**20)
-    yield from report_steps(search_steps(reader.model, idx, count, k, eos=ends), describe, budget)
+    yield from report_steps(search_parts(reader.model, idx, count, k, eos=ends), describe, budget)
 
 
 def cut_after_end(ids, ends) -> list[int]:
@@ -172,20 +175,23 @@ def bound_spellings(reader, prompt, response, nbytes=2**30) -> Iterator[dict | N
         low, high = (round_number(bound, LOGPROB_DIGITS) for bound in (bounds.log_lower, bounds.log_upper))
         return {'lower': low, 'upper': high, 'opened': bounds.opened, 'exact': bounds.gap <= GAP}
 
-    steps = probability_steps(reader.model, reader.tokenizer, prompt, text, response)
+    steps = probability_parts(reader.model, reader.tokenizer, prompt, text, response)
     budget = Budget(seconds=TEXT_SECONDS, mebibytes=nbytes / 2**20)
     yield from report_steps(steps, describe, budget, lambda bounds: bounds.gap <= GAP)
 
 
 def report_steps(steps, describe, budget, is_enough=lambda step: False) -> Iterator[dict | None]:
-    """Yield a part for the first step of a search, one for every PAUSE, and one for its last; None between them."""
-    started = reported = time.perf_counter()
-    for number, step in enumerate(steps):
+    """Yield a part for the first step of a search, one for every PAUSE, and one for its last; None between them.
+
+    steps: what is found so far, or None if nothing is.
+    """
+    started, reported = time.perf_counter(), None
+    for step in steps:
         seconds = time.perf_counter() - started
-        if is_enough(step) or budget.is_spent(step, seconds):
+        if step is not None and (is_enough(step) or budget.is_spent(step, seconds)):
             break
-        if number == 0 or started + seconds - reported > PAUSE:
-            reported = started + seconds
+        if step is not None and (reported is None or seconds - reported > PAUSE):
+            reported = seconds
             yield describe(step)
         else:
             yield None

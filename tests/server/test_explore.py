@@ -1,11 +1,14 @@
 """The live page's answers: the numbers of lm.scoring, the texts of sample.py, the proofs of lm.search."""
 
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from helpers.models import random_gpt
+from helpers.tokenizers import PROSE
 from starlette.testclient import TestClient
 
 import lm
@@ -14,6 +17,7 @@ from lm.responses import generate_responses
 from lm.scoring import cut_text, score, segment_ends
 from lm.search import most_probable
 from lm.settings import SamplingSettings
+from lm.tokenizer import train_bpe
 from server import explore_jobs as jobs
 from server.explore_reader import Reader
 from server.prefix_cache import PrefixCache
@@ -80,6 +84,24 @@ def test_the_lens_and_the_attention_are_those_of_the_position_that_predicts(read
     assert [layer['best'] for layer in lens['lens']] == expected.ids[:, 0, 3].tolist()
     assert [layer['rank'] for layer in lens['lens']] == expected.next_ranks[:, 0, 3].tolist()
     assert all(sum(head) == pytest.approx(1, abs=1e-3) and len(head) == 4 for part in layers for head in part['heads'])
+
+
+@pytest.mark.parametrize('length', [3, 30], ids=['within the context', 'beyond it'])
+def test_no_search_keeps_the_engine_for_longer_than_a_short_pass(length, monkeypatch):
+    model, tokenizer = random_gpt(vocab_size=304, n_ids=300, block_size=24), train_bpe([PROSE], 300)
+    reader, prompt, response = Reader(model, tokenizer, PrefixCache(2**20)), list(range(1, 1 + length)), [7] * 12
+    hidden, computed = model.hidden, []
+    monkeypatch.setattr(model, 'hidden', lambda idx, *others: computed.append(idx.numel()) or hidden(idx, *others))
+    monkeypatch.setattr('lm.search.CPU_BATCH_TOKENS', 2 * model.block_size)
+    searches = {
+        'beams': jobs.search_beams(reader, prompt, False, 12, 20),
+        'prove': jobs.prove_likeliest(reader, prompt, False, 12, 20),
+        'text': jobs.bound_spellings(reader, prompt, response),
+    }
+    for name, parts in searches.items():
+        for _ in itertools.islice(parts, 60):
+            assert sum(computed) <= 4 * model.block_size, name
+            computed.clear()
 
 
 def test_a_forced_token_keeps_its_place_when_somebody_types_on(reader):
