@@ -106,10 +106,11 @@ def answer(model, tokenizer, settings, prompt):
 
 HELP = """a line            a prompt, which the model goes on from; \\n in it is a line break
 :temperature 0.5  change a setting for what follows; any but those of the model
-:settings         what was changed
+:settings         what was changed of these
 :quit             end; so does Ctrl-D. Ctrl-C stops a text that is being generated
 ::text            a prompt that begins with a colon"""
 OF_THE_MODEL = (*(field.name for field in fields(ModelSettings)), 'quantize', 'tune', 'verbose', 'compile', 'chat')
+OF_THE_COMMAND = (*OF_THE_MODEL, 'interactive', 'start')
 
 
 def answer_prompts(model, tokenizer, settings):
@@ -148,10 +149,11 @@ def obey_command(command, settings):
         print(HELP)
         return settings
     if name == 'settings':
-        changed = [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
-        print('\n'.join(f'{each} {getattr(settings, each)}' for each in changed))
+        others = [field for field in fields(settings) if field.name not in OF_THE_COMMAND]
+        changed = [field.name for field in others if getattr(settings, field.name) != field.default]
+        print('\n'.join(f'{each} {getattr(settings, each)}' for each in changed) or 'nothing was changed')
         return settings
-    if name in (*OF_THE_MODEL, 'interactive', 'start'):
+    if name in OF_THE_COMMAND:
         raise UserError(f':{name} cannot be changed now: it belongs to the command that starts this program')
     changed = configurator.read(Settings, [f'--{name}={value.strip()}'])
     settings = check_sampling_settings(replace(settings, **{name: getattr(changed, name)}))

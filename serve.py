@@ -35,7 +35,7 @@ from lm.settings import (
 from server.app import make_app
 from server.engine import Engine, NamedModel
 from server.protocol import BoundedProtocol
-from server.security import is_loopback, make_token
+from server.security import is_every_address, is_loopback, make_token
 
 
 @dataclass
@@ -82,6 +82,8 @@ def configure(app):
 
 def check_settings(settings):
     """Return the settings with the model filled in; raise UserError for invalid values."""
+    if not settings.host:
+        raise UserError('--host is empty: 127.0.0.1 is for this machine only, 0.0.0.0 for others, too')
     if not 0 <= settings.port <= 65535:
         raise UserError(f'--port={settings.port}: it must be between 0 and 65535')
     return choose_model(settings)
@@ -112,7 +114,8 @@ def listen(settings):
     """Return a socket that listens on the host and port of the settings; raise UserError if that is not possible."""
     try:
         family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
+        takes_both = family == socket.AF_INET6 and is_every_address(settings.host) and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=128, dualstack_ipv6=takes_both)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -122,7 +125,7 @@ def listen(settings):
 
 def address_of(listener, host, token):
     """Return the address to open in a browser."""
-    name = f'[{host}]' if ':' in host else socket.gethostname() if host == '0.0.0.0' else host
+    name = socket.gethostname() if is_every_address(host) else f'[{host}]' if ':' in host else host
     return f'http://{name}:{listener.getsockname()[1]}/' + (f'?token={token}' if token else '')
 
 

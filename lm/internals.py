@@ -180,7 +180,10 @@ class Tempered(NamedTuple):
 
 
 def temper_distribution(logits: Float[Tensor, ' V'], temperature, top_k=None, top_p=None) -> Tempered:
-    """Return the distribution at a temperature; the settings are those of `model.logits_to_logprobs`."""
+    """Return the distribution at a temperature; the settings are those of `model.logits_to_logprobs`.
+
+    min_p and repetition_penalty are left out: nothing that is drawn here takes them.
+    """
     plain, cut = logits_to_logprobs(logits, temperature), logits_to_logprobs(logits, temperature, top_k, top_p)
     probs = plain.double().exp()
 

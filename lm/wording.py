@@ -44,14 +44,19 @@ def describe_sampler(settings, fixed):
     """Name the settings that make the sampler's probabilities differ from the model's."""
     sampler = settings.sampler(fixed)
     temperature, penalty = sampler.pop('temperature'), sampler.pop('repetition_penalty')
-    others = ''.join(f', {name} {value}' for name, value in sampler.items() if value is not None)
+    others = ''.join(f', {name} {value}' for name, value in sampler.items() if cuts_off(name, value))
     others += '' if penalty == 1 else f', repetition_penalty {penalty:g}'
     return f'temperature {temperature:g}{others}{precision_note(settings.dtype, settings.quantize)}'
 
 
 def differs_from_model(temperature=1.0, repetition_penalty=1.0, **cuts):
     """Return whether a sampler of these settings has other probabilities than the model."""
-    return (temperature, repetition_penalty) != (1, 1) or any(cut is not None for cut in cuts.values())
+    return (temperature, repetition_penalty) != (1, 1) or any(cuts_off(name, value) for name, value in cuts.items())
+
+
+def cuts_off(name, value):
+    """Return whether top_k, top_p or min_p of this value may cut off tokens."""
+    return value is not None and (name, value) not in (('top_p', 1), ('min_p', 0))
 
 
 def precision_note(dtype, quantize=None):

@@ -1,4 +1,7 @@
-"""Draws one next-token distribution at several temperatures, and where top-k and top-p cut it."""
+"""Draws one next-token distribution at several temperatures, and where top-k and top-p cut it.
+
+min-p and the repetition penalty are left out; the page of serve.py has a slider for min-p.
+"""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ MAX_TEMPERATURE = 1e30  # not far below the largest float32
 
 @dataclass
 class TemperatureSettings(TextSettings):
-    """What temperature, top-k and top-p do to one distribution over the next token."""
+    """What temperature, top-k and top-p do to one distribution over the next token; no min-p, no penalty."""
 
     temperatures: str = '0.2,0.7,1.0,1.5'  # to compare, separated by commas; 0 is greedy
     top_k: int | None = 10  # mark where this many of the likeliest tokens end; None for no mark

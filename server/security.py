@@ -42,6 +42,11 @@ def is_loopback(host):
         return False
 
 
+def is_every_address(host):
+    """Return whether a host, 0.0.0.0 or ::, stands for all addresses of this machine."""
+    return is_address(host) and ipaddress.ip_address(host).is_unspecified
+
+
 class Guard:
     """ASGI middleware that refuses who may not ask, and puts security headers on every response."""
 

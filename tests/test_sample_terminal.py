@@ -84,7 +84,7 @@ def test_prompts_come_one_after_the_other_with_settings_that_change(capsys, monk
     lines = 'The old king\n:temperature 0\nThe old king\n:settings\n:quit\nnot read\n'
     said = talk(capsys, monkeypatch, lines, max_new_tokens=4)
     assert said.out.startswith(''.join(alone))
-    assert 'temperature 0.0' in said.out
+    assert said.out.endswith('\nmax_new_tokens 4\ntemperature 0.0\n')  # what can be changed, and was
     assert 'not read' not in said.out
 
 

@@ -7,6 +7,7 @@ from lm.settings import SamplingSettings
 from lm.wording import (
     describe_response,
     describe_sampler,
+    differs_from_model,
     format_bounds,
     format_likelihood,
     format_perplexity,
@@ -24,6 +25,10 @@ def test_a_samplers_name_says_what_applies():
     assert describe_sampler(settings, fixed=True) == 'temperature 0.8, repetition_penalty 1.2'
     settings = SamplingSettings(top_k=None, quantize='int8')
     assert describe_sampler(settings, fixed=False) == 'temperature 0.8, computed in int8'
+    settings = SamplingSettings(top_k=None, top_p=1.0, min_p=0.0)  # these cut nothing off
+    assert describe_sampler(settings, fixed=False) == 'temperature 0.8'
+    assert not differs_from_model(top_k=None, top_p=1.0, min_p=0.0)
+    assert all(differs_from_model(**one) for one in ({'top_k': 5}, {'top_p': 0.9}, {'min_p': 0.1}))
 
 
 def test_a_response_is_described_under_sampler_and_model():

@@ -1,10 +1,15 @@
 """Who may ask the server: nobody's web page, and on a network only whoever has the token."""
 
+import socket
+from urllib.parse import urlsplit
+
 import pytest
 from helpers.live_server import run_live_server
 from helpers.models import random_gpt
 from helpers.tokenizers import PROSE
 
+import serve
+from common.errors import UserError
 from lm.tokenizer import train_bpe
 
 TOKEN = 'secret-token'
@@ -102,3 +107,16 @@ def test_an_allowed_page_may_ask_and_read(open_server):
     assert response.status_code == 200
     assert response.headers['access-control-allow-origin'] == 'https://class.example'
     assert open_server.http.get('/v1/models', headers=origin).status_code == 401
+
+
+@pytest.mark.parametrize('host', ['::', '0.0.0.0'])
+def test_a_host_that_is_every_address_is_printed_as_a_name(host):
+    listener = serve.listen(serve.Settings(host=host, port=0))
+    with listener, socket.create_connection(('127.0.0.1', listener.getsockname()[1]), timeout=5):
+        address = serve.address_of(listener, host, TOKEN)
+    assert address == f'http://{socket.gethostname()}:{urlsplit(address).port}/?token={TOKEN}'
+
+
+def test_an_empty_host_is_refused():
+    with pytest.raises(UserError, match='--host is empty'):
+        serve.check_settings(serve.Settings(host=''))
