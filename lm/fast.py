@@ -35,6 +35,7 @@ def pack(model, quantize=None, rows=1, tune='once', products=MANY_PRODUCTS):
     if quantize not in (None, 'int8'):
         raise UserError(f'--quantize={quantize}: it must be int8, or None')
     model.tuning, weight = None, next(model.parameters())
+    model.n_parameters = count_parameters(model)
     if quantize and not can_quantize(weight):
         raise UserError(f'--quantize={quantize} needs a CPU and float32; leave it out otherwise')
     linears = [module for module in model.modules() if type(module) is nn.Linear]
@@ -55,6 +56,11 @@ def pack(model, quantize=None, rows=1, tune='once', products=MANY_PRODUCTS):
             page_out([module.weight for module in block.modules() if type(module) is nn.Linear])
     model.lm_head = PackedLinear(model.lm_head, matrix)
     return model
+
+
+def count_parameters(model):
+    """Return how many parameters a model has, or had before it was packed: packed matrices are none."""
+    return getattr(model, 'n_parameters', None) or model.get_num_params(non_embedding=False)
 
 
 def pack_network(model, matrix):

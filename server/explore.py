@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from common.files import PROJECT
 from common.strings import shorten, show_invisible
+from lm.fast import count_parameters
 from lm.settings import SamplingSettings
 from lm.wording import precision_note
 from pictures.page import content_security_policy
@@ -201,7 +202,7 @@ def describe_model(name, named, reader, first):
     start = reader.tokenizer.start_ids()
     return {
         'name': name + precision_note(named.settings.dtype, getattr(named.settings, 'quantize', None)),
-        'parameters': sum(parameter.numel() for parameter in named.model.parameters()),
+        'parameters': count_parameters(named.model),
         'n_ids': named.model.n_ids,
         'block_size': named.model.block_size,
         'stride': reader.stride,
