@@ -157,7 +157,7 @@ def measure_fine_tuning(corpora):
     by_rate = vary_fine_tuning(config, swept, [{'learning_rate': rate, 'epochs': SHORT} for rate in RATES])
     rate = shipped['learning_rate']
     by_length = vary_fine_tuning(config, swept, [{'learning_rate': rate, 'epochs': epochs} for epochs in EPOCHS])
-    write_results('fine_tuning/sweep.json', {**by_rate, **by_length, 'as shipped': shipped})
+    write_results('fine_tuning/sweep.json', {**by_rate, **by_length, 'as-shipped': shipped})
     draw_sweep(RESULTS / 'fine_tuning/sweep.png', by_rate.values(), [*by_length.values(), shipped])
     draw_learning_curve(RESULTS / 'fine_tuning/learning_curve.png', shipped)
 

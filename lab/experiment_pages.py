@@ -21,7 +21,7 @@ from evaluation.markdown import markdown_table
 from evaluation.sentences import comparison_sentences
 from evaluation.tables import format_interval
 from lab import check_page_numbers
-from lab.experiment_runs import OUT, RESULTS, read_result, read_scored_pairs, run_code, run_script
+from lab.experiment_runs import KINDS, OUT, RESULTS, read_result, read_scored_pairs, run_code, run_script
 
 TEXTS = {
     'heldout': 'held-out fairy tales',
@@ -29,7 +29,6 @@ TEXTS = {
     'stories': 'stories, validation part',
     'prose': 'prose, validation part',
 }
-KINDS = {'plain': 'plain prose (control)'}
 BLOCK = re.compile(r'(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)', re.DOTALL)
 SESSION = re.compile(  # a block with one command and its output
     r'^```text\n\$ python (?P<command>(?:sample|visualize|eval)\.py(?: [^\n]+)?)\n(?:(?!\$ |```)[^\n]*\n)*```$',

@@ -17,6 +17,7 @@ from texts.token_files import read_meta
 
 OUT = Path('out-experiment')  # checkpoints and scored texts, which are not kept
 RESULTS = Path('results')  # what is kept
+KINDS = {'plain': 'plain prose (control)'}  # how kinds of pairs are called, if not as in their ids
 PROSE = ('novels.txt', 'victorian_children.txt')
 STORIES = ('childrens_stories.txt', 'fairytales.txt', 'simple_stories.txt', 'tinystories.txt')
 HELDOUT = {'heldout': 'fairytales_heldout.txt', 'simple': 'tinystories_heldout.txt'}

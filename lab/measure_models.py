@@ -12,9 +12,10 @@ from common.files import PROJECT
 from common.json_files import read_json
 from common.text_files import read_text_chunks
 from lab import measure_report
-from lab.experiment_runs import OUT, read_scored_pairs, run_script, run_training, write_results
+from lab.experiment_runs import KINDS, OUT, read_scored_pairs, run_script, run_training, write_results
 from lab.result_pictures import draw_length
 from lm import checkpoint
+from pictures.before_after import draw_kinds
 from texts.plain_text import split_documents
 
 STORIES = PROJECT / 'data/childrens_stories/childrens_stories.txt'  # 52, which no model has seen
@@ -27,28 +28,35 @@ UNCUT = ('--top_k=None', '--top_p=None')
 
 
 def measure_pairs(models, results):
-    """Score the pairs and the questions: `results`/fine_tuning/pairs, kinds.json, questions.json."""
+    """Score the pairs and the questions: `results`/fine_tuning/pairs, kinds.json and .png, questions.json."""
     questions = OUT / 'questions'
     for folder, file in ((results / 'fine_tuning/pairs', 'eval_data.json'), (questions, 'data/story_questions.json')):
         shutil.rmtree(folder, ignore_errors=True)  # eval.py never overwrites the results of other models
         run_script('eval.py', *models, f'--eval_data={file}', f'--save={folder}')
-    write_results('fine_tuning/kinds.json', compare_kinds(read_scored_pairs(results)), results)
+    kinds = group_kinds(read_scored_pairs(results))
+    write_results('fine_tuning/kinds.json', compare_kinds(kinds), results)
+    draw_kinds(results / 'fine_tuning/kinds.png', {KINDS.get(kind, kind): pairs for kind, pairs in kinds.items()})
     answers = read_json(questions / 'summary.json')['multiple_choice']
     write_results('fine_tuning/questions.json', answers, results)
 
 
-def compare_kinds(rows):
-    """Return how the pairs of each kind changed: openings, speech, endings, ... and plain prose, the control."""
-    ratios = defaultdict(list)
+def group_kinds(rows):
+    """Return the logprobs of the pairs of each kind: {kind: [(before, after)]}, as openings, endings, plain prose."""
+    kinds = defaultdict(list)
     for row in rows:
-        ratios[row['id'].rpartition('-')[0]].append(row['log_ratio'])
+        kinds[row['id'].rpartition('-')[0]].append((row['before']['logprob'], row['logprob']))
+    return dict(kinds)
+
+
+def compare_kinds(kinds):
+    """Return how the pairs of each kind changed. kinds: {kind: [(before, after)]}, logprobs."""
     return {
         kind: {
-            'pairs': len(values),
-            'rose': sum(ratio > 0 for ratio in values),
-            'mean_log_ratio': statistics.fmean(values),
+            'pairs': len(pairs),
+            'rose': sum(after > before for before, after in pairs),
+            'mean_log_ratio': statistics.fmean(after - before for before, after in pairs),
         }
-        for kind, values in ratios.items()
+        for kind, pairs in kinds.items()
     }
 
 

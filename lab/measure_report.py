@@ -85,12 +85,17 @@ def compare_runners_up(model, tokenizer, prompt, max_new_tokens, temperature):
                 'piece': tokenizer.pieces([id])[0],
                 'runner_up': tokenizer.pieces([runner_up])[0],
                 'gap': best - second,
-                'log10_of_the_rest': -(best - second) / temperature / math.log(10),
+                'of_the_runner_up': write_power(-(best - second) / temperature / math.log(10)),
                 'model_probability': step.model_logprob.exp().item(),
                 'sampler_probability': step.sampler_logprob.exp().item(),
             }
         )
     return tokens
+
+
+def write_power(exponent):
+    """Return a power of ten with a whole exponent as text, such as 10⁻⁴²⁴⁴: a float could be too small for it."""
+    return '10' + str(round(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))
 
 
 def find_underflow(model, tokenizer, prompt, seed):

@@ -1,7 +1,8 @@
 """The report about another model: fine-tune it, measure it, draw the figures, put its numbers on a copy of the page.
 
 What the page says about `tiny` and `tiny-stories` in particular need not hold for another model. Those paragraphs have
-a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they are to be written anew.
+a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they are to be written anew. Those with
+`<!-- of these models only -->` quote runs that are not made of another model, and are left out.
 """
 
 import os
@@ -28,7 +29,7 @@ CONFIG = 'config/finetune_stories.py'
 RATE, RATES = 3e-5, (1e-5, 3e-5, 1e-4)  # that of CONFIG, and those that are compared
 DRAWS, CACHED = 1000, 200  # as in experiment.py
 MARK = '✎ '
-OF_THESE = '<!-- of these models -->'
+OF_THESE, ONLY_OF_THESE = '<!-- of these models -->', '<!-- of these models only -->'
 HEAD = """# How likely? A report on {name} before and after stories
 
 Every figure, output and number on this page was made by
@@ -148,8 +149,8 @@ def turn_commands(text, name, out_dir):
 
 
 def mark_paragraphs(text):
-    """Return a page on which the paragraphs about particular models begin with a mark."""
-    paragraphs = text.split('\n\n')
+    """Return a page on which the paragraphs about particular models begin with a mark, or are left out."""
+    paragraphs = [part for part in text.split('\n\n') if ONLY_OF_THESE not in part]
     return '\n\n'.join(f'{MARK}{part}' if OF_THESE in part else part for part in paragraphs).replace(
         f'{OF_THESE}\n', ''
     )

@@ -23,6 +23,7 @@ try:
     from markdown_it import MarkdownIt
     from mdit_py_plugins.anchors import anchors_plugin
     from mdit_py_plugins.dollarmath import dollarmath_plugin
+    from PIL import Image
     from pygments import lexers
     from pygments.formatters import HtmlFormatter
     from pygments.util import ClassNotFound
@@ -31,7 +32,9 @@ except ImportError as error:
 
 TEXT_WIDTH, CHARACTER = 170 / 25.4 * 72, 0.602  # of a page, in points; of a character, in parts of the font size
 CODE_SIZE = 7.2  # points, for lines that fit
-SHORT_TABLE, SHORT_CODE = 16, 45  # rows and lines that are kept on one page
+SHORT_TABLE, SHORT_CODE = 900, 20  # characters and lines that are kept on one page
+PRINTED = 0.67  # the size of a figure on paper; one of ten inches is as wide as the text
+LONGEST_WORD = 60  # characters of code that are kept on one line
 SECONDS_TO_PRINT = 120
 STYLE = Path(__file__).with_name('report.css')
 
@@ -91,6 +94,7 @@ def read_markdown(folder):
     reader.use(dollarmath_plugin, allow_labels=False, double_inline=True)
     rules = {
         'fence': render_code,
+        'code_inline': render_inline_code,
         'table_open': open_table,
         'image': lambda tokens, place, *_: embed_picture(tokens[place], folder),
         'link_open': lambda tokens, place, *_: open_link(tokens, place, folder),
@@ -122,14 +126,17 @@ def render_code(tokens, place, *_):
     return f'<pre{short} style="font-size: {size:.2f}pt">{coloured.rstrip()}</pre>\n'
 
 
+def render_inline_code(tokens, place, *_):
+    """Return code in a line of text, with line breaks only at its spaces: never between `--` and the option's name."""
+    words = [html.escape(word) for word in tokens[place].content.split(' ')]
+    return f'<code>{" ".join(f"<span>{word}</span>" if len(word) <= LONGEST_WORD else word for word in words)}</code>'
+
+
 def open_table(tokens, place, *_):
     """Return the beginning of a table; a short one is kept on one page."""
-    rows = 0
-    for token in tokens[place:]:
-        if token.type == 'table_close':
-            break
-        rows += token.type == 'tr_open'
-    return f'<table{" class=short" if rows <= SHORT_TABLE else ""}>\n'
+    end = next(end for end in range(place, len(tokens)) if tokens[end].type == 'table_close')
+    characters = sum(len(token.content) for token in tokens[place:end] if token.type == 'inline')
+    return f'<table{" class=short" if characters <= SHORT_TABLE else ""}>\n'
 
 
 def embed_picture(token, folder):
@@ -137,8 +144,10 @@ def embed_picture(token, folder):
     path = folder / token.attrGet('src')
     if not path.is_file():
         raise UserError(f'{path} is missing; the page shows it')
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(token.content)}" src="data:image/png;base64,{data}">'
+    with Image.open(path) as picture:
+        inches = picture.width / picture.info.get('dpi', (100,))[0]
+    data, width = base64.b64encode(path.read_bytes()).decode(), f'width: {PRINTED * inches:.2f}in'
+    return f'<img alt="{html.escape(token.content)}" style="{width}" src="data:image/png;base64,{data}">'
 
 
 def leads_out(tokens, place):

@@ -54,7 +54,7 @@ def draw_sweep(path, by_rate, by_length):
     Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (stories, prose: bits per byte as value, low,
     high) and `pairs`; the last of the pairs has the mean `logprob` of the responses at the end.
     """
-    figure, panels = new_panels(4, 10, 6.4, rows=2)
+    figure, panels = new_panels(4, 10, 5, rows=2)
     by_rate, by_length = list(by_rate), list(by_length)
     columns = (
         (by_rate, 'learning_rate', f'peak learning rate, for {by_rate[0]["epochs"]:.2g} epochs'),
@@ -74,7 +74,7 @@ def draw_sweep(path, by_rate, by_length):
             ]
             bits.errorbar(x, values, errors, color=colour, marker='o', markersize=4, capsize=2, label=label)
         pairs.plot(x, [run['pairs'][-1]['logprob'] for run in runs], color=BAR, marker='o', markersize=4)
-        for axes, y_label in ((bits, 'bits per byte'), (pairs, 'mean logprob of the responses')):
+        for axes, y_label in ((bits, 'bits per byte'), (pairs, 'pairs: mean logprob')):
             axes.set_xscale('log')
             axes.set_xticks(x, [f'{value:.2g}' for value in x])
             axes.minorticks_off()

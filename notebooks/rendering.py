@@ -50,7 +50,7 @@ def escape(text):
 def line(text, kind=''):
     """Return a sentence about what happens. kind: 'busy', 'good', 'bad' or ''."""
     role = 'alert' if kind == 'bad' else 'status'
-    mark = {'busy': '⏳ ', 'good': '✓ ', 'bad': '✗ '}.get(kind, '')
+    mark = {'busy': '… ', 'good': '✓ ', 'bad': '✗ '}.get(kind, '')
     return f'<div class="ft-line {kind}" role="{role}">{mark}{escape(text)}</div>' if text else ''
 
 

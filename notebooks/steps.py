@@ -160,7 +160,7 @@ def measure(model, run=None):
     with quietly():
         tokenizers = [subject.tokenizer for subject in subjects]
         source = TextSource(f'{DATASET}/test', tokenizers, [block_size] * len(subjects))
-        results = Results(same_tokens=True, temperature=1.0, show=0, text=True)
+        results = Results(same_tokens=True, has_sampler=False, show=0, text=True)
         settings = ScoringSettings()
         for window in group_windows(source.units()):
             results.extend(score_units(window, source, subjects, settings, lambda index: 0))

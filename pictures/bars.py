@@ -32,10 +32,11 @@ def make_charts(records, prompt_ids, tokenizer, sampler):
     ]
 
 
-def draw_bars(axes, chart, title_width=50, title_size=10):
+def draw_bars(axes, chart, in_sheet=False):
     """Draw one step: a bar of sampler probability for each token, and a thin mark at its model probability.
 
-    The chosen token is orange. If it is not among the likeliest, it comes last, with its rank.
+    The chosen token is orange. If it is not among the likeliest, it comes last, with its rank. in_sheet: draw one of
+    many narrow charts, with shorter labels; what the sampler is, the sheet says once.
     """
     record, others = chart.record, chart.record.alternatives_and_token
     sampler = [math.exp(other.sampler_logprob) for other in others]
@@ -44,7 +45,7 @@ def draw_bars(axes, chart, title_width=50, title_size=10):
     places = range(len(others))
     axes.barh(places, sampler, color=[CHOSEN if place == chosen else BAR for place in places], height=0.8)
     axes.plot(model, places, linestyle='none', marker='|', markersize=12, markeredgewidth=1.5, color=MARK)
-    labels = [shorten(piece, 24) for piece in chart.pieces]
+    labels = [shorten(piece, 12 if in_sheet else 24) for piece in chart.pieces]
     if record.rank > chosen + 1:
         labels[chosen] += f'  (rank {record.rank:,})'
         axes.axhline(chosen - 0.5, color='grey', linewidth=0.8, linestyle=':')  # sets it apart from the likeliest
@@ -59,8 +60,9 @@ def draw_bars(axes, chart, title_width=50, title_size=10):
         x = max(of_sampler, of_model) + largest * 0.025
         axes.text(x, place, format_bar_value(of_sampler), va='center', fontsize='small')
     hide_spines(axes, 'top', 'right')
-    context = shorten(chart.context, title_width, from_end=True)
-    axes.set_title(f'{context} ▁\n{chart.sampler}', loc='left', fontsize=title_size, parse_math=False)
+    context = shorten(chart.context, 19 if in_sheet else 50, from_end=True)
+    title = f'{context} ▁' if in_sheet else f'{context} ▁\n{chart.sampler}'
+    axes.set_title(title, loc='left', fontsize=9 if in_sheet else 10, parse_math=False)
 
 
 def save_bar_charts(charts, folder, keep_open=False):
@@ -95,14 +97,15 @@ def save_sheet(charts, folder, keep_open):
 
     columns = min(5, len(charts))
     rows = math.ceil(len(charts) / columns)
-    figure = pyplot.figure(figsize=(4.6 * columns, 3.2 * rows + 0.4), layout='constrained')
+    figure = pyplot.figure(figsize=(max(2.3 * columns, 5), 2.6 * rows + 0.6), layout='constrained')
     for chart, axes in zip(charts, figure.subplots(rows, columns, squeeze=False).flat):
-        draw_bars(axes, chart, title_width=26, title_size=9)
+        draw_bars(axes, chart, in_sheet=True)
     for axes in figure.axes[len(charts) :]:
         axes.set_axis_off()
-    figure.supxlabel('probability (bar and number: sampler, mark: model); the chosen token in orange')
+    bar = f'bar and number: probability of the sampler ({charts[0].sampler})'
+    figure.supxlabel(f'{bar}; mark: of the model; orange: the chosen token', fontsize=10)
     path = folder / 'sheet.png'
-    save_figure(figure, path, dpi=90)
+    save_figure(figure, path, dpi=150)
     if not (keep_open and has_screen()):
         pyplot.close(figure)
     return path

@@ -183,7 +183,10 @@ def draw_temperature(title, pieces, panels, top_k, top_p, curve):
     left, gap, height = axis_label_inches(labels, 9) + 0.15, 0.22, 0.27 * len(labels)
     panel_width = max(2.1, min(2.9, 12 / len(panels)), (9 - left) / len(panels) - gap)
     width = max(left + len(panels) * (panel_width + gap), 9) + 0.1
-    figure = make_figure(width, height + 6.45, title)
+    legend = legend_lines(top_k, top_p)
+    below = 0.18 * max(len(panel.notes) for panel in panels) + 2.08 + height  # the bars and the notes under them
+    lower = below + 0.17 * len(legend) + 0.5
+    figure = make_figure(width, lower + 2.85, title)
     colours = [HEAT(0.05 + 0.68 * number / max(1, len(panels) - 1)) for number in range(len(panels))]
     lengths = [[*panel.probs[: len(pieces)], max(0.0, 1 - panel.probs[: len(pieces)].sum())] for panel in panels]
     right = max(bar_axis_end(bars, panel, panel_width) for bars, panel in zip(lengths, panels))
@@ -198,12 +201,12 @@ def draw_temperature(title, pieces, panels, top_k, top_p, curve):
         axes.set_yticks(range(len(labels)), labels if number == 0 else [''] * len(labels), fontsize=9, parse_math=False)
         for line, note in enumerate(panel.notes):
             place_text(figure, x, 2.08 + height + 0.18 * line, note, fontsize=8, color='#444444')
-    for line, note in enumerate(legend_lines(top_k, top_p)):
-        place_text(figure, left, 2.85 + height + 0.17 * line, note, fontsize=8, color=TEXT_GREY)
+    for line, note in enumerate(legend):
+        place_text(figure, left, below + 0.05 + 0.17 * line, note, fontsize=8, color=TEXT_GREY)
 
     half = width / 2 - 1.1
-    draw_cumulative(place_axes(figure, 0.75, height + 3.6, half + 0.4, 2.25), panels, colours, top_k, top_p)
-    draw_choices(place_axes(figure, half + 2.5, height + 3.6, half - 1.05, 2.25), panels, colours, curve)
+    draw_cumulative(place_axes(figure, 0.75, lower, half + 0.4, 2.25), panels, colours, top_k, top_p)
+    draw_choices(place_axes(figure, half + 2.5, lower, half - 1.05, 2.25), panels, colours, curve)
     for axes in figure.axes[-2:]:
         axes.grid(color='#e2e2e2', linewidth=0.6)
         axes.tick_params(labelsize=8)
@@ -297,7 +300,8 @@ def draw_cumulative(axes, panels, colours, top_k, top_p):
     axes.set_ylim(0, 1.03)
     axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:.0%}')
-    axes.set_xlabel('number of likeliest tokens (log axis; dot: where top-p alone cuts)', fontsize=8)
+    dots = '; dot: where top-p alone cuts' if top_p is not None else ''
+    axes.set_xlabel(f'number of likeliest tokens (log axis{dots})', fontsize=8)
     axes.set_ylabel('total sampler probability', fontsize=8)
     axes.legend(title='temperature', title_fontsize=8, fontsize=8, framealpha=0.85, edgecolor='none', loc='lower right')
 

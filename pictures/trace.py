@@ -135,14 +135,14 @@ BOX_TITLES = {  # if not the name of the step
     'wpe(positions)': '+ wpe(positions)',
 }
 READS, ADDS = '#e8eef5', '#f6d9c8'  # colours of boxes that read the residual stream, and of boxes that add to it
-FLOW_WIDTH, FLOW_HEIGHT = 12.4, 6.1  # inches
+FLOW_WIDTH, FLOW_HEIGHT = 12.4, 5.6  # inches
 STREAM_X, FIRST_X = 0.75, 1.75  # of the residual stream, and of the first box of each row
 BOX_STEP, BOX_WIDTH, BOX_HEIGHT = 1.72, 1.46, 0.72
 ROWS = {  # of boxes: y, steps
     'embedding': (0.45, ['idx', 'wte(idx)', 'wpe(positions)']),
     'attention': (1.75, ['ln_1(x)', 'c_attn(x)', 'q = qkv[0]', 'softmax(q kᵀ / √hs)', 'y', 'c_proj(y)']),
     'mlp': (3.0, ['ln_2(x)', 'c_fc(x)', 'gelu(c_fc(x))', 'c_proj(gelu(...))']),
-    'head': (5.2, ['ln_f(x)', 'lm_head(x)', 'logprobs']),
+    'head': (4.95, ['ln_f(x)', 'lm_head(x)', 'logprobs']),
 }
 OTHER_BLOCKS_Y = 4.15
 
@@ -164,7 +164,7 @@ def draw_trace(title, flow, stops, norms, pieces):
     T = len(pieces)
     cell = min(max(0.2, min(0.8, (FLOW_WIDTH - 2.4) / T)), MAX_INCHES / T)
     width, height = cell * T, min(0.27 * len(stops), MAX_INCHES / 2)
-    left, top = axis_label_inches(stops) + 0.3, FLOW_HEIGHT + 1.1
+    left, top = axis_label_inches(stops) + 0.3, FLOW_HEIGHT + 0.95
     figure_height = top + 0.05 + height + axis_label_inches(pieces) + 0.35
     figure = make_figure(max(FLOW_WIDTH, left + width + 1.1), figure_height, title)
     axes = place_axes(figure, 0, 0.5, FLOW_WIDTH, FLOW_HEIGHT, xlim=(0, FLOW_WIDTH), ylim=(FLOW_HEIGHT, 0))
@@ -255,9 +255,9 @@ def draw_box(axes, x, y, step, lines, colour):
     boxstyle = 'round,pad=0,rounding_size=0.07'
     axes.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, boxstyle=boxstyle, **style))
     title, x, style = BOX_TITLES.get(step, step), x + BOX_WIDTH / 2, {'ha': 'center', 'va': 'center'}
-    axes.text(x, y - 0.17, title, fontsize=9 if len(title) <= 14 else 8, weight='bold', **style)
-    axes.text(x, y + 0.05, lines[0], fontsize=7.5, color='#333333', **style)
-    axes.text(x, y + 0.23, lines[1], fontsize=6.5, color='#8a8a8a', **style)
+    axes.text(x, y - 0.2, title, fontsize=10 if len(title) <= 14 else 8.5, weight='bold', **style)
+    axes.text(x, y + 0.03, lines[0], fontsize=9.5, color='#333333', **style)
+    axes.text(x, y + 0.23, lines[1], fontsize=8.5, color='#777777', **style)
 
 
 def draw_arrow(axes, start, end):

@@ -157,7 +157,7 @@ def test_the_effect_of_fine_tuning_is_on_its_page(done):
     assert questions['questions'] == 80
     assert f'{texts["heldout"]["model"]["bits_per_byte"]["value"]:.3f} [' in page
     assert f'{summary["comparison"]["rose"]} likelier' in page
-    assert set(sweep) == {'rate-0.001-epochs-0.1', 'rate-0.01-epochs-0.5', 'as shipped'}
+    assert set(sweep) == {'rate-0.001-epochs-0.1', 'rate-0.01-epochs-0.5', 'as-shipped'}
     assert all(set(run['texts']) == {'simple', 'heldout'} and run['pairs'] for run in sweep.values())
     for name in ('sweep.png', 'learning_curve.png', 'pairs/before_after.png'):
         assert (folder / 'results/fine_tuning' / name).stat().st_size > 5000
