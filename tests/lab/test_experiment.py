@@ -159,7 +159,7 @@ def test_the_effect_of_fine_tuning_is_on_its_page(done):
     assert f'{summary["comparison"]["rose"]} likelier' in page
     assert set(sweep) == {'rate-0.001-epochs-0.1', 'rate-0.01-epochs-0.5', 'as-shipped'}
     assert all(set(run['texts']) == {'simple', 'heldout'} and run['pairs'] for run in sweep.values())
-    for name in ('sweep.png', 'learning_curve.png', 'pairs/before_after.png'):
+    for name in ('sweep.png', 'learning_curve.png', 'pairs/before_after.png', 'kinds.png'):
         assert (folder / 'results/fine_tuning' / name).stat().st_size > 5000
     assert find_disagreements(folder / 'results/fine_tuning/README.md', all_sourced=False) == []
     kept = '\n'.join(file.read_text() for file in (folder / 'results').rglob('*') if file.suffix in ('.json', '.md'))

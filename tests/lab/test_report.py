@@ -66,6 +66,18 @@ def test_without_a_browser_the_page_is_left_for_another(tmp_path, monkeypatch):
     assert '<em>word</em>' in (tmp_path / 'page.html').read_text()
 
 
+def test_an_option_is_not_broken_after_its_dashes(tmp_path):
+    (tmp_path / 'page.md').write_text('Say `python sample.py --top_k=None` or `a<b`.\n')
+    report_document.write_html(tmp_path / 'page.md', tmp_path / 'page.html')
+    text = (tmp_path / 'page.html').read_text()
+    assert '<code><span>python</span> <span>sample.py</span> <span>--top_k=None</span></code>' in text
+    assert '<code><span>a&lt;b</span></code>' in text
+
+
+def test_probabilities_too_small_for_a_float_are_powers_of_ten():
+    assert [measure_report.write_power(exponent) for exponent in (-4243.8, -15.1, 0)] == ['10⁻⁴²⁴⁴', '10⁻¹⁵', '10⁰']
+
+
 def test_a_missing_picture_is_named(tmp_path):
     (tmp_path / 'page.md').write_text('![a](not_there.png)\n')
     with pytest.raises(UserError, match=r'not_there\.png is missing'):

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from pictures.before_after import draw_before_after
+from pictures.before_after import draw_before_after, draw_kinds
 from pictures.reliability import draw_reliability
 from pictures.style import BLUE, ORANGE
 from pictures.token_sheet import draw_token_sheet
@@ -28,6 +28,15 @@ def test_before_and_after_are_powers_of_ten_sorted_by_the_change(tmp_path, last_
     assert [colour_of(line) for line in lines] == [to_rgb(ORANGE), to_rgb(BLUE), to_rgb(BLUE)]
     assert axes.xaxis.get_major_formatter()(-12, 0) == '$10^{-12}$'
     assert 'log' in axes.get_xlabel()
+
+
+def test_the_responses_of_a_kind_are_together_with_their_mean_change(tmp_path, last_figure):
+    draw_kinds(tmp_path / 'kinds.png', {'opening': [(-9.0, -8.0), (-7.0, -3.0)], 'plain prose': [(-5.0, -6.5)]})
+    axes = last_figure().axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['opening, +2.5', 'plain prose, −1.5']
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 2]
+    assert [tuple(line.get_xdata()) for line in lines] == [(-7.0, -3.0), (-9.0, -8.0), (-5.0, -6.5)]
+    assert [colour_of(line) for line in lines] == [to_rgb(BLUE), to_rgb(BLUE), to_rgb(ORANGE)]
 
 
 @pytest.mark.parametrize(
