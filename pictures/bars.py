@@ -61,8 +61,10 @@ def draw_bars(axes, chart, in_sheet=False):
         axes.text(x, place, format_bar_value(of_sampler), va='center', fontsize='small')
     hide_spines(axes, 'top', 'right')
     context = shorten(chart.context, 19 if in_sheet else 50, from_end=True)
-    title = f'{context} ▁' if in_sheet else f'{context} ▁\n{chart.sampler}'
-    axes.set_title(title, loc='left', fontsize=9 if in_sheet else 10, parse_math=False)
+    if in_sheet:  # it ends at the right, since there is room above the labels on the left
+        axes.set_title(f'{context} ▁', loc='right', fontsize=9, parse_math=False)
+    else:
+        axes.set_title(f'{context} ▁\n{chart.sampler}', loc='left', fontsize=10, parse_math=False)
 
 
 def save_bar_charts(charts, folder, keep_open=False):

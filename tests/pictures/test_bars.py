@@ -169,7 +169,7 @@ def test_title_has_the_end_of_the_context_and_the_temperature():
     assert second == 'temperature 0.8, top_k 200'
 
     context = ' '.join(f'word{number}' for number in range(100))
-    title = drawn(a_chart(context=context), in_sheet=True).get_title(loc='left')
+    title = drawn(a_chart(context=context), in_sheet=True).get_title(loc='right')
     shown = title.removesuffix(' ▁').removeprefix('… ')
     assert title.startswith('… word') and context.endswith(f' {shown}') and 10 < len(shown) <= 19
 
