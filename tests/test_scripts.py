@@ -199,5 +199,5 @@ def test_a_reader_that_stops_early_is_no_error(here, arguments):
 def test_output_survives_an_encoding_that_lacks_characters(here, arguments):
     """Redirected to a file on Windows, output has an encoding without ⏎."""
     script, *rest = arguments
-    process = run_script(script, *rest, cwd=here, env={'PYTHONIOENCODING': 'ascii'})
+    process = run_script(script, *rest, cwd=here, env={'PYTHONIOENCODING': 'ascii'}, fresh=True)
     assert process.returncode == 0, process.stderr

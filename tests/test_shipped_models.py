@@ -49,11 +49,11 @@ def test_stories_made_the_model_expect_stories():
 @pytest.mark.slow
 def test_the_first_command_needs_neither_network_nor_settings(tmp_path):
     offline = {'HF_HUB_OFFLINE': '1', 'TIKTOKEN_CACHE_DIR': str(tmp_path / 'nothing')}
-    process = run_script('sample.py', '--max_new_tokens=20', cwd=tmp_path, env=offline)
+    process = run_script('sample.py', '--max_new_tokens=20', cwd=tmp_path, env=offline, fresh=True)
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith('Once upon a time')
     assert process.stdout.count('logprob') == 2
     assert list(tmp_path.iterdir()) == []
-    process = run_script('eval.py', cwd=tmp_path, env=offline)
+    process = run_script('eval.py', cwd=tmp_path, env=offline, fresh=True)
     assert process.returncode == 0, process.stderr
     assert '64 responses' in process.stdout

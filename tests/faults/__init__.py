@@ -15,9 +15,8 @@ A situation is one script run once under one fault, in a process of its own. `fa
     run(..., fault=Fault('full', 7))                  # the disk is full from the seventh such change on
     run(..., fault=Fault('count')).points             # these changes, in order
 
-Importing torch takes two seconds, so one process per worker of pytest imports all that the scripts need and is forked
-for each situation, before any thread exists (`faults.server`). `fresh` starts a new interpreter instead. The file layer
-is `file_layer.c`, loaded before the C library: it sees what Python, C++ and Rust write.
+Each is forked from a process that has imported everything (`helpers.forks`); `fresh` starts a new interpreter instead.
+The file layer is `helpers/file_layer.c`, loaded before the C library: it sees what Python, C++ and Rust write.
 
 Every test says what kind of fault it is about, and how many situations it runs through, if not one:
 

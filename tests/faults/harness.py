@@ -1,32 +1,20 @@
 """Run a script under a fault, in a process of its own; see `faults` for examples."""
 
-import atexit
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers.forks import ENVIRONMENT, compile_file_layer, start_fork
 from helpers.scripts import PROJECT
 
-HERE = Path(__file__).parent
 SECONDS, MEMORY = 60, 3 * 10**9  # limits of a situation that names none
-ENVIRONMENT = {
-    'OMP_NUM_THREADS': '1',
-    'OPENBLAS_NUM_THREADS': '1',
-    'HF_HUB_OFFLINE': '1',
-    'HF_HUB_DISABLE_PROGRESS_BARS': '1',
-    'MPLBACKEND': 'Agg',
-    'PYTHONPATH': str(PROJECT),
-}
 PROGRESS = re.compile(r'\d+%\||\d(it|B|document)/s|s/it|\[\d\d:\d\d|it/s')  # lines of tqdm
 
 
@@ -137,10 +125,11 @@ def start(
         'address_space': address_space,
         'fault': fault and {'mode': fault.mode, 'point': fault.point, 'below': str(fault.below or cwd)},
         'log': log,
+        'is_copy': False,
     }
-    if fault is not None and not _file_layer():
+    if fault is not None and not compile_file_layer():
         pytest.skip('the file layer of these tests needs Linux and a C compiler')
-    return Running(*_server().start(request), names, log)
+    return Running(*start_fork(request), names, log)
 
 
 def assert_one_line(outcome, *words, code=2):
@@ -161,63 +150,6 @@ def assert_went_well(outcome):
 
 
 # The processes --------------------------------------------------------------------------------------------------------
-
-
-class _Server:
-    """The other side of faults.server."""
-
-    def __init__(self):
-        ours, theirs = socket.socketpair()
-        layer = _file_layer()
-        environment = {**os.environ, **ENVIRONMENT, **({'LD_PRELOAD': layer} if layer else {})}
-        command = [sys.executable, str(HERE / 'server.py'), str(theirs.fileno())]
-        self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        theirs.close()
-        self._connection, self._answers = ours, ours.makefile('r', encoding='utf-8')
-        self._last, self._early = 0, []
-        atexit.register(self.stop)
-
-    def start(self, request):
-        self._last += 1
-        id = self._last
-        self._connection.sendall(json.dumps({**request, 'id': id}).encode() + b'\n')
-        return lambda: self._answer(id, 'code'), self._answer(id, 'pid')['pid']
-
-    def _answer(self, id, key):
-        """Return the answer about request `id` that has `key`; keep those about others for later."""
-        while True:
-            for answer in self._early:
-                if answer['id'] == id and key in answer:
-                    self._early.remove(answer)
-                    return answer
-            line = self._answers.readline()
-            assert line, 'the fork server has ended'
-            self._early.append(json.loads(line))
-
-    def stop(self):
-        self._answers.close()
-        self._connection.close()
-        self._process.wait()
-
-
-@cache
-def _server():
-    return _Server()
-
-
-@cache
-def _file_layer():
-    """Compile the file layer and return its path, None if that is not possible here."""
-    if not sys.platform.startswith('linux'):
-        return None
-    folder = tempfile.TemporaryDirectory(prefix='faults-')
-    atexit.register(folder.cleanup)
-    path = f'{folder.name}/file_layer.so'
-    try:
-        subprocess.run(['cc', '-shared', '-fPIC', '-O1', HERE / 'file_layer.c', '-o', path, '-ldl'], check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return path
 
 
 def _start_fresh(command, cwd, environment, streams, seconds):

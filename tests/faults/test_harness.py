@@ -17,7 +17,7 @@ SAMPLE = ('--init_from=tiny', '--device=cpu', '--max_new_tokens=5')
 def test_a_forked_script_says_what_a_new_interpreter_says(tmp_path):
     for arguments in (SAMPLE, ('--init_from=tiny', '--top_k=0')):
         forked, fresh = (run('sample.py', *arguments, cwd=tmp_path, fresh=new) for new in (False, True))
-        alone = run_script('sample.py', *arguments, cwd=tmp_path)
+        alone = run_script('sample.py', *arguments, cwd=tmp_path, fresh=True)
         for outcome in (forked, fresh):
             assert (outcome.code, outcome.out, outcome.err) == (alone.returncode, alone.stdout, alone.stderr)
         assert forked.peak_bytes > 10**8

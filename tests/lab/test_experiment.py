@@ -3,12 +3,10 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from filelock import FileLock
-from helpers.scripts import PROJECT, assert_friendly_error, files_of_project, run_script
+from helpers.scripts import PROJECT, assert_friendly_error, files_of_project, run_copy, run_script
 from helpers.stories import make_tales
 
 from common.errors import UserError
@@ -16,11 +14,18 @@ from lab import experiment, experiment_pages
 from lab.check_page_numbers import find_disagreements
 
 SMALL = """
-from lab import experiment
+import sys
+from functools import partial
 
+from lab import experiment, experiment_runs
+
+sys.path.append({tests!r})
+from helpers.scripts import run_in_this_process
+
+experiment_runs.subprocess.run = partial(run_in_this_process, {{}})
 experiment.VOCAB_SIZE = 300
-experiment.SHORT_RUN |= {'max_iters': 20, 'warmup_iters': 2, 'eval_interval': 10, 'eval_iters': 2}
-experiment.SEARCH = {'base': {}, 'small': {'n_embd': 8}}
+experiment.SHORT_RUN |= {{'max_iters': 20, 'warmup_iters': 2, 'eval_interval': 10, 'eval_iters': 2}}
+experiment.SEARCH = {{'base': {{}}, 'small': {{'n_embd': 8}}}}
 experiment.RATES, experiment.EPOCHS, experiment.SEEDS = (1e-3,), (0.5,), (1,)
 experiment.PROMPTS = experiment.PROMPTS[:1]
 experiment.DRAWS, experiment.CACHED = 20, 20
@@ -122,7 +127,8 @@ def run_experiment(folder):
         (folder / f'corpora/{name}.txt').write_text(make_tales(who, 20))
     (folder / 'results/REPORT.md').write_text(PAGE)
     (folder / 'README.md').write_text('# Front door\n')
-    process = subprocess.run([sys.executable, '-c', SMALL], cwd=folder, capture_output=True, text=True, timeout=1800)
+    (folder / 'small.py').write_text(SMALL.format(tests=str(PROJECT / 'tests')))
+    process = run_copy('small.py', cwd=folder, timeout=1800)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 

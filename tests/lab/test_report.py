@@ -3,16 +3,15 @@
 import contextlib
 import io
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
+from functools import partial
 
 import pytest
 from helpers.models import random_gpt
-from helpers.scripts import PROJECT, assert_friendly_error, run_script
+from helpers.scripts import PROJECT, assert_friendly_error, run_in_this_process, run_script
 from helpers.stories import make_tales
 
 from common.errors import UserError
@@ -128,22 +127,6 @@ def test_a_model_that_cannot_be_had_is_one_line():
 # About another model --------------------------------------------------------------------------------------------------
 
 
-def run_in_this_process(program, **options):
-    """Do what subprocess.run does with a script or a few lines of Python, without starting another one."""
-    _, script, *arguments = program
-    before, printed = sys.argv, io.StringIO()
-    try:
-        sys.argv = [script, *arguments, *SHORT.get(Path(script).name, ())]
-        with contextlib.redirect_stdout(printed), contextlib.chdir(options.get('cwd') or '.'):
-            if script == '-c':
-                exec(arguments[0], {'__name__': '__main__'})
-            else:
-                runpy.run_path(script, run_name='__main__')
-    finally:
-        sys.argv = before
-    return subprocess.CompletedProcess(program, 0, printed.getvalue())
-
-
 @pytest.fixture(scope='module')
 def other(tmp_path_factory):
     """The folder of a report about a small random model, made from texts of a few pages; and the model's."""
@@ -167,7 +150,7 @@ def other(tmp_path_factory):
         (here / 'texts' / name).write_text(make_tales(who, count))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.chdir(here)
-        patch.setattr('lab.experiment_runs.subprocess.run', run_in_this_process)
+        patch.setattr('lab.experiment_runs.subprocess.run', partial(run_in_this_process, SHORT))
         patch.setattr(report_about, 'RATES', (report_about.RATE,))
         patch.setattr(report_about, 'DRAWS', 5)
         patch.setattr(report_about, 'CACHED', 5)

@@ -16,7 +16,7 @@ from visualize import PICTURES
     'picture', [pytest.param(name, marks=[] if name == 'attention' else pytest.mark.slow) for name in PICTURES]
 )
 def test_every_picture_is_drawn_without_any_settings(picture, tmp_path):
-    process = run_script('visualize.py', picture, cwd=tmp_path, env={'DISPLAY': '', 'MPLBACKEND': 'TkAgg'})
+    process = run_script('visualize.py', picture, cwd=tmp_path, env={'DISPLAY': '', 'MPLBACKEND': 'TkAgg'}, fresh=True)
     assert process.returncode == 0, process.stderr
     assert process.stderr == ''
     assert 'tiny-stories' in process.stdout

@@ -1,7 +1,8 @@
-"""The process that imports all that the scripts need, once, and is forked for each situation; see `faults`.
+"""The process that imports all that the scripts need, once, and is forked for each script; see `helpers.forks`.
 
-It speaks JSON, a line each way. A request is {id, arguments, cwd, streams, environment, seconds, memory, ...}, see
-`faults.harness.start`; the answers are {id, pid} at once and {id, code, seconds, peak_bytes, killed_for} at its end.
+Its arguments are the number of a connected socket and the project's folder. It speaks JSON, a line each way. A request
+is {id, arguments, cwd, streams, environment, ...}, see `helpers.forks.start_fork`; the answers are {id, pid} at once,
+{id, code, seconds, peak_bytes, killed_for} at its end.
 """
 
 import atexit
@@ -10,6 +11,7 @@ import ctypes
 import gc
 import io
 import json
+import math
 import os
 import resource
 import runpy
@@ -21,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+PROJECT = sys.argv[2]
 PAGE = resource.getpagesize()
 POLL = 0.01  # seconds between two looks at the children
 STREAM_MODES = ('r', 'w', 'w')  # of stdin, stdout and stderr
@@ -46,7 +49,7 @@ def import_everything():
     import torch.nn.parallel.distributed  # noqa: F401
     from filelock import FileLock
 
-    for name in ('train', 'eval', 'sample', 'export', 'prepare_bin', 'visualize'):
+    for name in ('train', 'eval', 'sample', 'export', 'prepare_bin', 'visualize', 'serve'):
         importlib.import_module(name)
     import visualize
 
@@ -62,6 +65,7 @@ def import_everything():
     gc.freeze()  # a child's collector need not touch, and so copy, the memory that it shares with this process
     threads = len(list(Path('/proc/self/task').iterdir()))
     assert threads == 1, f'{threads} threads after importing'
+    assert 'huggingface_hub' not in sys.modules, 'it reads the environment when it is imported'
 
 
 def serve(connection):
@@ -106,7 +110,7 @@ def watch(pid, children, connection):
     with open(f'/proc/{pid}/statm', encoding='ascii') as file:
         fields = file.read().split()
     memory = int(fields[1]) * PAGE if fields else 0
-    if memory > child['request']['memory'] or seconds > child['request']['seconds']:
+    if memory > (child['request']['memory'] or math.inf) or seconds > child['request']['seconds']:
         child['killed_for'] = 'time' if seconds > child['request']['seconds'] else 'memory'
         os.kill(pid, signal.SIGKILL)
 
@@ -117,7 +121,10 @@ def send(connection, answer):
 
 
 def run_script(request):
-    """Become the process that a person starts: folder, environment, streams, limits, faults; then run the script."""
+    """Become the process that a person starts: folder, environment, streams, limits, faults; then run the script.
+
+    A script is a path, or `-m` and the name of a module, as for Python.
+    """
     os.chdir(request['cwd'])
     os.environ.clear()
     os.environ.update(request['environment'])
@@ -134,10 +141,23 @@ def run_script(request):
         resource.setrlimit(resource.RLIMIT_AS, (used + request['address_space'],) * 2)
     if request['fault']:
         arm(request)
+    if request['is_copy']:
+        forget_project()
     script, *arguments = request['arguments']
-    sys.argv = [script, *arguments]
-    sys.path[0] = str(Path(script).parent)
-    runpy.run_path(script, run_name='__main__')
+    if script == '-m':
+        sys.argv, sys.path[0] = arguments, request['cwd']
+        runpy.run_module(arguments[0], run_name='__main__', alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = [script, *arguments], str(Path(script).resolve().parent)
+        runpy.run_path(script, run_name='__main__')
+
+
+def forget_project():
+    """Let this process import the project's own modules anew, from where the script is."""
+    ours = {path.stem for path in Path(PROJECT).iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()}
+    for name in [name for name in sys.modules if name.partition('.')[0] in ours]:
+        del sys.modules[name]
+    sys.path[1:] = [place for place in sys.path[1:] if place != PROJECT]
 
 
 def open_stream(fd, path):
@@ -185,6 +205,7 @@ def end_at_once(ended):
 
 if __name__ == '__main__':
     connection = socket.socket(fileno=int(sys.argv[1]))
+    sys.path[0] = PROJECT  # not helpers/, whose modules have the names of rooms
     import_everything()
     gc.freeze()  # else each child looks through all that was imported as it ends, and copies it: 0.5 seconds
     try:
