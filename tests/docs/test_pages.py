@@ -1,6 +1,7 @@
 """The commands on the project's pages work offline, as typed, and print what the page shows; links lead somewhere.
 
-Every command of a page is run, or is listed in SET_UP or NOT_RUN with the reason. Each runs in a copy of the project.
+Every command of a page is run, or is listed in SET_UP or NOT_RUN with the reason. Each runs in a copy of the project:
+the README's first command of each script in a new interpreter, others forked from one that has imported everything.
 Commands that use what others made (prepare_bin, then train, then sample) run after those, in one copy and one test.
 By default the README's commands are run; those of other pages are slow.
 """
@@ -9,14 +10,14 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from helpers.chat_templates import save_chat_model
+from helpers.command_lines import run_line, run_server
 from helpers.markdown import (
     Command,
     anchors,
@@ -63,15 +64,16 @@ NOT_RUN = {
     r'ruff (check|format)\b.*': '.ci/run does, on the files as they are committed',
     r'git \w+.*': 'for work on the project',
     r'\.peers/bin/pip install .*': 'compiles llama.cpp for ten minutes',
+    r'python -m lab\.bench --job=precision': 'takes minutes on some CPUs; tests/lab/test_bench.py scores fewer pairs',
     r'python -m lab\.report .*': 'tests/lab/test_report.py prints it, packs it, and makes it about another model',
     r'python -m lab\.experiment .*': 'takes hours; tests/lab/test_experiment.py runs it on texts of a few pages',
     r'python -m lessons\..*': 'tests/lessons runs every lesson',
     r'jupyter lab .*': 'tests/notebooks/test_in_jupyter.py does, with a browser',
-    r'python serve\.py.*': 'runs until Ctrl-C; tests/server starts it',
     r'python -m lab\.serve_load .*': 'takes over a minute; tests/lab/test_serve_load.py runs it shortly',
     r'curl http://.*': 'asks such a server; tests/server does',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
+    r'python -m lab\.corpora --build=.*': 'needs the hub; tests/lab/test_corpora.py asks a server that answers like it',
     r'python -m lab\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
 }
 
@@ -82,6 +84,7 @@ SHORT = {
     'eval.py': '--resamples=20',
     'sample.py': '--plot_steps=2',
     'lab.bench': '--rounds=1 --only=float32',
+    'serve.py': '--open=False',
 }
 SMALL = '--n_layer=2 --n_head=2 --n_embd=16 --block_size=64'  # for a model from scratch
 
@@ -260,21 +263,6 @@ def hub_cache(tmp_path_factory):
     return cache
 
 
-def environment(cache):
-    """Return the environment variables of a machine without a network and without a GPU."""
-    return {
-        **os.environ,
-        'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
-        'HF_HUB_OFFLINE': '1',
-        'HF_HUB_CACHE': str(cache),
-        'HF_HOME': str(cache),
-        'CUDA_VISIBLE_DEVICES': '',
-        'OMP_NUM_THREADS': '1',
-        'MPLBACKEND': 'Agg',
-        'PET_STANDALONE': '1',  # torchrun may use any free port
-    }
-
-
 def needs_hub(command):
     """Return whether a command needs GPT-2's vocabulary, or a model that is on the hub."""
     settings, script = settings_of(command), script_of(command)
@@ -320,11 +308,13 @@ def shortened(command, cache):
     return ' '.join([command.text, *more]).strip()
 
 
-def run_line(text, folder, cache):
-    """Run a command line in a folder; return the finished process."""
-    return subprocess.run(
-        text, shell=True, cwd=folder, env=environment(cache), capture_output=True, text=True, timeout=300
-    )
+@cache
+def first_commands():
+    """Return the texts of the README's first commands of each script."""
+    first = {}
+    for command in commands(read('README.md')):
+        first.setdefault(script_of(command), command.text)
+    return set(first.values())
 
 
 def check(truth, text, process):
@@ -337,7 +327,10 @@ def run_command(command, folder, cache):
     """Run a command of a page, and check that it succeeds and prints what the page shows."""
     bring_files(command, folder)
     text = shortened(command, cache)
-    process = run_line(text, folder, cache)
+    if script_of(command) == 'serve.py' and 'help' not in settings_of(command):
+        process = run_server(text, folder, cache, settings_of(command).get('port', 8000))
+    else:
+        process = run_line(text, folder, cache, fresh=command.text in first_commands())
     if 'hf_dataset' in settings_of(command):  # without a network: use a file, for what comes next
         check(process.returncode == 2 and re.fullmatch('error: .*--hf_dataset.*\n', process.stderr), text, process)
         run_command(Command(re.sub(r'--hf_dataset=\S+', '--input=instead.txt', command.text)), folder, cache)
@@ -374,7 +367,7 @@ SCRIPTS = [(page, script) for page in PAGES for script in python_blocks(read(pag
 def test_python_on_the_page_runs(page, script, project, request):
     (project / 'from_the_page.py').write_text(script, encoding='utf-8')
     cache = cache_for(request, any(f"'{name}'" in script for name in GPT2))
-    process = run_line('python from_the_page.py', project, cache)
+    process = run_line('python from_the_page.py', project, cache, fresh=True)
     check(process.returncode == 0 and 'Warning' not in process.stderr, f'python\n{script}', process)
     if (shown := dict(python_sessions(read(page))).get(script)) is not None:
         assert_same_output(shown, process.stdout)
