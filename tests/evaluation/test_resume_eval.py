@@ -1,7 +1,6 @@
 """What eval.py keeps: an interrupted evaluation is resumed, another one is not overwritten."""
 
 import itertools
-import os
 import random
 import signal
 import subprocess
@@ -10,8 +9,9 @@ import time
 
 import pytest
 import torch
+from faults.harness import assert_went_well, run
 from helpers.evaluation import evaluate, rows_in, write_pairs
-from helpers.scripts import PROJECT, run_script
+from helpers.scripts import PROJECT
 
 from common.errors import UserError
 from evaluation import sources
@@ -117,39 +117,26 @@ def test_resume_from_any_byte(here, monkeypatch, without_pictures, places):
 @pytest.mark.slow
 def test_killed_at_a_random_moment_and_resumed_ten_times(here):
     """With SIGKILL, as in a power cut: the final file is that of an uninterrupted evaluation."""
-    write_pairs('many.jsonl', 6000)
+    write_pairs('many.jsonl', 2000)
     arguments = ['--init_from=one', '--device=cpu', '--eval_data=many.jsonl', '--show=0']
-    command = [sys.executable, str(PROJECT / 'eval.py'), *arguments]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    start = time.monotonic()
-    whole = run_script('eval.py', *arguments, '--save=./whole', cwd=here)
-    duration = time.monotonic() - start
-    assert whole.returncode == 0, whole.stderr
+    whole = run('eval.py', *arguments, '--save=./whole', cwd=here)
+    assert_went_well(whole)
     rng = random.Random(4)
     part = here / 'killed' / 'pairs.jsonl.part'
     kills, kept, finished = 0, [], 0
     while kills < 10:
         resume = ['--resume_eval=True'] if part.parent.exists() and any(part.parent.glob('pairs.jsonl*')) else []
-        process = subprocess.Popen(
-            [*command, '--save=./killed', *resume],
-            cwd=here,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            _, stderr = process.communicate(timeout=rng.uniform(0.3, 0.7) * duration)
-            assert process.returncode == 0, stderr
-            part.parent.rename(here / f'finished{finished}')  # it was not killed: start over
-            finished += 1
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+        seconds = rng.uniform(0.1, 0.9) * whole.seconds
+        outcome = run('eval.py', *arguments, '--save=./killed', *resume, cwd=here, seconds=seconds)
+        if outcome.killed_for == 'time':  # by SIGKILL
             kills += 1
             kept.append(part.read_bytes().count(b'\n') if part.exists() else 0)
+        else:
+            assert_went_well(outcome)
+            part.parent.rename(here / f'finished{finished}')  # it was not killed: start over
+            finished += 1
     resume = ['--resume_eval=True'] if part.exists() or (part.parent / 'pairs.jsonl').exists() else []
-    final = run_script('eval.py', *arguments, '--save=./killed', *resume, cwd=here)
-    assert final.returncode == 0, final.stderr
+    assert_went_well(run('eval.py', *arguments, '--save=./killed', *resume, cwd=here))
     assert (here / 'killed' / 'pairs.jsonl').read_bytes() == (here / 'whole' / 'pairs.jsonl').read_bytes()
     assert max(kept) > 0  # some were killed while rows were being written
 
