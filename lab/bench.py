@@ -100,8 +100,9 @@ def main(settings):
             folder = f'{scratch}/{folder or "gpt2"}'
             save_random_model(folder)
         tasks = {job: make_task(job, folder, scratch) for job in jobs if job in CONTENDERS}  # fails early
-        limits = measure_hardware_limits()
-        print(', '.join(f'{name.replace("_", " ")} {value:.3g}' for name, value in limits.items()))
+        limits = measure_hardware_limits() if tasks or settings.save else {}
+        if limits:
+            print(', '.join(f'{name.replace("_", " ")} {value:.3g}' for name, value in limits.items()))
         conditions = {'machine': describe_machine(), **limits, 'versions': installed_versions()}
         results, path = {}, Path(settings.save) if settings.save else None
         for job in jobs:

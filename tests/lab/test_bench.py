@@ -1,6 +1,7 @@
 """The benchmark measures its jobs, saves the results, and says plainly what it cannot measure."""
 
 import json
+import re
 
 import pytest
 from helpers.models import random_gpt
@@ -85,6 +86,20 @@ def test_contenders_take_turns_and_their_speeds_are_saved(tmp_path, small_gpt2, 
     path.write_text('no JSON')
     with pytest.raises(UserError, match=r'speed\.json is damaged: it is not JSON'):
         save_result(path, conditions, 'start', START)
+
+
+@pytest.mark.slow
+def test_the_precision_of_each_model_is_that_of_the_same_pairs(small_gpt2, monkeypatch, capsys):
+    make_pairs = bench.make_pairs
+    monkeypatch.setattr(bench, 'make_pairs', lambda *arguments: make_pairs(*arguments)[:20])
+    monkeypatch.chdir(small_gpt2.parent)
+    bench.main(bench.Settings(job='precision', init_from='./small'))
+    printed = capsys.readouterr().out
+    rows = re.findall(r'(\S+) +│ (bfloat16|int8) +│ +([\d,]+) │ +(0\.\d+) │', printed)
+    names = ['tiny', 'tiny', 'tiny-stories', 'tiny-stories', './small', './small']
+    assert [name for name, *_ in rows] == names, printed
+    assert [precision for _, precision, *_ in rows] == ['bfloat16', 'int8'] * 3
+    assert all(0 < int(tokens) < 20 * 36 and float(mean) < 0.1 for *_, tokens, mean in rows)
 
 
 def test_limits_count_what_must_be_read_and_multiplied():
