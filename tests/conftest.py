@@ -1,5 +1,6 @@
 """What every test has: no network, one thread, a small model, a copy of the project, a browser."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ os.environ['NANOGPT_PROBS_CACHE'] = str(Path(tempfile.gettempdir()) / 'nanogpt-p
 torch.set_num_threads(1)  # tests run side by side, a process each
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, as would all it starts
 
+LONGEST = ('test_experiment.py', 'test_report.py', 'test_bench.py', 'test_resume_eval.py', 'test_bigram.py')
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
 FLAGS += ['--disable-component-update', '--disable-sync']  # of Chromium
 
@@ -74,6 +76,26 @@ def here(world, tmp_path, monkeypatch):
     return folder
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the tests that take longest, so that no process waits for one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Hide the event loop of Playwright from tests without a browser, since asyncio.run refuses to start beside it.
+
+    It belongs to this thread from the first test with a browser to the end.
+    """
+    loop = asyncio._get_running_loop()
+    if 'chromium' not in item.fixturenames:
+        asyncio._set_running_loop(None)
+    try:
+        return (yield)
+    finally:
+        asyncio._set_running_loop(loop or asyncio._get_running_loop())
+
+
 @pytest.fixture(scope='session')
 def chromium():
     """Headless Chromium, as installed on the system."""
@@ -85,5 +107,7 @@ def chromium():
         pytest.skip(f'needs a browser: none of {", ".join(NAMES)} is installed')
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
+        loop = asyncio._get_running_loop()
         yield browser
+        asyncio._set_running_loop(loop)  # the last test may have no browser
         browser.close()
