@@ -30,6 +30,7 @@ torch.set_num_threads(1)  # tests run side by side, a process each
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, as would all it starts
 
 LONGEST = ('test_experiment.py', 'test_report.py', 'test_bench.py', 'test_resume_eval.py', 'test_bigram.py')
+files_with_browser = set()
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
 FLAGS += ['--disable-component-update', '--disable-sync']  # of Chromium
 
@@ -77,18 +78,19 @@ def here(world, tmp_path, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the tests that take longest, so that no process waits for one at the end."""
+    """Begin with the tests that take longest, so that no process waits for one at the end; see which need a browser."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    files_with_browser.update(item.path for item in items if 'chromium' in item.fixturenames)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Hide the event loop of Playwright from tests without a browser, since asyncio.run refuses to start beside it.
+    """Hide the event loop of Playwright from files without a browser, since asyncio.run refuses to start beside it.
 
     It belongs to this thread from the first test with a browser to the end.
     """
     loop = asyncio._get_running_loop()
-    if 'chromium' not in item.fixturenames:
+    if item.path not in files_with_browser:
         asyncio._set_running_loop(None)
     try:
         return (yield)
