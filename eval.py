@@ -97,6 +97,9 @@ class Settings(SamplingSettings):
     most_probable: int | None = None  # find the k most probable continuations of each prompt that is printed
     budget: str = SamplingSettings.budget  # limits of a search, for each pair (whole_text: 2s unless this is given)
     html: bool = False  # write page.html, with every token, in a new folder; --save does so in its own
+    color: str | None = None  # of sample.py, without effect here
+    next: int | None = None  # of sample.py, without effect here
+    interactive: bool = False  # of sample.py, without effect here
 
 
 def eval(settings=None):
@@ -209,6 +212,9 @@ def note_unused_settings(settings):
         'top_k': not settings.num_samples,
         'top_p': not settings.num_samples,
         'min_p': not settings.num_samples,
+        'color': True,
+        'next': True,
+        'interactive': True,
     }
     for name, is_unused in unused.items():
         if is_unused and getattr(settings, name) != getattr(default, name):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMENT = re.compile(r'<!-- (?P<source>[\w./-]+\.json|given):\s(?P<entries>.*?) -->', re.DOTALL)
-ENTRY = re.compile(r'\s*(?P<shown>.+?)\s+=\s+(?P<path>\S+)\s*')
+ENTRY = re.compile(r'\s*(?P<shown>.+?)\s+=\s+(?P<path>\S.*?)\s*')
 # Where numbers need no source: code, headings, links to headings, targets of other links, tags.
 EXEMPT = re.compile(
     r'^```.*?^```|`[^`\n]*`|^#+ [^\n]*|\[[^]]*\]\(#[^)]*\)|\]\([^)]*\)|<[^>]*>', re.DOTALL | re.MULTILINE

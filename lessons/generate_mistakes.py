@@ -2,6 +2,7 @@
 
 Each explanation computes, from the true logits, the number that one way of writing generate would give. If it agrees
 with all numbers that came back, up to rounding, and the right one does not, this is most likely what the code does.
+An example: the number is exp of the mean logprob, and not of their sum.
 """
 
 import math

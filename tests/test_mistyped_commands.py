@@ -41,7 +41,7 @@ def read(command):
         ('sample.py --length=50', 'did you mean max_new_tokens?'),
         ('sample.py --num_beams=5', 'did you mean beam_width?'),
         ('sample.py --model_name_or_path=gpt2', 'did you mean init_from?'),
-        ('sample.py --repetition_penalty=1.2', '--help lists all settings'),
+        ('sample.py --eta_cutoff=0.1', '--help lists all settings'),
         ('sample.py --stream', '--help lists all settings'),
         ('sample.py --eval_data=pairs.json', '--help lists all settings'),
         ('sample.py --MAX_NEW_TOKENS=3', 'did you mean max_new_tokens?'),
