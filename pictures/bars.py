@@ -7,6 +7,8 @@ from common.strings import shorten
 from lm.alternatives import TokenRecord
 from pictures.style import BAR, CHOSEN, MARK, allow_missing_glyphs, format_bar_value, hide_spines, save_figure
 
+LABEL_LETTER = 0.09  # inches of a letter in a label of the sheet, about
+
 
 @dataclass
 class Chart:
@@ -99,11 +101,13 @@ def save_sheet(charts, folder, keep_open):
 
     columns = min(5, len(charts))
     rows = math.ceil(len(charts) / columns)
-    figure = pyplot.figure(figsize=(max(2.3 * columns, 5), 2.6 * rows + 0.6), layout='constrained')
+    figure = pyplot.figure(figsize=(5, 2.6 * rows + 0.6), layout='constrained')
     for chart, axes in zip(charts, figure.subplots(rows, columns, squeeze=False).flat):
         draw_bars(axes, chart, in_sheet=True)
     for axes in figure.axes[len(charts) :]:
         axes.set_axis_off()
+    longest = max(len(label.get_text()) for axes in figure.axes for label in axes.get_yticklabels())
+    figure.set_figwidth(max(columns * max(2.3, 0.8 + LABEL_LETTER * longest), 5))  # so that bars keep their room
     bar = f'bar and number: probability of the sampler ({charts[0].sampler})'
     figure.supxlabel(f'{bar}; mark: of the model; orange: the chosen token', fontsize=10)
     path = folder / 'sheet.png'

@@ -222,7 +222,7 @@ def test_a_visit_by_keyboard_alone(view, loaded):
 
     view.evaluate('document.activeElement.blur()')
     tab_to(view, '#tree .node')
-    current, rows = view.evaluate('tree.current'), view.locator('.node').count()
+    current = view.evaluate('tree.current')
     press('F2')
     view.keyboard.type('by keyboard')
     press('Enter')
@@ -235,6 +235,7 @@ def test_a_visit_by_keyboard_alone(view, loaded):
     press('ArrowLeft')
     press('ArrowRight')
     press('End')
+    rows = view.locator('.node').count()  # some may be folded
     press('Delete')
     view.wait_for_function(f'() => document.querySelectorAll(".node").length < {rows}')
     press('Control+z')
@@ -284,6 +285,7 @@ def test_ends_are_renamed_folded_compared_deleted_and_saved(view, loaded, tmp_pa
 
     view.locator('#how').select_option('draw')
     view.evaluate('pointAt(4)')
+    view.wait_for_selector('#choices .chosen')  # the alternatives to this token are there
     view.locator('#choices .choice:not(.chosen)').nth(1).click()
     view.wait_for_function('() => !working && leaves().length === 2 && nodeOf(tree.current).how === "draw"')
     settle(view)
@@ -422,6 +424,7 @@ def test_the_lesson_shows_the_numbers_of_docs_teaching(chromium, loaded):
         def look():
             settle(view)
             view.wait_for_function("() => !element('choices').classList.contains('waiting')")
+            view.wait_for_timeout(200)  # what a slider changes is drawn with the next frame
             seen.append(view.locator('#main').inner_text())
 
         def point_at(place):
