@@ -8,7 +8,7 @@
 For another model, GPT-2 or another one of its architecture, everything is done again: the model is fine-tuned on
 stories, both are scored on the pairs and on texts, figures are drawn, and every command on the page is run. The
 stories are those in --corpora; if there are none, they are built from the Hugging Face hub. If a run is interrupted,
-the same command goes on with the fine-tuning where it stopped.
+the same command resumes the fine-tuning where it stopped.
 """
 
 import re
@@ -47,7 +47,7 @@ def main(settings):
             from lab.report_about import make_report_about  # only now: torch takes seconds to import
 
             make_report_about(settings.init_from, folder, Path(settings.corpora), settings.iterations)
-            print(f'{page}: read it, and write anew what is marked ✎')
+            print(f'{page}: read it, and rewrite what is marked ✎')
         elif not (settings.pdf or settings.tar):
             raise UserError(f'{page} is there; --pdf prints it, and --again=True makes it again')
     elif not (settings.pdf or settings.tar):

@@ -1,7 +1,7 @@
 """The report about another model: fine-tune it, measure it, draw the figures, put its numbers on a copy of the page.
 
 What the page says about `tiny` and `tiny-stories` in particular need not hold for another model. Those paragraphs have
-a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they are to be written anew. Those with
+a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they have to be rewritten. Those with
 `<!-- of these models only -->` quote runs that are not made of another model, and are left out.
 """
 

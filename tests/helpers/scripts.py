@@ -4,13 +4,13 @@ import contextlib
 import functools
 import io
 import os
-import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers.forks import PROJECT, can_fork, run_fork
+from lab.hand_in import list_files
 
 
 def run_script(script, *arguments, cwd, env=None, timeout=120, fresh=False):
@@ -84,11 +84,4 @@ def assert_friendly_error(process, *words):
 @functools.cache
 def files_of_project():
     """Return the paths of the project's files, without those that git ignores."""
-    listing = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '-z']
-    try:
-        out = subprocess.run(listing, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-        paths = [Path(path) for path in out.split('\0') if path]
-    except (OSError, subprocess.CalledProcessError):  # a copy without git
-        here = [path.relative_to(PROJECT) for path in PROJECT.rglob('*') if path.is_file()]
-        paths = [path for path in here if not re.match(r'\.(?!ci/)|out[^/]*/|venv/|.*__pycache__', str(path))]
-    return [path for path in paths if (PROJECT / path).exists()]
+    return list_files()
