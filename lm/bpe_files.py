@@ -11,7 +11,7 @@ from common.text_files import read_text
 from lm.added_tokens import add_tokens_of_folder
 from lm.byte_level import byte_level_bpe
 from lm.tokenizer_base import EOT
-from lm.tokenizer_check import check_bpe, follow_prefix_space, report_panics
+from lm.tokenizer_check import check_bpe, follow_prefix_space, report_panics, silence_stderr
 
 
 class OtherTokenizer(UserError):
@@ -47,7 +47,7 @@ def parse_tokenizer_json(text, byte_level=True):
     if byte_level and 'ByteLevel' not in kinds:
         raise OtherTokenizer('it is not a byte-level BPE; name the folder of the model that it belongs to')
     try:
-        with report_panics('it cannot be used'):
+        with silence_stderr(), report_panics('it cannot be used'):
             tokenizer = Tokenizer.from_str(text)
     except UserError:
         raise
@@ -66,7 +66,7 @@ def read_vocab_and_merges(vocab_path, merges_path):
     read_json_object(vocab_path)  # which says what is wrong
     check_regular(merges_path)
     try:
-        with report_panics('they cannot be used'):
+        with silence_stderr(), report_panics('they cannot be used'):
             vocab, merges = BPE.read_file(str(vocab_path), str(merges_path))
             bpe = byte_level_bpe(vocab, merges)
     except Exception as error:  # tokenizers raises bare Exception
@@ -82,7 +82,7 @@ def read_vocab_and_merges(vocab_path, merges_path):
 
 def find_front(tokenizer, where):
     """Return the ids that a tokenizer of the `tokenizers` library puts before each text: none, or that of <s>, say."""
-    with report_panics(f'{where}: its tokenizer cannot be used'):
+    with silence_stderr(), report_panics(f'{where}: its tokenizer cannot be used'):
         plain, whole = (tokenizer.encode('x', add_special_tokens=special).ids for special in (False, True))
     place = next((at for at in range(len(whole) + 1) if whole[at : at + len(plain)] == plain), None)
     if place is None:

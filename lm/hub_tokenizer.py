@@ -14,7 +14,7 @@ from lm.hub_model import quiet_transformers
 from lm.piece_tokenizer import PieceTokenizer
 from lm.roles import give_roles
 from lm.tokenizer import BPETokenizer, note_changes
-from lm.tokenizer_check import check_bpe, report_panics
+from lm.tokenizer_check import check_bpe, report_panics, silence_stderr
 from lm.weight_files import first_line
 
 FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json', 'spiece.model', 'sentencepiece.bpe.model')
@@ -31,7 +31,7 @@ def load_hub_tokenizer(folder):
     if not any((folder / name).exists() for name in FILES):
         return None
     try:
-        with quiet_transformers(), report_panics(f'{folder}: its tokenizer cannot be used'):
+        with quiet_transformers(), silence_stderr(), report_panics(f'{folder}: its tokenizer cannot be used'):
             theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UserError:
         raise

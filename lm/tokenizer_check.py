@@ -7,7 +7,8 @@ numbers meaningless is refused; what only changes the text is noted, since a mod
 import hashlib
 import json
 import os
-from contextlib import contextmanager, suppress
+import threading
+from contextlib import contextmanager
 
 from common.errors import UserError
 from common.json_files import read_json_object
@@ -23,19 +24,12 @@ PROBES = (  # what normalisers, patterns and small alphabets change: case, accen
     '🙂\u200d"…” <b>&amp;</b>\\',
 )
 
+_silence = threading.RLock()  # of two threads, the second would save the first one's silence as its stderr
+
 
 @contextmanager
 def report_panics(what):
-    """Turn a panic of the `tokenizers` library, which is no Exception, into a UserError that says what failed.
-
-    Its own message of many lines, which Rust writes to stderr past Python, is held back; so would be a note of ours.
-    """
-    saved = None
-    with suppress(OSError):  # stderr may be closed
-        saved = os.dup(2)
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 2)
-        os.close(silent)
+    """Turn a panic of the `tokenizers` library, which is no Exception, into a UserError that says what failed."""
     try:
         yield
     except BaseException as error:
@@ -45,8 +39,27 @@ def report_panics(what):
         if 'retry-limit' in reason:
             reason = 'one of its regular expressions takes too long'
         raise UserError(f'{what}: the tokenizers library failed ({reason})') from None
-    finally:
-        if saved is not None:
+
+
+@contextmanager
+def silence_stderr():
+    """Hold back the lines that Rust writes to stderr, past Python, about a panic; a note of ours is held back, too.
+
+    For loading only: all threads write to the same stderr, and what one of them says must not get lost with each text
+    that another encodes.
+    """
+    with _silence:
+        try:
+            saved = os.dup(2)
+        except OSError:  # stderr is closed
+            yield
+            return
+        try:
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, 2)
+            os.close(silent)
+            yield
+        finally:
             os.dup2(saved, 2)
             os.close(saved)
 
@@ -131,8 +144,9 @@ def note_changed_texts(tokenizer, where):
     Raises UserError if a text gets other ids each time, or if the tokenizer fails.
     """
     for text in PROBES:
-        ids = tokenizer.encode(text)
-        if tokenizer.encode(text) != ids:
+        with silence_stderr():
+            ids, again = tokenizer.encode(text), tokenizer.encode(text)
+        if again != ids:
             raise UserError(f'{where} is refused: its tokenizer gives the same text other tokens each time')
         if (spelled := tokenizer.decode(ids)) != text:
             note(

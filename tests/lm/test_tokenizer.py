@@ -247,3 +247,20 @@ def test_half_a_character_decodes_to_the_replacement_character(byte_level):
     ids = byte_level.encode('a🙂')
     assert byte_level.decode(ids[:-1]) == 'a\ufffd'
     assert byte_level.decode(ids) == 'a🙂'
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_said_while_a_text_is_encoded_is_not_lost(capfd):
+    tokenizer = tokenizer_from_folder(Path('models/tiny'))
+    library = tokenizer._tokenizer
+
+    class Library:
+        def encode(self, text, **options):
+            os.write(2, b'said by another thread\n')
+            return library.encode(text, **options)
+
+    tokenizer._tokenizer = Library()
+    assert tokenizer.encode('Once upon a time') == library.encode('Once upon a time').ids
+    assert capfd.readouterr().err == 'said by another thread\n'
