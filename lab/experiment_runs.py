@@ -56,11 +56,11 @@ def prepare_datasets(corpora, vocab_size, suffix=''):
     prepare_dataset(corpora, STORIES, f'stories{suffix}', f'--tokenizer=data/all{suffix}')
 
 
-def prepare_dataset(corpora, names, dataset, *arguments):
+def prepare_dataset(corpora, names, dataset, *arguments, val_fraction=VAL_FRACTION):
     """Turn texts into a dataset, unless it exists."""
     if not (Path('data') / dataset / 'meta.json').exists():
         paths = ','.join(str(corpora / name) for name in names)
-        validation = f'--val_fraction={VAL_FRACTION}'
+        validation = f'--val_fraction={val_fraction}'
         run_script('prepare_bin.py', f'--input={paths}', f'--dataset={dataset}', validation, *arguments)
 
 

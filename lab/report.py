@@ -30,13 +30,16 @@ class Settings:
     tar: bool = False  # the archive to hand in, with the PDF in it
     again: bool = False  # make the report about this model again, although it is there
     corpora: str = 'texts'  # folder with the texts that `python -m lab.corpora` lists, to fine-tune on and to measure
-    iterations: int = 100  # of fine-tuning, 4,096 tokens each; the shorter runs beside it take as long again
+    iterations: int = 60  # of fine-tuning, 4,096 tokens each; the shorter runs beside it take as long again
+    measured: int = 100_000  # bytes of each text that no model has seen, to measure on
 
 
 def main(settings):
     """Make the report, if it is about another model; print it; pack it."""
     if settings.iterations < 4:
         raise UserError(f'--iterations={settings.iterations}: it must be at least 4')
+    if settings.measured < 1:
+        raise UserError(f'--measured={settings.measured}: it must be at least 1')
     if Path.cwd() != PROJECT:
         raise UserError(f"the report is made of the project's results/: run this in the folder {PROJECT}")
     page = RESULTS / 'REPORT.md'
@@ -46,7 +49,7 @@ def main(settings):
         if settings.again or not page.is_file():
             from lab.report_about import make_report_about  # only now: torch takes seconds to import
 
-            make_report_about(settings.init_from, folder, Path(settings.corpora), settings.iterations)
+            make_report_about(settings, folder)
             print(f'{page}: read it, and rewrite what is marked ✎')
         elif not (settings.pdf or settings.tar):
             raise UserError(f'{page} is there; --pdf prints it, and --again=True makes it again')

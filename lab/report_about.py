@@ -7,14 +7,19 @@ a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they
 
 import os
 import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
 
 from common.files import expand_path, make_folder
+from common.text_files import read_text_chunks
 from lab import corpora, experiment_pages
 from lab.experiment_runs import (
     HELDOUT,
     OUT,
     RESULTS,
     STORIES,
+    VAL_FRACTION,
     prepare_dataset,
     read_result,
     run_training,
@@ -24,6 +29,7 @@ from lab.measure_models import SWEPT, draw_sample, make_figures, measure_pairs, 
 from lab.result_pictures import draw_sweep
 from lm import checkpoint
 from lm.gpt2_files import require_gpt
+from texts.plain_text import split_documents
 
 CONFIG = 'config/finetune_stories.py'
 RATE, RATES = 3e-5, (1e-5, 3e-5, 1e-4)  # that of CONFIG, and those that are compared
@@ -35,11 +41,12 @@ HEAD = """# How likely? A report on {name} before and after stories
 Every figure, output and number on this page was made by
 
 ```bash
-python -m lab.report --init_from={name}
+{command}
 ```
 
 The *before* is `{name}`; the *after* is `{name}`, fine-tuned on {megabytes:.1f} MB of children's stories
 (`{training}`).
+Of texts that neither has seen, the first {measured:,} bytes are measured, in whole documents.
 Where nothing else is said, the outputs are those of `{name}`. Paragraphs that begin with ✎ say what was found for two
 other models, `tiny` and `tiny-stories`; their numbers are new, their sentences are not: **write them anew**, then take
 the ✎ away.
@@ -50,13 +57,9 @@ FOOT = (
 )
 
 
-def make_report_about(name, folder, texts, iterations):
-    """Write a report about a model, with its figures and numbers, into a folder.
-
-    name: of the model, as --init_from has it. texts: the folder of the texts. iterations: of fine-tuning.
-    """
-    if expand_path(name).is_dir():
-        name = str(expand_path(name).resolve())  # commands are run in other folders, too
+def make_report_about(chosen, folder):
+    """Write a report about a model, with its figures and numbers, into a folder. chosen: the Settings of report.py."""
+    name, texts, iterations = name_model(chosen.init_from), Path(chosen.corpora), chosen.iterations
     model, _, _ = checkpoint.load_model(name, device='cpu')  # before anything else is done
     require_gpt(model, name, 'the report goes through model.py line by line, so it is about')
     del model
@@ -65,11 +68,15 @@ def make_report_about(name, folder, texts, iterations):
     for part in ('examples', 'report', 'fine_tuning'):
         make_folder(folder / part)
     dataset = f'stories-{slug}'
-    prepare_dataset(texts, stories, dataset, f'--tokenizer={name}')
+    size = sum((texts / story).stat().st_size for story in stories)
+    fraction = min(VAL_FRACTION, chosen.measured / size)
+    prepare_dataset(texts, stories, dataset, f'--tokenizer={name}', val_fraction=fraction)
+    heldout = {text: copy_beginning(path, OUT / f'{slug}-texts', chosen.measured) for text, path in heldout.items()}
     settings = {
         'init_from': name,
         'dataset': dataset,
         'eval_interval': max(1, iterations // 4),
+        'eval_iters': 10,  # it costs GPT-2 a minute on a laptop
         'eval_file': 'eval_data.json',
     }
     run = run_training(slug, CONFIG, **settings, max_iters=iterations)
@@ -82,7 +89,12 @@ def make_report_about(name, folder, texts, iterations):
     language = read_result('report/report.json')['language']  # of the texts: no model is asked
     write_results('report/report.json', {**numbers, 'language': language}, folder)
     draw_sample(name, folder / 'examples/steps.png', '--show_probs=True', '--plot_steps=10')
-    write_report_page(name, folder, run['command'], sum((texts / story).stat().st_size for story in stories))
+    write_report_page(chosen, folder, run['command'], size)
+
+
+def name_model(name):
+    """Return the name of a model as commands have it that are run in other folders, too."""
+    return str(expand_path(name).resolve()) if expand_path(name).is_dir() else name
 
 
 def find_texts(folder):
@@ -94,6 +106,20 @@ def find_texts(folder):
         corpora.build_folder(folder, defaults.stories, defaults.heldout_stories)
         stories = [file for file in STORIES if (folder / file).is_file()]
     return stories, heldout
+
+
+def copy_beginning(path, folder, size):
+    """Write the first documents of a text, those that begin in its first `size` bytes, into a folder; return where."""
+    documents, total = [], 0
+    for document in split_documents(read_text_chunks(path), corpora.SEPARATOR):
+        if total >= size:
+            break
+        documents.append(document)
+        total += len(document.encode())
+    make_folder(folder)
+    copy = folder / path.name
+    copy.write_text(corpora.SEPARATOR.join(documents), encoding='utf-8')
+    return copy
 
 
 def vary(prefix, settings, texts, iterations, run, folder):
@@ -111,18 +137,30 @@ def vary(prefix, settings, texts, iterations, run, folder):
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def write_report_page(name, folder, training, size):
-    """Write the page of a report: the project's own, with this model's outputs, tables and numbers."""
-    page = folder / 'unfinished.md'
+def write_report_page(chosen, folder, training, size):
+    """Write the page of a report: the project's own, with this model's outputs, tables and numbers.
+
+    training: the command that fine-tuned the model. size: of the training texts, in bytes.
+    """
+    name, page = name_model(chosen.init_from), folder / 'unfinished.md'
     text = (RESULTS / 'REPORT.md').read_text(encoding='utf-8')
     body = text[text.index('| question |') : text.rindex('---\n\nTo repeat everything')]
     body = mark_paragraphs(turn_commands(turn_paths(body, folder), name, f'{OUT / folder.name}'))
-    head = HEAD.format(name=name, training=training, megabytes=size / 1e6)
+    head = HEAD.format(
+        name=name, command=format_command(chosen), training=training, megabytes=size / 1e6, measured=chosen.measured
+    )
     page.write_text(head + body + FOOT.format(name=name), encoding='utf-8')
     experiment_pages.fill_blocks(page, experiment_pages.report_blocks(folder))
     experiment_pages.refresh_numbers(page)
     experiment_pages.rerun_sessions(page)
     page.replace(folder / 'REPORT.md')
+
+
+def format_command(chosen):
+    """Return the command that makes a report with these settings."""
+    given = [(field, getattr(chosen, field.name)) for field in fields(chosen)]
+    flags = [f'--{field.name}={value}' for field, value in given if value != field.default]
+    return shlex.join(['python', '-m', 'lab.report', *flags])
 
 
 def turn_paths(text, folder):

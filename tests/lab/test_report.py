@@ -157,7 +157,8 @@ def other(tmp_path_factory):
         for budget in ('TEXT_BUDGET', 'SEARCH_BUDGET'):
             patch.setattr(measure_report, budget, Budget(prefixes=2))
         folder = report_about.RESULTS / 'report-random'
-        report_about.make_report_about(str(model), folder, here / 'texts', 4)
+        settings = report.Settings(init_from=str(model), corpora=str(here / 'texts'), iterations=4, measured=4000)
+        report_about.make_report_about(settings, folder)
     return here / folder, model
 
 
@@ -167,6 +168,7 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
     monkeypatch.chdir(folder.parent.parent)
     text = (folder / 'REPORT.md').read_text(encoding='utf-8')
     assert find_disagreements(folder / 'REPORT.md', all_sourced=False) == []
+    assert f'python -m lab.report --init_from={model} --corpora=' in text
     assert f'$ python sample.py --init_from={model} --start="I live in"' in text
     assert '$ python eval.py --out_dir=out-experiment/report-random' in text
     assert f"lm.load('{model}')" in text
@@ -174,6 +176,13 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
     for picture in re.findall(r'^!\[[^]]*\]\((.*)\)$', text, re.MULTILINE):
         assert (folder / picture).exists() != picture.startswith('..'), picture
         assert (PROJECT / 'results' / folder.name / picture).resolve().exists() or (folder / picture).exists()
+
+
+def test_texts_are_measured_in_whole_documents(tmp_path):
+    (tmp_path / 'tales.txt').write_text('One day.\n\n\nThe fox ran.\nIt fell.\n\n\nThe end.\n', encoding='utf-8')
+    copies = [report_about.copy_beginning(tmp_path / 'tales.txt', tmp_path / str(size), size) for size in (1, 9, 999)]
+    assert [len(copy.read_text(encoding='utf-8').split('\n\n\n')) for copy in copies] == [1, 2, 3]
+    assert copies[1].read_text(encoding='utf-8') == 'One day.\n\n\nThe fox ran.\nIt fell.'
 
 
 @pytest.mark.slow
