@@ -147,7 +147,7 @@ def write_report_page(chosen, folder, training, size):
     body = text[text.index('| question |') : text.rindex('---\n\nTo repeat everything')]
     body = mark_paragraphs(turn_commands(turn_paths(body, folder), name, f'{OUT / folder.name}'))
     head = HEAD.format(
-        name=name, command=format_command(chosen), training=training, megabytes=size / 1e6, measured=chosen.measured
+        name=name, command=report_command(chosen), training=training, megabytes=size / 1e6, measured=chosen.measured
     )
     page.write_text(head + body + FOOT.format(name=name), encoding='utf-8')
     experiment_pages.fill_blocks(page, experiment_pages.report_blocks(folder))
@@ -156,7 +156,7 @@ def write_report_page(chosen, folder, training, size):
     page.replace(folder / 'REPORT.md')
 
 
-def format_command(chosen):
+def report_command(chosen):
     """Return the command that makes a report with these settings."""
     given = [(field, getattr(chosen, field.name)) for field in fields(chosen)]
     flags = [f'--{field.name}={value}' for field, value in given if value != field.default]
