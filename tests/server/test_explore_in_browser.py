@@ -429,7 +429,7 @@ def test_the_lesson_shows_the_numbers_of_docs_teaching(chromium, loaded):
 
         def point_at(place):
             box = view.locator('#mirror > span > span').nth(place).bounding_box()
-            view.mouse.click(box['x'] + 5, box['y'] + 8)
+            view.mouse.move(box['x'] + 5, box['y'] + 8)
             view.wait_for_selector('.choice.chosen')
 
         view.locator('#text').press_sequentially('Once upon a time there was a')
