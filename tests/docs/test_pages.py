@@ -41,6 +41,7 @@ import serve
 import train
 import visualize
 from lab import bench, corpora, experiment, report, serve_load, situational_awareness
+from lessons import check_generate
 from lm import matrices
 from lm.checkpoint import save_pretrained
 from lm.tokenizer import GPT2Tokenizer
@@ -406,7 +407,7 @@ def test_every_evaluation_is_kept_in_a_folder_of_its_own(page):
 @pytest.mark.parametrize('page', PAGES)
 def test_every_setting_that_the_page_names_exists(page):
     programs = (sample, eval_script, train, prepare_bin, bench, export, situational_awareness, corpora)
-    programs += (experiment, report, serve, serve_load)
+    programs += (experiment, report, serve, serve_load, check_generate)
     scripts = [program.Settings for program in programs]
     scripts += [visualize.load_picture(name)[1] for name in visualize.PICTURES]
     known = {field for settings_class in scripts for field in settings_class.__dataclass_fields__}
