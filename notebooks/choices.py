@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import PROJECT, atomic_write, resolve_path
+from common.notes import note
 from common.text_files import read_text, text_kind
 from texts.hub_datasets import open_hub_table
-from texts.readers import input_paths, read_files
+from texts.readers import KINDS, input_paths, read_files
 from texts.tables import TABLES, are_texts, is_missing
 
 OUT = Path('out-notebook')  # everything that the notebook writes, apart from the token files in data/
@@ -20,6 +21,19 @@ UPLOADS = OUT / 'texts'
 PAGES = ('README.md', 'CONTRIBUTING.md', 'docs/*.md', 'lessons/README.md', 'results/REPORT.md', 'results/*/README.md')
 LEAST_CHARACTERS = 100  # of a paragraph that explains something
 ROWS = 100  # to look at to find the columns of texts
+
+
+CLONE = 'nanogpt-probs'  # the folder into which the first cell fetches the project
+HOW_TO_SAVE = {  # files that pupils have and that are not read: what can be done
+    '.docx .doc .odt .rtf .pages': 'it is a document. Open it, choose File, then Save As (or Download, or Export), and '
+    'plain text (.txt), if you are asked with the encoding UTF-8. Then choose that file',
+    '.xlsx .xls .ods .numbers': 'it is a spreadsheet. Open it, choose File, then Save As (or Download, or Export), and '
+    'CSV UTF-8. Then choose that file',
+    '.pdf .epub .html .htm': 'open it, select all of its text, and copy that into a text editor. Save it there, '
+    'with the ending .txt, and choose that file',
+    '.jpg .jpeg .png .gif .heic .mp3 .mp4 .mov .wav': 'there is no text in it. Choose a text (.txt) or a table (.csv)',
+    '.zip .rar .7z': 'it is packed. Open it, take out the file with the texts, and choose that',
+}
 
 
 class Offer(NamedTuple):
@@ -116,20 +130,23 @@ def own_file(name):
     """Return the Source of a file of one's own. Raises UserError if it is missing, empty or of an unknown kind."""
     name = name.strip().strip('"')
     if not name:
-        raise UserError('choose a file first, or type its name')
+        raise UserError('choose a file first: upload one, or choose one that is here')
     path = resolve_path(name)
     if path.is_dir():
         raise UserError(f'{name} is a folder: name one file in it')
+    for endings, advice in HOW_TO_SAVE.items():
+        if path.suffix.lower() in endings.split():
+            raise UserError(f'“{path.name}” cannot be read: {advice}')
     (path,) = input_paths(name)
     if not path.stat().st_size:
         raise UserError(f'{path.name} is empty: choose a file with some pages of text')
     return Source(path.name, '', lambda: path)
 
 
-def uploaded_file(upload):
-    """Write a file that was uploaded, in the form of ipywidgets 7 or 8, to a file of its name; return its Source.
+def write_upload(upload):
+    """Write a file that was uploaded, in the form of ipywidgets 7 or 8, to a file of its name; return its path.
 
-    upload: the value of a FileUpload with one file. Raises UserError as `own_file` does.
+    upload: the value of a FileUpload with one file.
     """
     if isinstance(upload, dict):  # ipywidgets 7, which Colab has: by name
         ((name, file),) = upload.items()
@@ -139,7 +156,13 @@ def uploaded_file(upload):
     path = UPLOADS / Path(name.replace('\\', '/')).name
     with atomic_write(path) as temporary:
         temporary.write_bytes(bytes(file['content']))
-    return own_file(str(path))
+    return path
+
+
+def files_here():
+    """Return the names of files that were uploaded, or put beside the notebook: on Colab, beside the project."""
+    places = (UPLOADS, Path('notebooks'), Path('..')) if Path.cwd().name == CLONE else (UPLOADS, Path('notebooks'))
+    return [str(path) for place in places for path in sorted(place.glob('*')) if text_kind(path) in KINDS]
 
 
 class Column(NamedTuple):
@@ -156,6 +179,11 @@ def read_columns(source):
     Raises UserError if the texts cannot be had, or if there are none.
     """
     rows = list(islice(open_rows(source), ROWS))
+    if len(rows) == 1:
+        note(
+            'this is only one document, so its three parts are cut from it. If there are several in the file, put two '
+            'empty lines between them (in a table: a row for each)'
+        )
     names = dict.fromkeys(chain.from_iterable(rows))
     columns, others = [], []
     for name in names:

@@ -1,9 +1,14 @@
 """The parts that the notebook's forms are made of: ipywidgets 8 or, on Colab, 7."""
 
+import asyncio
+
 import ipywidgets as widgets
 
 from notebooks import rendering
 from notebooks.friendly import explain
+from notebooks.progress import Progress
+
+DOUBLE_CLICK = 0.3  # seconds in which clicks that came while a button was at work arrive
 
 
 def field(widget, label):
@@ -24,7 +29,8 @@ def show_if(condition, *parts):
 class Form:
     """One step of the notebook. A subclass makes its widgets, and calls `arrange` with them."""
 
-    def __init__(self):
+    def __init__(self, chosen):
+        self.chosen, self.buttons = chosen, []
         self.line = widgets.HTML()  # what happens
 
     def arrange(self, *parts):
@@ -40,27 +46,40 @@ class Form:
         self.line.value = rendering.line(text, kind)
 
     def button(self, text, action, busy='Working …', style='primary'):
-        """Return a button that calls action() and shows the sentence it returns, or why it failed.
-
-        busy: what is said meanwhile.
-        """
+        """Return a button that calls action(); see `act`."""
         button = widgets.Button(description=text, button_style=style)
         button.layout = widgets.Layout(width='auto', min_width='8em', align_self='flex-start')
-
-        def pressed(_):
-            button.disabled = True
-            self.say(busy, 'busy')
-            try:
-                self.say(action() or '', 'good')
-            except KeyboardInterrupt:
-                self.say('Stopped.')
-            except (Exception, SystemExit) as error:  # whatever it is, a person gets a sentence
-                self.say(explain(error), 'bad')
-            finally:
-                button.disabled = False
-
-        button.on_click(pressed)
+        button.on_click(lambda _: self.act(action, busy))
+        self.buttons.append(button)
         return button
+
+    def act(self, action, busy='Working …'):
+        """Call action() and show the sentence it returns, or why it failed; None leaves what is shown.
+
+        busy: what is said meanwhile, with how far it is. One thing is done at a time: no button can be pressed
+        meanwhile, and the second click of a double click does nothing.
+        """
+        if self.chosen.is_busy:
+            return
+        self.chosen.set_busy(True)
+        try:
+            with Progress(lambda text: self.say(text, 'busy'), busy):
+                said = action()
+            if said is not None:
+                self.say(said, 'good')
+        except KeyboardInterrupt:
+            self.say('Stopped.')
+        except (Exception, SystemExit) as error:  # whatever it is, a person gets a sentence
+            self.say(explain(error), 'bad')
+        finally:
+            self.rest()
+
+    def rest(self):
+        """Let buttons be pressed again, in a notebook after the clicks have arrived that came meanwhile."""
+        try:
+            asyncio.get_running_loop().call_later(DOUBLE_CLICK, self.chosen.set_busy, False)
+        except RuntimeError:  # not in a notebook
+            self.chosen.set_busy(False)
 
 
 def in_a_row(*buttons):

@@ -1,16 +1,15 @@
-"""The forms of the notebook's steps, apart from training, and what all of them know of one another."""
+"""The forms of the notebook's steps, apart from texts and training, and what all of them know of one another."""
 
 import ipywidgets as widgets
 
 from common.errors import UserError
 from notebooks import rendering, steps
-from notebooks.choices import MODELS, SOURCES, named_dataset, own_file, uploaded_file
+from notebooks.choices import MODELS
 from notebooks.form_parts import Form, field, in_a_row, show_if
 from notebooks.runs import best_run, count_tokens, runs_of
 from texts.token_files import read_meta
 
-DOCUMENTS = {20: '20', 50: '50', 200: '200', 1000: '1,000', 5000: '5,000', 20000: '20,000'}
-OTHER, FILE, HUB = '(other)', '(file)', '(hub)'
+OTHER = '(other)'
 OFF_TOPIC = 'The price of oil rose on Monday because'
 
 
@@ -22,6 +21,7 @@ class Chosen:
         self.about = ''  # the texts, for the model card
         self.is_ready = False  # whether texts are prepared, with the tokenizer of this model
         self.training = None  # a Training that is running
+        self.is_busy = False  # whether a button is at work
         self.forms = {}  # those that are shown, by the name of their step
         # These are in two forms each, and have the same value in both.
         self.prompt = field(widgets.Text('Once upon a time'), 'Prompt: how the text begins')
@@ -29,7 +29,7 @@ class Chosen:
         self.count = field(widgets.IntSlider(2, 1, 5), 'Samples')
         self.length = field(widgets.IntSlider(40, 10, 300, 10), 'Tokens in each')
         self.temperature = field(widgets.FloatSlider(0.8, min=0, max=2, step=0.1), 'Temperature')
-        self.run = field(widgets.Dropdown(options=[]), 'Which of your runs?')
+        self.run = field(widgets.Dropdown(options=[]), 'Which of your runs? (They are made in step 5)')
         self.wish = [self.prompt, self.off_topic, self.count, self.length, self.temperature]
 
     def refresh(self):
@@ -42,6 +42,13 @@ class Chosen:
             self.run.value = best.folder if best else None
         for form in self.forms.values():
             form.refresh()
+
+    def set_busy(self, busy):
+        """Note whether a button is at work: no other one can be pressed then."""
+        self.is_busy = busy
+        for form in self.forms.values():
+            for button in form.buttons:
+                button.disabled = busy
 
     def runs(self):
         """Return the runs so far of this model on these texts."""
@@ -86,15 +93,15 @@ class ModelForm(Form):
     """Step 2: choose a model."""
 
     def __init__(self, chosen):
-        super().__init__()
-        self.chosen = chosen
+        super().__init__(chosen)
         self.choice = field(widgets.Dropdown(), 'Model')
         self.about = widgets.HTML()
         self.name = field(widgets.Text(placeholder='owner/name on the hub, or a folder'), 'Its name')
-        busy = 'Loading the model; one from the hub is downloaded first, which may take minutes …'
-        self.use = self.button('Use this model', self.use_model, busy)
+        self.use = self.button('Use this model', self.use_model, 'Getting the model …')
         self.choice.observe(self.changed, 'value')
         self.refresh()
+        if chosen.model is not None:
+            self.say(self.describe_model(), 'good')
         self.arrange(self.choice, self.about, self.name, self.use, self.line)
 
     def refresh(self):
@@ -102,11 +109,18 @@ class ModelForm(Form):
         offers = [(offer.label, offer.name) for offer in MODELS]
         saved = [(f'{name} · saved in step 7', str(folder)) for name, folder in steps.saved_models().items()]
         value = self.choice.value or MODELS[0].name
-        self.choice.options = [*offers, *saved, ('another one, by its name …', OTHER)]
-        self.choice.value = value
-        self.changed()
+        options = (*offers, *saved, ('another one, by its name …', OTHER))
+        if options != self.choice.options:
+            self.choice.options = options
+            self.choice.value = value
+        self.show_about()
 
     def changed(self, change=None):
+        """Describe what was chosen now, and not what became of an earlier choice."""
+        self.show_about()
+        self.say('')
+
+    def show_about(self):
         """Describe the model, or ask for its name."""
         show_if(self.choice.value == OTHER, self.name)
         self.about.value = rendering.hint(next((o.about for o in MODELS if o.name == self.choice.value), ''))
@@ -114,97 +128,32 @@ class ModelForm(Form):
     def use_model(self):
         """Load the model."""
         self.chosen.require_rest()
-        name = self.name.value.strip() if self.choice.value == OTHER else self.choice.value
+        typed = self.name.value.strip().removeprefix('https://huggingface.co/').strip('/')
+        name = typed if self.choice.value == OTHER else self.choice.value
         if not name:
             raise UserError('type the name of a model, such as HuggingFaceTB/SmolLM2-135M')
-        self.chosen.model, self.chosen.is_ready = None, False
-        self.chosen.model = steps.open_model(name)
+        opened, before = steps.open_model(name), self.chosen.model  # which stays if this one cannot be had
+        if before is None or before.name != name:
+            self.chosen.is_ready = False
+        self.chosen.model = opened
         self.chosen.refresh()
-        _, model, tokenizer, weights = self.chosen.model
+        return self.describe_model()
+
+    def describe_model(self):
+        """Return what is known of the model, and what comes next."""
+        name, model, tokenizer, weights = self.chosen.model
         return (
             f'{name} is ready: {weights / 1e6:,.1f} million weights, {tokenizer.vocab_size:,} different tokens, and it '
-            f'looks back on at most {model.block_size:,} of them.'
+            f'looks back on at most {model.block_size:,} of them. '
+            f'Go on with step {4 if self.chosen.is_ready else 3}.'
         )
-
-
-class TextForm(Form):
-    """Step 3: choose texts, then the column that holds them."""
-
-    def __init__(self, chosen):
-        super().__init__()
-        self.chosen, self.source, self.found = chosen, None, []
-        options = [(source.label, name) for name, source in SOURCES.items()]
-        options += [('A file of my own …', FILE), ('Another dataset on the hub …', HUB)]
-        self.choice = field(widgets.Dropdown(options=options), 'Texts')
-        self.upload = widgets.FileUpload(description='Upload a file', multiple=False)
-        self.upload.layout = widgets.Layout(width='auto', align_self='flex-start')
-        self.path = field(widgets.Text(placeholder='my_texts.csv'), 'or the name of a file that is here already')
-        self.dataset = field(widgets.Text(placeholder='roneneldan/TinyStories'), 'Its name on the hub')
-        self.config = field(widgets.Text(), 'Its configuration, if it has several')
-        self.look = self.button('Look at the columns', self.look_at_columns, 'Reading the first texts …')
-        self.column = field(widgets.RadioButtons(options=[]), 'Column to learn from')
-        self.examples = widgets.HTML()
-        options = [(text, number) for number, text in DOCUMENTS.items()]
-        self.documents = field(widgets.Dropdown(options=options, value=1000), 'Documents (rows) at most')
-        self.use = self.button('Use these texts', self.use_texts, 'Turning the texts into tokens …')
-        self.parts = widgets.HTML()
-        self.columns = widgets.VBox([self.column, self.examples, self.documents, self.use])
-        self.choice.observe(self.changed, 'value')
-        self.column.observe(self.show_examples, 'value')
-        self.changed()
-        asked = (self.upload, self.path, self.dataset, self.config)
-        self.arrange(self.choice, *asked, self.look, self.columns, self.line, self.parts)
-
-    def changed(self, change=None):
-        """Ask for what this kind of texts needs; forget the columns of others."""
-        show_if(self.choice.value == FILE, self.upload, self.path)
-        show_if(self.choice.value == HUB, self.dataset, self.config)
-        show_if(False, self.columns)
-
-    def look_at_columns(self):
-        """Show the columns of the texts, each with an example."""
-        show_if(False, self.columns)
-        if self.choice.value == FILE:
-            typed = self.path.value.strip()
-            self.source = uploaded_file(self.upload.value) if self.upload.value and not typed else own_file(typed)
-        elif self.choice.value == HUB:
-            self.source = named_dataset(self.dataset.value, self.config.value)
-        else:
-            self.source = SOURCES[self.choice.value]
-        self.found, others, notes = steps.look_at(self.source)
-        self.column.options = [(rendering.column_label(column), column.name) for column in self.found]
-        self.column.value = self.found[0].name
-        self.show_examples()
-        show_if(True, self.columns)
-        left_out = f' No text is in: {", ".join(others)}.' if others else ''
-        several = f'{len(self.found)} columns hold text' if len(self.found) > 1 else 'One column holds text'
-        return ' '.join([f'{several}.{left_out}', *notes])
-
-    def show_examples(self, change=None):
-        """Show how the first texts of the column begin."""
-        shown = [column for column in self.found if column.name == self.column.value]
-        self.examples.value = rendering.examples(shown[0]) if shown else ''
-
-    def use_texts(self):
-        """Cut the texts into three parts, and turn them into tokens."""
-        self.chosen.require_model()
-        self.chosen.is_ready, self.parts.value = False, ''
-        counts, notes = steps.prepare_texts(
-            self.source, self.column.value, self.chosen.model.name, self.documents.value
-        )
-        self.chosen.is_ready = True
-        self.chosen.about = self.source.about
-        self.chosen.refresh()
-        self.parts.value = rendering.parts(counts) + rendering.hints(notes)
-        return 'Your texts are ready, in three parts that share no document.'
 
 
 class BeforeForm(Form):
     """Step 4: what the model writes and predicts before training."""
 
     def __init__(self, chosen):
-        super().__init__()
-        self.chosen = chosen
+        super().__init__(chosen)
         self.write = self.button('Write', self.write_samples, 'Writing …')
         self.measure = self.button('Measure perplexity', self.measure_perplexity, 'Measuring …')
         self.measured, self.written = widgets.HTML(), widgets.HTML()
@@ -221,19 +170,20 @@ class BeforeForm(Form):
                 self.written.value = rendering.samples([*written, (wish.prompt, {'before': samples})])
 
             written.append((wish.prompt, {'before': steps.write_samples(opened, wish, show)}))
+        return ''
 
     def measure_perplexity(self):
         """Measure how well the model predicts the test part."""
         self.chosen.require_texts()
         self.measured.value = rendering.measurement(steps.measure(self.chosen.model.name), read_meta_of_test())
+        return ''
 
 
 class AfterForm(Form):
     """Step 6: what has changed."""
 
     def __init__(self, chosen):
-        super().__init__()
-        self.chosen = chosen
+        super().__init__(chosen)
         self.measure = self.button('Measure before and after', self.measure_perplexity, 'Measuring both …')
         self.write = self.button('Write before and after', self.write_samples, 'Writing …')
         self.inside = self.button('Look inside a text', self.look_inside, 'Writing, and looking at each token …')
@@ -246,6 +196,7 @@ class AfterForm(Form):
         """Measure how well both models predict the test part."""
         run = self.chosen.chosen_run()
         self.measured.value = rendering.measurement(steps.measure(run.model, run), read_meta_of_test())
+        return ''
 
     def write_samples(self):
         """Let both models continue both prompts, with the same random numbers."""
@@ -255,21 +206,27 @@ class AfterForm(Form):
             sides = {}
             written.append((wish.prompt, sides))
             for heading, opened in models.items():
-                sides[heading] = steps.write_samples(opened, wish)
-                self.written.value = rendering.samples(written)
+
+                def show(samples, sides=sides, heading=heading):
+                    sides[heading] = samples
+                    self.written.value = rendering.samples(written)
+
+                steps.write_samples(opened, wish, show)
+        return ''
 
     def look_inside(self):
         """Show what could have come instead of each token."""
         run = self.chosen.chosen_run()
         self.page.value = rendering.frame(steps.compare_tokens(run.model, run, self.chosen.wishes()[0]))
+        return ''
 
 
 class KeepForm(Form):
     """Step 7: save the model, and publish it if you like."""
 
     def __init__(self, chosen):
-        super().__init__()
-        self.chosen, self.folder = chosen, None
+        super().__init__(chosen)
+        self.folder = None
         self.name = field(widgets.Text('my-stories'), 'Name of the model')
         self.about = field(widgets.Textarea(), 'Which texts did it learn from, and what do their authors allow?')
         self.replace = widgets.Checkbox(False, description='replace a model of this name', indent=False)
@@ -304,6 +261,7 @@ class KeepForm(Form):
         if self.folder is None:
             raise UserError('save the model first')
         steps.download_model(self.folder)
+        return 'Your browser asks where to put the zip file, or puts it among your downloads.'
 
     def publish_model(self):
         """Push the model of the run to the hub; the token leaves the page at once."""

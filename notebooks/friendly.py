@@ -9,7 +9,8 @@ from common.errors import UserError, is_out_of_memory, on_one_line
 from common.files import make_folder
 from common.notes import forget_notes
 from lm.hub_download import DownloadError
-from notebooks.choices import OUT, similar_model
+from notebooks.choices import MODELS, OUT, SOURCES, UPLOADS, similar_model
+from notebooks.progress import Bars
 
 NO_MEMORY = 'there is not enough memory for this here: choose a smaller model, or shorter and fewer samples'
 ADVICE = (  # what a message of the project contains, and what is said instead
@@ -17,6 +18,13 @@ ADVICE = (  # what a message of the project contains, and what is said instead
     ('out of memory', NO_MEMORY),
     ('not enough for', 'this is too little text to set a part aside: choose more or longer texts'),
     ('there is no text in', 'there is no text in it: choose another column, or other texts'),
+    (
+        'is not UTF-8 text',
+        'the letters of this file are stored in an old way. Open it in the program that made it, and save it once '
+        'more as UTF-8: in Notepad, choose UTF-8 beside Encoding under File, Save As; in Excel, “CSV UTF-8”; in Word, '
+        '“Plain Text” and then UTF-8',
+    ),
+    ('Repo id must', 'a name on the hub has letters, digits and hyphens, and no spaces, as in owner/name'),
 )
 
 
@@ -42,6 +50,7 @@ def plain(message):
     for words, advice in ADVICE:
         if words in message:
             return advice
+    message = message.replace(f'{UPLOADS.as_posix()}/', '')
     parts = [part for part in message.split('; ') if not re.search(r'--\w|\bpython \w', part)]
     return '; '.join(parts) or re.sub(r'--\w+=?', '', message)
 
@@ -56,12 +65,14 @@ def sentence(text):
 
 def explain_missing_model(name, error):
     """Return a UserError about a model that could not be loaded: what may have been meant, and what can be done."""
-    near = similar_model(name)
+    near, is_offered = similar_model(name), any(name == offer.name for offer in MODELS)
     meant = f'Did you mean {near}?' if near and near != name else ''
+    spelling = '' if is_offered else f'{meant or "Check its spelling."} '
     if isinstance(error, DownloadError):
         return UserError(
-            f'“{name}” is not on this computer, and it could not be downloaded. {meant or "Check its spelling."} '
-            'Check the internet connection, or choose tiny-stories, which needs no download'
+            f'“{name}” is not on this computer yet, and it could not be downloaded. '
+            f'{spelling}Check the internet connection and press the button again, or choose tiny-stories, which needs '
+            'no download'
         )
     if re.search('no model of that name|nor a valid name|to load a model', str(error)):
         return UserError(f'there is no model called “{name}”. {meant or "On the hub, a name looks like owner/name"}')
@@ -74,7 +85,9 @@ def explain_missing_dataset(name, error):
         return UserError(f'there is no dataset called “{name}” on the hub, or it is not public: check its spelling')
     reason = str(error).partition('Hugging Face hub: ')[2].partition('; use --input')[0]
     if is_unreachable(error.__cause__):
-        reason = 'check its spelling and the internet connection, or choose texts that need no download'
+        is_offered = any(source.dataset == name for source in SOURCES.values())
+        what = 'the internet connection' if is_offered else 'its spelling and the internet connection'
+        reason = f'check {what}, or choose texts that need no download'
     return UserError(f'“{name}” could not be read from the Hugging Face hub: {reason}')
 
 
@@ -97,8 +110,11 @@ def is_unreachable(error):
 
 @contextlib.contextmanager
 def quietly():
-    """Keep from the page what the project's functions print; yield the two streams that receive it: out and err."""
-    out, err = io.StringIO(), io.StringIO()
+    """Keep from the page what the project's functions print; yield the two streams that receive it: out and err.
+
+    How far their progress bars are is reported to the button that was pressed.
+    """
+    out, err = io.StringIO(), Bars()
     forget_notes()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield out, err

@@ -6,7 +6,9 @@ import math
 from common.strings import shorten, show_invisible
 from lm.wording import format_perplexity
 from notebooks.runs import count_epochs, decimal
-from texts.tables import shorten_value
+
+NO_NAME = '(a column without a name)'
+LONGEST = 300  # characters of an example
 
 # One look for Jupyter and Colab; only what their own styles lack. The labels of widgets are above them, not beside.
 STYLE = """<style>
@@ -14,7 +16,9 @@ STYLE = """<style>
 .ft-form .widget-html, .ft-form .widget-html-content { height: auto; line-height: 1.45; font-size: 14px; }
 .ft-form .widget-html, .ft-form .widget-html-content { min-width: 0; max-width: 100%; }
 .ft-form .widget-html-content { flex: 1 1 0; }
-.ft-form .ft-field { flex-flow: column; align-items: stretch; height: auto; max-width: 40em; margin-bottom: 6px; }
+.ft-form .ft-field { flex-flow: column; align-items: stretch; height: auto; max-width: 40em; margin: 2px 0 6px; }
+.ft-form .widget-box, .ft-form .widget-checkbox { margin: 0; max-width: 100%; overflow: visible; }
+.ft-form .widget-box { width: 100%; }
 .ft-form .ft-field > .widget-label { width: auto; height: auto; text-align: left; }
 .ft-form .ft-field > .widget-label { white-space: normal; line-height: 1.35; font-weight: 600; }
 .ft-form .ft-field > select, .ft-form .ft-field > input { flex: 0 0 auto; height: 32px; }
@@ -33,6 +37,7 @@ STYLE = """<style>
 .ft-scroll { overflow-x: auto; }
 .ft-form table.ft { border-collapse: collapse; margin: 6px 0; }
 .ft-form table.ft th, .ft-form table.ft td { border: 1px solid #8884; padding: 4px 10px; text-align: right; }
+@media (max-width: 500px) { .ft-form table.ft th, .ft-form table.ft td { padding: 3px 4px; font-size: 12px; } }
 .ft-form table.ft th { font-weight: 600; } .ft-form table.ft .best { font-weight: 700; }
 .ft-sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17em, 100%), 1fr)); gap: 10px; }
 .ft-side { border: 1px solid #8884; border-radius: 4px; padding: 6px 10px; }
@@ -67,18 +72,23 @@ def hints(texts):
 def column_label(column):
     """Return the name of a column with an example."""
     example = next(filter(str.strip, column.examples), '')
-    return f'{column.name}: {shorten_value(example, 60)}'
+    return f'{column.name or NO_NAME}: {shorten(example, 60)}'
 
 
 def examples(column):
     """Return the first texts of a column, shortened."""
-    texts = ''.join(f'<li class="ft-text">{escape(shorten(text.strip(), 400))}</li>' for text in column.examples)
-    return f'<div>How it begins ({column.length:,.0f} characters a text):</div><ol>{texts}</ol>'
+    cut = [text if len(text) <= LONGEST else f'{text[:LONGEST]} …' for text in map(str.strip, column.examples)]
+    texts = ''.join(f'<li class="ft-text">{escape(text)}</li>' for text in cut)
+    return f'<div>The first texts (on average {column.length:,.0f} characters long):</div><ol>{texts}</ol>'
 
 
 def parts(counts):
     """Return a table of the three parts of the texts: part -> documents, bytes, tokens."""
-    names = {'train': 'training: learned from', 'val': 'validation: to compare runs', 'test': 'test: never looked at'}
+    names = {
+        'train': 'training: learned from',
+        'val': 'validation: to compare runs',
+        'test': 'test: to measure at the end',
+    }
     rows = [[names[part], f'{of["documents"]:,}', f'{of["tokens"]:,}'] for part, of in counts.items()]
     return table(['part', 'documents', 'tokens'], rows)
 

@@ -20,6 +20,7 @@ from common.files import PROJECT, atomic_write, make_folder
 from common.json_files import read_json_object
 from notebooks.choices import OUT
 from notebooks.friendly import last_line
+from notebooks.progress import describe_seconds
 from texts.token_files import read_meta
 from training.log import read_curves
 
@@ -28,7 +29,6 @@ SMALL_CONFIG, CONFIG = 'config/finetune_own_text.py', 'config/finetune_stories.p
 SMALL = 20e6  # weights; smaller models learn with the settings of the first config
 TABLE = OUT / 'runs.json'
 MIN_TOKENS = 50  # in each part of the texts
-MOST_EPOCHS = 100
 EVALUATIONS, LEAST_STEPS = 10, 5  # during a run; between two of them
 BATCHES = 10  # of each part, to measure a loss
 
@@ -88,10 +88,7 @@ class Run:
 
 
 def new_run(model, weights, learning_rate, epochs):
-    """Return a Run on the texts that are prepared. Raises UserError for settings that make no sense."""
-    if not 0.1 <= epochs <= MOST_EPOCHS:
-        why = 'with 0, the model would read nothing' if epochs == 0 else '1 means that all of the text is read once'
-        raise UserError(f'epochs must be between 0.1 and {MOST_EPOCHS}: {why}')
+    """Return a Run on the texts that are prepared. Raises UserError if there are too few."""
     count_tokens()
     return Run(model, weights, learning_rate, epochs, _texts_sha256())
 
@@ -108,6 +105,13 @@ def read_training_settings(weights):
     return settings
 
 
+def count_steps(weights, epochs):
+    """Return in how many steps a model with this many weights reads the texts that often."""
+    settings = read_training_settings(weights)
+    tokens = settings.batch_size * settings.gradient_accumulation_steps * settings.block_size
+    return math.ceil(epochs * count_tokens()['train'] / tokens)
+
+
 def _config(weights):
     return SMALL_CONFIG if weights < SMALL else CONFIG
 
@@ -117,14 +121,13 @@ class Training:
 
     def __init__(self, run, go_on=False):
         """Start the run from the beginning or, with go_on, from where it was stopped."""
-        self.run, self.stopped = run, False
+        self.run, self.stopped, self._began = run, False, time.monotonic()
         self._seen = []  # (step, when it was first seen), to say how long the rest will take
         make_folder(run.folder)
         if not go_on:
             (run.folder / 'metrics.jsonl').unlink(missing_ok=True)  # or an earlier run's curves would be shown at first
         settings = read_training_settings(run.weights)
-        tokens = settings.batch_size * settings.gradient_accumulation_steps * settings.block_size
-        steps = math.ceil(run.epochs * count_tokens()['train'] / tokens)
+        steps = count_steps(run.weights, run.epochs)
         arguments = {
             'init_from': 'resume' if go_on else run.model,
             'dataset': DATASET,
@@ -169,13 +172,16 @@ class Training:
         found = re.search(r'per step, ([\d,]+) steps', self._output())
         steps = self.curves()['of each step']
         if not found or not steps:
-            return 'Getting ready …'
+            waited = describe_seconds(time.monotonic() - self._began)
+            return f'Loading the model, and measuring it before training: {waited} so far.'
         total, done = int(found[1].replace(',', '')), steps[-1][0]
         if not self._seen or done > self._seen[-1][0]:
             self._seen.append((done, time.monotonic()))
         (first, began), (_, now) = self._seen[0], self._seen[-1]
+        if done == total:
+            return f'All {total:,} steps are done. Measuring the model once more …'
         said = f'Step {done:,} of {total:,}'
-        if first < done < total:
+        if first < done:
             said += f', about {describe_seconds((now - began) / (done - first) * (total - done))} left'
         return f'{said}.'
 
@@ -208,13 +214,6 @@ class Training:
 def to_perplexity(loss):
     """Return the perplexity of a loss in nats per token, None if it is None or as good as infinite."""
     return None if loss is None or loss > 100 else math.exp(loss)
-
-
-def describe_seconds(seconds):
-    """Return a time to wait, in words."""
-    if seconds < 90:
-        return f'{max(1, round(seconds))} seconds'
-    return f'{round(seconds / 60)} minutes' if seconds < 5400 else f'{seconds / 3600:.1f} hours'
 
 
 def count_epochs(epochs):

@@ -2,7 +2,8 @@
 
 from IPython.display import display
 
-from notebooks.forms import AfterForm, BeforeForm, Chosen, KeepForm, ModelForm, TextForm
+from notebooks.forms import AfterForm, BeforeForm, Chosen, KeepForm, ModelForm
+from notebooks.text_form import TextForm
 from notebooks.training_form import TrainingForm
 
 FORMS = {

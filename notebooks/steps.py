@@ -32,9 +32,9 @@ from lm.tuning import MANY_ROWS
 from lm.wording import describe_sampler
 from notebooks.choices import OUT, read_columns
 from notebooks.friendly import explain_failed_push, explain_missing_dataset, explain_missing_model, notes_in, quietly
+from notebooks.progress import report
 from notebooks.runs import DATASET, count_tokens, read_training_settings
 from pictures import page
-from texts.token_files import read_meta
 
 MODELS = OUT / 'models'  # those that were saved
 RESAMPLES, SEED = 2000, 1337
@@ -100,10 +100,9 @@ def saved_models():
 
 
 def prepare_texts(source, column, model, max_documents):
-    """Split texts into training, validation and test parts, as tokens of a model.
+    """Split texts into training, validation and test parts, as tokens of a model; return notes about them.
 
-    source, column: see notebooks.choices. Returns what each part contains: part -> documents, bytes, tokens; and notes.
-    Raises UserError if there are too few.
+    source, column: see notebooks.choices. Raises UserError if there are too few.
     """
     settings = prepare_bin.Settings(
         dataset=DATASET,
@@ -121,8 +120,7 @@ def prepare_texts(source, column, model, max_documents):
     with quietly() as (_, err), explained(source):
         prepare_bin.main(settings)
     count_tokens()
-    meta = read_meta(DATASET)
-    return {part: meta[part] for part in ('train', 'val', 'test')}, notes_in(err)
+    return notes_in(err)
 
 
 def look_at(source):
@@ -207,6 +205,7 @@ def write_samples(opened, wish, show: Callable = lambda samples: None, record=Fa
         samples = [
             Sample(_text_of(response.ids, tokenizer, prompt_ids), response, prompt_ids) for response in responses
         ]
+        report((number + 1) / wish.length)
         if number % 10 == 0:
             show(samples)
     show(samples)
@@ -250,7 +249,9 @@ def save_model(run, name, about='', replace=False):
     """Write the model of a Run to a folder that transformers and this notebook can open; return its path."""
     folder = _folder_for(name)
     if (folder / 'config.json').exists() and not replace:
-        raise UserError(f'there is a model called “{name}” already: choose another name, or tick “replace it”')
+        raise UserError(
+            f'there is a model called “{name}” already: choose another name, or tick “replace a model of this name”'
+        )
     with quietly():
         export.main(export.Settings('resume', str(run.folder), str(folder), overwrite=True, about=about))
     return folder

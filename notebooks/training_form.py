@@ -10,32 +10,42 @@ from notebooks import rendering, steps
 from notebooks.choices import OUT
 from notebooks.form_parts import Form, field, in_a_row, show_if
 from notebooks.friendly import explain
-from notebooks.runs import Training, decimal, new_run, suggested_rate
+from notebooks.progress import PAUSE
+from notebooks.runs import Training, count_steps, decimal, new_run, suggested_rate
 from pictures.losses import draw_losses
 
 RATES = [round(digit * 10.0**power, 9) for power in range(-6, 0) for digit in (1, 3)]
+MANY_EPOCHS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 EPOCHS = (0.3, 1.0, 3.0)  # columns of the table before any run
 PICTURE = OUT / 'curve.png'
-PAUSE = 0.5  # seconds between two looks at a run
 
 
 class TrainingForm(Form):
-    """Training runs in a process of its own, and a thread watches it, so that the buttons work meanwhile."""
+    """Training runs in a process of its own, and a thread watches it, so that the buttons work meanwhile.
+
+    On Colab, nothing that a thread shows reaches the page (googlecolab/colabtools, issue 3373): there the button itself
+    watches, and Colab’s own button stops it.
+    """
 
     def __init__(self, chosen):
-        super().__init__()
-        self.chosen, self.watcher = chosen, None
+        super().__init__(chosen)
+        self.watcher = None
         options = [(decimal(rate), rate) for rate in RATES]
         self.rate = field(widgets.Dropdown(options=options, value=3e-4), 'Learning rate')
-        self.epochs = field(widgets.FloatText(1.0, step=0.1), 'Epochs (0.1 is a tenth of the training part)')
+        options = [(f'{number:g}', number) for number in MANY_EPOCHS]
+        self.epochs = field(
+            widgets.Dropdown(options=options, value=1.0), 'Epochs (0.1 is a tenth of the training part)'
+        )
+        self.steps = widgets.HTML()
         self.start = self.button('Start', self.start_training, 'Starting …')
         self.stop = self.button('Stop', self.stop_training, 'Stopping after this step …', style='')
         self.go_on = self.button('Go on', self.continue_training, 'Going on …', style='')
         self.picture = widgets.Image(format='png', layout=widgets.Layout(width='100%', max_width='700px'))
         self.table = widgets.HTML()
         show_if(False, self.picture)
+        self.epochs.observe(self.show_steps, 'value')
         buttons = in_a_row(self.start, self.stop, self.go_on)
-        self.arrange(self.rate, self.epochs, buttons, self.line, self.picture, self.table)
+        self.arrange(self.rate, self.epochs, self.steps, buttons, self.line, self.picture, self.table)
         self.refresh()
 
     def refresh(self):
@@ -44,10 +54,17 @@ class TrainingForm(Form):
         suggested = suggested_rate(model.weights if model else 0)
         if model is not None and model.name != getattr(self, '_suggested_for', None):
             self._suggested_for, self.rate.value = model.name, suggested
+        self.show_steps()
         made = self.chosen.runs()
         before = next((run.before for run in reversed(made) if run.before is not None), None)
         rates = [round(suggested * factor, 9) for factor in (0.1, 1, 10)]
         self.table.value = rendering.runs(made, rates, EPOCHS, before)
+
+    def show_steps(self, change=None):
+        """Say how many steps the chosen number of epochs are."""
+        is_known = self.chosen.is_ready and self.chosen.training is None
+        steps = count_steps(self.chosen.model.weights, self.epochs.value) if is_known else 0
+        self.steps.value = rendering.hint(f'That is {steps:,} step{"" if steps == 1 else "s"}.' if steps else '')
 
     def start_training(self):
         """Train from the beginning with this learning rate, for so many epochs."""
@@ -75,8 +92,11 @@ class TrainingForm(Form):
         """Start a run, and a thread that watches it."""
         steps.forget_models()
         self.chosen.training = Training(run, go_on)
-        self.watcher = threading.Thread(target=self.follow, args=[self.chosen.training], daemon=True)
-        self.watcher.start()
+        if steps.on_colab():
+            self.follow(self.chosen.training)
+        else:
+            self.watcher = threading.Thread(target=self.follow, args=[self.chosen.training], daemon=True)
+            self.watcher.start()
 
     def follow(self, training):
         """Show how far a run is until it ends, then what became of it."""
@@ -86,23 +106,31 @@ class TrainingForm(Form):
                 if (curves := training.curves()) != shown:
                     shown = curves
                     self.draw(curves)
-                self.say(f'{"Stopping. " if training.stopped else ""}{training.describe()}', 'busy')
-                time.sleep(PAUSE)
+                self.shown.say(f'{"Stopping. " if training.stopped else ""}{training.describe()}', 'busy')
+                try:
+                    time.sleep(PAUSE)
+                except KeyboardInterrupt:  # on Colab: Runtime, Interrupt execution
+                    training.stop()
             self.draw(training.curves())
             error = training.finish()
             self.chosen.training = None
             self.chosen.refresh()
-            self.say(*self.ending(training.run, error))
+            self.shown.say(*self.ending(training.run, error))
         except Exception as error:  # in a thread nobody would see it
             self.chosen.training = None
-            self.say(explain(error), 'bad')
+            self.shown.say(explain(error), 'bad')
+
+    @property
+    def shown(self):
+        """The form that the page shows: another one than this if the cell was run once more since training began."""
+        return self.chosen.forms.get('training', self)
 
     def draw(self, curves):
         """Draw the losses so far."""
         if any(curves.values()):
             draw_losses(PICTURE, curves)
-            self.picture.value = PICTURE.read_bytes()
-            show_if(True, self.picture)
+            self.shown.picture.value = PICTURE.read_bytes()
+            show_if(True, self.shown.picture)
 
     def ending(self, run, error):
         """Return a sentence about how a run has ended, and its kind."""
@@ -119,5 +147,5 @@ class TrainingForm(Form):
         before, best = rendering.short(run.before), rendering.short(run.best)
         return (
             f'Done: on the validation part, perplexity went from {before} to {best}. The model from the best moment is '
-            'kept.'
+            'kept. Change one setting and start again, or go on with step 6.'
         ), 'good'

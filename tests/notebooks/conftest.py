@@ -39,8 +39,8 @@ def colab(monkeypatch):
     files.download = files.downloaded.append
     userdata = ModuleType('google.colab.userdata')
     userdata.get = {'HF_TOKEN': 'hf_aSecret'}.__getitem__
-    package = ModuleType('google.colab')
+    google, package = ModuleType('google'), ModuleType('google.colab')
     package.files, package.userdata = files, userdata
-    for name, module in {'google.colab': package, 'google.colab.files': files}.items():
+    for name, module in {'google': google, 'google.colab': package, 'google.colab.files': files}.items():
         monkeypatch.setitem(sys.modules, name, module)
     return files

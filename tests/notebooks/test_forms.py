@@ -1,5 +1,6 @@
 """The forms of the notebook: what a pupil presses and mistypes, and the sentence that comes."""
 
+import asyncio
 import json
 import os
 import time
@@ -8,12 +9,22 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.notebooks import text_of
+from tqdm import tqdm
 
 from lm.checkpoint import load_model
-from notebooks import friendly, rendering, runs, steps
+from notebooks import form_parts, friendly, progress, rendering, runs, show, steps
 from notebooks.choices import MODELS, SOURCES
-from notebooks.forms import FILE, HUB, OTHER
+from notebooks.forms import OTHER
+from notebooks.text_form import FILE, HUB
 from texts.splits import SPLITS
+
+
+def upload(book, value):
+    """Let a file arrive; return the sentence that the form then shows. value: as in ipywidgets 7 or 8."""
+    book.texts.upload = SimpleNamespace(value=value)
+    book.texts.uploaded()
+    return text_of(book.texts.line.value)
+
 
 # The model -----------------------------------------------------------------------------------------------------------
 
@@ -52,6 +63,78 @@ def test_steps_in_the_wrong_order_say_which_comes_first(book):
     assert 'Nothing is training' in book.press('training', 'stop')
 
 
+@pytest.mark.slow
+def test_a_model_that_cannot_be_had_leaves_the_one_that_was_chosen_and_its_texts(book):
+    assert 'Go on with step 4' in book.choose()
+    book.model.choice.value, book.model.name.value = OTHER, 'https://huggingface.co/gpt3/'
+    assert '“gpt3” is not on this computer yet' in book.press('model', 'use')
+    assert book.chosen.model.name == 'tiny' and book.chosen.is_ready
+    book.model.choice.value = 'gpt2'
+    assert book.model.line.value == ''  # what was said about another choice
+    said = book.press('model', 'use')
+    assert 'spelling' not in said and 'choose tiny-stories' in said  # nothing was typed
+    book.model.choice.value = 'tiny'
+    assert 'Go on with step 4' in book.press('model', 'use')  # the same model needs its texts only once
+    book.model.choice.value = 'tiny-stories'
+    assert 'Go on with step 3' in book.press('model', 'use')
+    assert 'once more' in text_of(book.texts.line.value) and not book.texts.parts.value
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_run_again_shows_what_is_chosen(book):
+    book.choose()
+    for step, make in show.FORMS.items():
+        book.chosen.forms[step] = make(book.chosen)
+    assert 'tiny is ready' in text_of(book.model.line.value)
+    assert 'Your texts are ready' in text_of(book.texts.line.value) and 'training: learned' in book.texts.parts.value
+
+
+def test_one_thing_is_done_at_a_time_and_a_double_click_does_it_once(book, monkeypatch):
+    """In a notebook, the second click arrives when the first one has been answered."""
+    pressed, disabled = [], []
+
+    def work():
+        pressed.append(1)
+        disabled.extend(button.disabled for form in book.chosen.forms.values() for button in form.buttons)
+        book.model.act(work)
+        return 'Done.'
+
+    async def click_twice():
+        book.model.act(work)
+        book.model.act(work)
+        await asyncio.sleep(3 * form_parts.DOUBLE_CLICK)
+        book.model.act(lambda: pressed.append(2) or 'Done.')
+        await asyncio.sleep(3 * form_parts.DOUBLE_CLICK)
+
+    monkeypatch.setattr(form_parts, 'DOUBLE_CLICK', 0.02)
+    asyncio.run(click_twice())
+    assert pressed == [1, 2] and all(disabled) and len(disabled) >= 12
+    assert not any(button.disabled for form in book.chosen.forms.values() for button in form.buttons)
+    assert text_of(book.model.line.value).endswith('Done.')
+
+
+def test_work_that_takes_long_says_how_far_it_is(monkeypatch):
+    """Clocked by hand: a quarter in ten seconds, then a bar that another library prints."""
+    now, said = [100.0], []
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+    at_work = progress.Progress(said.append, 'Working …')
+    assert at_work.describe() == 'Working …'
+    now[0] += 5
+    assert at_work.describe() == 'Working … 5 seconds so far'
+    at_work.update(0)
+    now[0] += 10
+    at_work.update(0.25)
+    assert at_work.describe() == 'Working … 25% done, about 30 seconds left'
+    monkeypatch.setattr(progress, '_at_work', at_work)
+    with friendly.quietly() as (_, err):
+        for _ in tqdm(range(4), desc='Fetching 4 files', file=err, mininterval=0):
+            pass
+        assert at_work.share == 0.25  # files say little about bytes
+        with tqdm(total=1000, unit='B', file=err, mininterval=0) as bar:
+            bar.update(600)
+    assert at_work.share == 0.6
+
+
 # The texts ------------------------------------------------------------------------------------------------------------
 
 
@@ -78,16 +161,18 @@ def test_the_columns_of_texts_that_need_no_network_are_shown_with_examples(book)
     [
         ('empty.txt', b'', 'empty.txt is empty'),
         ('blank.txt', b'\n\n \n', 'no text to learn from'),
-        ('story.docx', b'PK\3\4', 'save it as plain text'),
+        ('story.docx', b'PK\3\4', '“story.docx” cannot be read: it is a document. Open it, choose File'),
+        ('marks.xlsx', b'PK\3\4', 'CSV UTF-8'),
+        ('book.pdf', b'%PDF', 'copy that into a text editor'),
+        ('cafe.txt', 'The café.'.encode('cp1252'), 'in Notepad, choose UTF-8'),
         ('numbers.csv', b'a,b\n1,2\n3,4\n', 'no text to learn from'),
         ('story.txt', b'\x89PNG', 'a picture'),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(book, file, content, words):
     book.texts.choice.value = FILE
-    book.texts.upload = SimpleNamespace(value=({'name': file, 'content': memoryview(content)},))  # ipywidgets 8
-    said = book.press('texts', 'look')
-    assert said.startswith('✗') and words in said and '--' not in said
+    said = upload(book, ({'name': file, 'content': memoryview(content)},))  # as ipywidgets 8 has it
+    assert said.startswith('✗') and words in said and '--' not in said and 'out-notebook' not in said
 
 
 def test_a_file_is_named_or_missing_or_not_chosen(book):
@@ -121,22 +206,28 @@ def test_one_line_is_too_little_and_the_same_text_of_a_table_is_enough(book):
 def test_a_file_that_was_uploaded_on_colab_is_read(book):
     """ipywidgets 7, which Colab has, gives files by name."""
     book.texts.choice.value = FILE
-    book.texts.upload = SimpleNamespace(value={'a/../tales.csv': {'content': b'tale\n"The cat sat on the mat."\n'}})
-    assert 'One column holds text' in book.press('texts', 'look')
-    assert Path('out-notebook/texts/tales.csv').exists()
+    said = upload(book, {'a/../tales.csv': {'content': b'tale\n"The cat sat on the mat."\n'}})
+    assert 'tales.csv can be read. Here are the first texts.' in said and 'This is only one document' in said
+    assert book.texts.path.value == 'out-notebook/texts/tales.csv' and Path(book.texts.path.value).exists()
+
+
+def test_the_file_that_was_uploaded_last_is_used_and_a_name_that_is_typed_after_it(book):
+    book.texts.choice.value = FILE
+    Path('typed.txt').write_text('One.\n\n\nTwo.')
+    book.texts.path.value = 'typed.txt'
+    assert 'sent.txt can be read' in upload(book, ({'name': 'sent.txt', 'content': b'Three.\n\n\nFour.'},))
+    assert 'Three.' in book.texts.examples.value and 'out-notebook/texts/sent.txt' in book.texts.path.options
+    book.texts.path.value = 'typed.txt'
+    assert book.texts.columns.layout.display == 'none' and book.texts.line.value == ''  # not those of another file
+    assert 'typed.txt can be read' in book.press('texts', 'look')
 
 
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('epochs', [0, -1, 0.05, 1000])
-def test_impossible_epochs_are_one_sentence(book, monkeypatch, epochs):
-    book.chosen.model, book.chosen.is_ready = SimpleNamespace(name='tiny', weights=5), True
-    monkeypatch.setattr('notebooks.forms.count_tokens', lambda: None)
-    monkeypatch.setattr('notebooks.forms.runs_of', lambda model: [])
-    book.training.epochs.value = epochs
-    assert 'between 0.1 and 100' in book.press('training', 'start')
-    assert book.chosen.training is None
+def test_epochs_are_chosen_from_a_tenth_on(book):
+    """A number that is typed may lose its comma on the way: 0,5 became 5."""
+    assert [label for label, _ in book.training.epochs.options][:5] == ['0.1', '0.2', '0.3', '0.5', '1']
 
 
 def test_short_texts_get_a_shorter_context(book):
@@ -151,10 +242,41 @@ def test_short_texts_get_a_shorter_context(book):
     assert runs.read_training_settings(124e6).block_size == min(256, least - 1)
 
 
+def test_on_colab_the_button_itself_watches_the_training_and_an_interrupt_stops_it(book, colab, monkeypatch):
+    """Nothing that a thread shows reaches the page there."""
+
+    class Training:
+        run, stopped, looks = runs.Run('tiny', 5, 1e-4, 1.0), False, 0
+        curves = dict
+
+        def is_running(self):
+            self.looks += 1
+            return self.looks < 5 and not self.stopped
+
+        def describe(self):
+            return 'Step 1 of 2.'
+
+        def stop(self):
+            self.stopped = True
+
+        def finish(self):
+            self.run.outcome = 'stopped' if self.stopped else 'failed'
+            return ''
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('notebooks.training_form.Training', lambda run, go_on: Training())
+    monkeypatch.setattr('notebooks.training_form.time', SimpleNamespace(sleep=interrupt))
+    book.training.act(lambda: book.training.watch(Training.run))
+    assert text_of(book.training.line.value).startswith('✓ Stopped.') and book.training.watcher is None
+    assert book.chosen.training is None and not book.chosen.is_busy
+
+
 @pytest.mark.slow
 def test_runs_are_stopped_continued_and_compared(book):
     book.choose()
-    book.training.rate.value, book.training.epochs.value = 3e-4, 8.0
+    book.training.rate.value, book.training.epochs.value = 3e-4, 10.0
     book.press('training', 'start')
     assert 'training: wait' in book.press('after', 'write')  # there may be no memory for two
     while len(book.chosen.training.curves()['validation part']) < 2:  # before, and after some steps

@@ -17,17 +17,20 @@ from notebooks.choices import SOURCES
 
 NOTEBOOK = 'notebooks/fine_tune_your_own.ipynb'
 
-# What a person does in each form, after all cells were run: each line is a cell of its own.
+# What a person does in each form, after all cells were run: each line is a cell, which waits for the one before.
 ACTIONS = """
 f['model'].choice.value = 'tiny'; f['model'].use.click()
 f['texts'].choice.value = 'recipes'; f['texts'].look.click(); recipes = f['texts'].line.value, f['texts'].column.options
 f['texts'].documents.value = 20; f['texts'].use.click(); recipes += (f['texts'].parts.value,)
 f['texts'].choice.value = 'stories'; f['texts'].look.click()
 f['texts'].documents.value = 20; f['texts'].use.click()
-c.count.value, c.length.value, c.prompt.value = 1, 10, 'The cat'; f['before'].write.click(); f['before'].measure.click()
+c.count.value, c.length.value, c.prompt.value = 1, 10, 'The cat'; f['before'].write.click()
+f['before'].measure.click(); f['before'].write.click()  # of two clicks at once, the first one counts
 f['training'].epochs.value = 2; f['training'].start.click(); f['training'].watcher.join()
-f['after'].measure.click(); f['after'].write.click(); f['after'].inside.click()
-f['keep'].save.click()
+f['after'].measure.click()
+f['after'].write.click()
+f['after'].inside.click()
+f['keep'].save.click(); f['keep'].save.click()
 f['keep'].repository.value = 'stories'; f['keep'].token.value = open('token').read(); f['keep'].publish.click()
 """
 SHOWN = """
@@ -72,7 +75,8 @@ def test_from_top_to_bottom(project, someone, tmp_path, monkeypatch):
         write_recipes(tmp_path / 'hub' / SOURCES['recipes'].dataset)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        actions = ['from notebooks.show import chosen as c; f = c.forms', *ACTIONS.strip().splitlines(), SHOWN]
+        actions = [f'while c.is_busy: await asyncio.sleep(0.05)\n{line}' for line in ACTIONS.strip().splitlines()]
+        actions = ['import asyncio; from notebooks.show import chosen as c; f = c.forms', *actions, SHOWN]
         done = execute(project / 'notebooks', [*(cell.source for cell in cells()), *actions])
         assert (tmp_path / 'hub' / 'someone' / 'stories' / 'model.safetensors').exists()
     machine, *forms = done.cells[: len(cells())]
@@ -87,8 +91,9 @@ def test_from_top_to_bottom(project, someone, tmp_path, monkeypatch):
     for step, (line, *_) in shown.items():
         assert '✗' not in line, (step, line)
     line, columns, parts = shown['recipes']
-    assert '2 columns hold text. No text is in: id.' in line and columns.index('Instructions') < columns.index('Title')
-    assert 'test: never looked at 2 ' in parts
+    assert '2 columns hold text: choose one. No text is in: id.' in line
+    assert columns.index('Instructions') < columns.index('Title')
+    assert 'test: to measure at the end 2 ' in parts
     assert 'Done: on the validation part' in shown['training'][0]
     (first,) = re.findall(r'perplexity per token ([\d.]+) ', shown['before'][1])
     ((was, now),) = re.findall(r'perplexity per token ([\d.]+) \(.*?\) ([\d.]+) \(', shown['after'][1])
@@ -129,8 +134,9 @@ def test_missing_packages_are_installed(project, someone, monkeypatch):
     with open(project / 'requirements.txt', 'a') as file:
         file.write('surely-not-there==1.0  # with its reason\n')
     (cell,) = execute(project, [cells()[0].source]).cells
-    assert printed(cell).startswith('Installing surely-not-there==1.0\nWhat is missing could not be installed.')
-    assert 'surely-not-there' in printed(cell).splitlines()[1]
+    assert printed(cell).startswith('Installing what is missing, which may take some minutes: surely-not-there==1.0\n')
+    why = printed(cell).splitlines()[1]
+    assert why.startswith('What is missing could not be installed.') and 'surely-not-there' in why
 
 
 def test_cells_are_hidden_and_without_outputs():
