@@ -18,6 +18,7 @@ if __name__ == '__main__':
     exit_on_interrupt()  # Ctrl-C while the rest is imported, which takes seconds
 
 import math
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -143,8 +144,12 @@ def answer_prompts(model, tokenizer, settings):
 
 
 def obey_command(command, settings):
-    """Obey a line such as ':temperature 0.5'; return the settings after it. Raises UserError if it is not valid."""
-    name, _, value = command.removeprefix(':').partition(' ')
+    """Obey a line such as ':temperature 0.5'; return the settings after it. Raises UserError if it is not valid.
+
+    A setting may also be written as on the command line: ':top-k=5', or ':show_probs' for True.
+    """
+    name, *value = re.split(r'\s*[\s=]\s*', command.removeprefix(':').strip(), maxsplit=1)
+    name = name.replace('-', '_')
     if name == 'help':
         print(HELP)
         return settings
@@ -155,7 +160,7 @@ def obey_command(command, settings):
         return settings
     if name in OF_THE_COMMAND:
         raise UserError(f':{name} cannot be changed now: it belongs to the command that starts this program')
-    changed = configurator.read(Settings, [f'--{name}={value.strip()}'])
+    changed = configurator.read(Settings, ['='.join((f'--{name}', *value))])
     settings = check_sampling_settings(replace(settings, **{name: getattr(changed, name)}))
     check_sample_settings(settings)
     return settings

@@ -88,11 +88,23 @@ def test_prompts_come_one_after_the_other_with_settings_that_change(capsys, monk
     assert 'not read' not in said.out
 
 
+def test_settings_may_be_written_as_on_the_command_line(capsys, monkeypatch):
+    lines = ':top-k 5\n:max-new-tokens=3\n:seed = 7\n:repetition_penalty\t1.5\n:show_probs\n:html yes\n:settings\n'
+    said = talk(capsys, monkeypatch, lines)
+    changed = dict(line.split(' ') for line in said.out.splitlines())
+    expected = {'top_k': '5', 'max_new_tokens': '3', 'seed': '7', 'repetition_penalty': '1.5'}
+    assert changed == expected | {'show_probs': 'True', 'html': 'True'}
+    assert not said.err
+
+
 def test_a_mistake_is_one_line_and_the_dialogue_goes_on(capsys, monkeypatch):
-    lines = ':tempreature 1\n:temperature x\n:top_k 0\n:dtype bfloat16\n:next 0\n::a colon\n'
+    wrong = (':tempreature 1', ':temperature x', ':temperature', ':top_k 0', ':next 0')
+    of_the_command = (':dtype bfloat16', ':init-from=gpt2', ':init_from = gpt2')
+    lines = '\n'.join([*wrong, *of_the_command, '::a colon'])
     said = talk(capsys, monkeypatch, lines, max_new_tokens=2)
     errors = [line for line in said.err.splitlines() if line.startswith('error: ')]
-    assert len(errors) == 5
+    assert len(errors) == 8
+    assert sum('belongs to the command' in error for error in errors) == len(of_the_command)
     assert 'did you mean temperature' in errors[0]
     assert said.out.startswith(':a colon')
 
