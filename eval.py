@@ -18,7 +18,7 @@ if __name__ == '__main__':
 import math
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 
 from tqdm import tqdm
@@ -44,6 +44,7 @@ from lm.hardware import peak_memory_mib
 from lm.responses import generate_responses, require_sample_memory
 from lm.settings import (
     SEARCHES,
+    ModelSettings,
     SamplingSettings,
     check_sampling_settings,
     check_search_settings,
@@ -54,6 +55,7 @@ from lm.settings import (
     optimise_for_inference,
     parse_budget,
     read_prompt,
+    settings_of_models,
 )
 from lm.tuning import MANY_ROWS
 from lm.wording import describe_sampler, differs_from_model, format_likelihood
@@ -100,6 +102,13 @@ class Settings(SamplingSettings):
     color: str | None = None  # of sample.py, without effect here
     next: int | None = None  # of sample.py, without effect here
     interactive: bool = False  # of sample.py, without effect here
+
+
+USED_BY_WORDS = {
+    *(field.name for field in fields(ModelSettings)),
+    *('quantize', 'tune', 'verbose', 'compile', 'compare_to', 'text', 'stride', 'words', 'items', 'items_column'),
+    *('punctuation', 'save', 'show', 'plot_dir'),
+}
 
 
 def eval(settings=None):
@@ -174,11 +183,12 @@ def check_eval_settings(settings):
         raise UserError(f'--boundary={settings.boundary} is neither joint nor separate')
     if settings.resume_eval and not settings.save:
         raise UserError('--resume_eval needs --save=NAME, the folder of the interrupted evaluation')
-    for other in ('fixed_response', 'whole_text'):
-        if settings.text and getattr(settings, other) is not None:
-            raise UserError(f'--text and --{other} cannot be combined')
-    if settings.text and settings.chat:
-        raise UserError('--text and --chat cannot be combined: a chat template is for prompts and their responses')
+    for name in ('text', 'items'):
+        for other in ('fixed_response', 'whole_text'):
+            if getattr(settings, name) and getattr(settings, other) is not None:
+                raise UserError(f'--{name} and --{other} cannot be combined')
+        if getattr(settings, name) and settings.chat:
+            raise UserError(f'--{name} and --chat cannot be combined: a chat template is for prompts and responses')
     if settings.words and not settings.text and not settings.items:
         raise UserError('--words needs --text=FILE or --items=items.csv')
     if settings.items and not settings.words:
@@ -190,35 +200,28 @@ def check_eval_settings(settings):
 
 def note_unused_settings(settings):
     """Name on stderr the settings that have no effect in combination with the others."""
-    text, default = bool(settings.text), Settings()
+    text, single = bool(settings.text), settings.fixed_response is not None
     generates = settings.num_samples or chosen_search(settings) is not None
     unused = {
-        'start': settings.fixed_response is None,
-        'eval_data': text or settings.fixed_response is not None,
-        'prompt_key': text or settings.fixed_response is not None,
-        'response_key': text or settings.fixed_response is not None,
+        'start': not single,
+        **dict.fromkeys(('eval_data', 'prompt_key', 'response_key'), text or single),
+        **dict.fromkeys(('boundary', 'separator', 'skip_bad', *SEARCHES), text),
         'stride': not text,
-        'beam_width': text,
-        'most_probable': text,
-        'above': text,
-        'next_words': text,
         'items_column': not settings.items,
         'punctuation': not settings.words,
         'show_beams': text or settings.beam_width is None,
         'length_penalty': settings.beam_width is None or not settings.stops,
         'budget': not any((settings.most_probable, settings.next_words, settings.whole_text)),
-        'max_new_tokens': not generates,
-        'stop_at_eot': not generates,
-        'top_k': not settings.num_samples,
-        'top_p': not settings.num_samples,
-        'min_p': not settings.num_samples,
-        'color': True,
-        'next': True,
-        'interactive': True,
+        **dict.fromkeys(('max_new_tokens', 'stop_at_eot'), not generates),
+        **dict.fromkeys(('top_k', 'top_p', 'min_p'), not settings.num_samples),
+        **dict.fromkeys(('color', 'next', 'interactive'), True),
     }
+    if settings.words:
+        unused = {field.name: field.name not in USED_BY_WORDS for field in fields(settings)}
     for name, is_unused in unused.items():
-        if is_unused and getattr(settings, name) != getattr(default, name):
-            note(f'--{name} has no effect here' + {'start': ' without --fixed_response'}.get(name, ''))
+        if is_unused and getattr(settings, name) != getattr(Settings, name):
+            without = ' without --fixed_response' if name == 'start' and not settings.words else ''
+            note(f'--{name} has no effect here{without}')
 
 
 def open_pairs(settings):
@@ -235,9 +238,10 @@ def open_pairs(settings):
 
 def load_subjects(settings):
     """Return the models to evaluate: the one of init_from and, if there is one, that of compare_to."""
-    names = [settings.init_from, *([] if settings.compare_to is None else [settings.compare_to])]
-    chosen = [replace(settings, init_from=name) for name in names]
-    return [Subject(model_name(choice), *load_chosen_model(choice, to_pack=not settings.compile)) for choice in chosen]
+    return [
+        Subject(model_name(of_model), *load_chosen_model(of_model, to_pack=not settings.compile))
+        for of_model in settings_of_models(settings)
+    ]
 
 
 def optimise_subjects(subjects, settings):

@@ -16,7 +16,7 @@ import copy
 import socket
 import threading
 import webbrowser
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import uvicorn
 
@@ -31,6 +31,7 @@ from lm.settings import (
     model_folder,
     model_name,
     optimise_for_inference,
+    settings_of_models,
 )
 from server.app import make_app
 from server.engine import Engine, NamedModel
@@ -87,13 +88,6 @@ def check_settings(settings):
     if not 0 <= settings.port <= 65535:
         raise UserError(f'--port={settings.port}: it must be between 0 and 65535')
     return choose_model(settings)
-
-
-def settings_of_models(settings):
-    """Return the settings of each model that is served."""
-    if settings.compare_to is None:
-        return [settings]
-    return [settings, choose_model(replace(settings, init_from=settings.compare_to, out_dir=None))]
 
 
 def load_served_model(settings):

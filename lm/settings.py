@@ -185,6 +185,15 @@ def choose_model(settings):
     return replace(settings, **paths)
 
 
+def settings_of_models(settings):
+    """Return the settings of the model and, if compare_to names one, those of the model to compare it with.
+
+    Both find 'resume' in the same out_dir.
+    """
+    compared = [] if settings.compare_to is None else [replace(settings, init_from=settings.compare_to)]
+    return [settings, *map(choose_model, compared)]
+
+
 def model_name(settings):
     """Return what to call the model of the settings: its name, or the folder of its run."""
     return settings.out_dir if settings.init_from == 'resume' else settings.init_from

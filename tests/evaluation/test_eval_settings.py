@@ -11,10 +11,11 @@ from helpers.scripts import PROJECT
 
 import eval as eval_script
 import sample
+import serve
 from common.errors import UserError
 from common.notes import forget_notes
 from lm import checkpoint
-from lm.settings import parse_budget
+from lm.settings import parse_budget, settings_of_models
 from pictures.search_results import print_most_probable
 
 
@@ -96,12 +97,40 @@ def test_html_writes_the_page_of_every_token_in_a_new_folder(two_pairs, here, ca
         {'stride': 7},
         {'text': 'two.json', 'beam_width': 2},
         {'text': 'two.json', 'most_probable': 2},
+        {'text': 'two.json', 'separator': ''},
+        {'text': 'two.json', 'boundary': 'separate'},
     ],
     ids=lambda settings: list(settings)[-1],
 )
 def test_a_setting_without_effect_is_a_note_and_not_an_error(two_pairs, capsys, settings):
     evaluate(**two_pairs | settings)
     assert f'note: --{list(settings)[-1]} has no effect here' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_with_words_every_setting_that_does_nothing_is_noted_and_no_other(here, capsys):
+    (here / 'items.csv').write_text('text\nThe fox ran.\n')
+    words = {'init_from': 'one', 'words': True, 'items': 'items.csv'}
+    used = {'stride': 7, 'punctuation': 'apart', 'show': 2, 'save': 'kept', 'bos': True, 'compare_to': 'two'}
+    evaluate(**words, **used)
+    assert 'no effect' not in capsys.readouterr().err
+    unused = {'start': 'The', 'temperature': 0.5, 'num_samples': 2, 'html': True, 'boundary': 'separate', 'seed': 5}
+    evaluate(**words, **unused)
+    said = re.findall('note: --(.*) has no effect here$', capsys.readouterr().err, re.MULTILINE)
+    assert sorted(said) == sorted(unused)
+
+
+@pytest.mark.parametrize('scored', [{'text': 'two.json'}, {'words': True, 'items': 'items.csv'}])
+@pytest.mark.parametrize('other', [{'chat': True}, {'whole_text': 'True'}, {'fixed_response': ' ran'}])
+def test_what_is_about_responses_is_refused_where_there_are_none(scored, other):
+    with pytest.raises(UserError, match=f'--{list(scored)[-1]} and --{next(iter(other))} cannot be combined'):
+        evaluate(init_from='one', **scored, **other)
+
+
+@pytest.mark.parametrize('script', [eval_script, serve])
+def test_resume_is_the_run_in_out_dir_also_where_it_is_compared_to(script):
+    settings = settings_of_models(script.Settings(init_from='tiny', compare_to='resume', out_dir='mine'))
+    assert [(each.init_from, each.out_dir) for each in settings] == [('tiny', 'mine'), ('resume', 'mine')]
 
 
 @pytest.mark.parametrize(
