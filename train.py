@@ -53,6 +53,7 @@ from training.setup import (
     claim_out_dir,
     expand_paths,
     freeze_layers,
+    note_learning_rate,
     prepare_model,
     remove_earlier_run,
 )
@@ -243,6 +244,7 @@ class Run:
         self.max_iters = settings.max_iters
         if settings.epochs is not None:
             self.max_iters = max(1, math.ceil(settings.epochs * len(self.blocks['train']) / sequences))
+        note_learning_rate(settings, self.max_iters)
         freeze_layers(model, settings.freeze)
         if settings.lora_rank:
             add_lora(model, settings.lora_rank, settings.lora_alpha)

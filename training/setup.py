@@ -86,6 +86,21 @@ def check_training_settings(settings):
         raise UserError('--lora_rank already freezes all weights; leave out --freeze')
 
 
+def note_learning_rate(settings, max_iters):
+    """Say so if the learning rate rises where it should fall, or ends before it is as high as the settings say."""
+    if not settings.decay_lr:
+        return
+    rate = f'--learning_rate={settings.learning_rate:g}'
+    if settings.min_lr > settings.learning_rate:
+        note(
+            f'--min_lr={settings.min_lr:g} is above {rate}, so the learning rate rises to it; a tenth is usual: '
+            f'--min_lr={settings.learning_rate / 10:g}'
+        )
+    if settings.warmup_iters >= max_iters > 0:
+        warmup = f'--warmup_iters={settings.warmup_iters}'
+        note(f'{warmup}, and there are {max_iters} iterations: training ends before it reaches {rate}')
+
+
 @contextlib.contextmanager
 def claim_out_dir(settings, processes):
     """Keep other runs out of out_dir while the block runs. Several processes are one run: the first has the lock.

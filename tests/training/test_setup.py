@@ -10,6 +10,7 @@ from helpers.training import SMALL, run, weights
 
 import prepare_bin
 from common.errors import UserError
+from common.notes import forget_notes
 from lm.checkpoint import load_model, save_pretrained
 from lm.tokenizer import GPT2_FINGERPRINT, BPETokenizer, GPT2Tokenizer
 from train import Settings
@@ -35,6 +36,24 @@ pytestmark = pytest.mark.usefixtures('dataset')
 def test_invalid_settings_are_refused_before_anything_is_read(change, message):
     with pytest.raises(UserError, match=f'^{re.escape(message)}$'):
         setup.check_training_settings(Settings(**{'dataset': 'none', **change}))
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({}, []),
+        ({'learning_rate': 1e-5}, ['--min_lr=6e-05 is above --learning_rate=1e-05', '--min_lr=1e-06']),
+        ({'max_iters': 100, 'warmup_iters': 100}, ['--warmup_iters=100, and', '--learning_rate=0.0006']),
+        ({'learning_rate': 1e-5, 'max_iters': 100, 'decay_lr': False}, []),
+    ],
+)
+def test_a_learning_rate_that_rises_or_never_gets_high_is_said(change, words, capsys):
+    forget_notes()
+    settings = Settings(**change)
+    setup.note_learning_rate(settings, settings.max_iters)
+    said = capsys.readouterr().err
+    assert all(each in said for each in words)
+    assert said.count('note: ') == bool(words)
 
 
 def test_fine_tuning_starts_from_a_folder_with_its_tokenizer_a_shorter_context_and_dropout(tmp_path):
