@@ -24,6 +24,7 @@ from texts.tables import TABLES
 
 TEXTS = ('text', 'sentence')  # names of a column with a whole text in each row
 WORDS = ('word', 'token', 'region_text')  # names of a column with one word in each row
+READERS = ('participant', 'subject', 'subj', 'worker')  # of whom several may have read the same item
 GROUPS = ('item', 'condition', 'sentence_id', 'text_id', 'story', 'passage', 'list', 'trial')
 COLUMNS = ('tokens', 'surprisal_sum_bits', 'surprisal_corrected_bits', 'entropy_bits', 'rank')
 MEANINGS = """
@@ -97,20 +98,34 @@ def read_items(settings):
             f'{path} has no column {" or ".join(names)}; --items_column=NAME names the one with the texts, or with one '
             f'word in each row; its columns are {", ".join(rows[0]) if rows else "missing"}'
         )
-    has_texts = column in TEXTS or (column not in WORDS and any(' ' in str(row[column]).strip() for row in rows))
+    texts = [str(row.get(column) or '') for row in rows]  # a row of a JSON file may lack it
+    has_texts = column in TEXTS or (column not in WORDS and any(' ' in text.strip() for text in texts))
     kind = 'a text' if has_texts else 'a word or a region of a text'
     note(f'{path}: each row is {kind}, in the column {column!r}')
     if has_texts:
-        for row in rows:
-            yield Item(str(row[column] or ''), [row], None)
+        for text, row in zip(texts, rows, strict=True):
+            yield Item(text, [row], None)
         return
     groups = [name for name in GROUPS if name in rows[0]]
     if not groups:
         raise UserError(f'{path} has one word in each row, but no column {" or ".join(GROUPS)} to tell the texts apart')
-    for _, group in itertools.groupby(rows, key=lambda row: [row[name] for name in groups]):
-        group = list(group)
-        words = [str(row[column] or '').split() for row in group]
-        yield Item(' '.join(itertools.chain(*words)), group, [len(of_row) for of_row in words])
+    for of_text in group_rows(rows, [*groups, *(name for name in READERS if name in rows[0])], path):
+        words = [str(row.get(column) or '').split() for row in of_text]
+        yield Item(' '.join(itertools.chain(*words)), of_text, [len(of_row) for of_row in words])
+
+
+def group_rows(rows, names, path):
+    """Return lists of rows, one for each text: rows that follow one another with the same values in these columns."""
+
+    def values(row):
+        return tuple(str(row.get(name)) for name in names)
+
+    texts = [list(of_text) for _, of_text in itertools.groupby(rows, key=values)]
+    same = f'{path}: rows that follow one another with the same {", ".join(names)}'
+    note(f'{same} are one text, so there are {len(texts):,}')
+    if again := len(texts) - len({values(of_text[0]) for of_text in texts}):
+        note(f'{path}: {again:,} of them are like an earlier one in these columns; sort the rows if a text is torn')
+    return texts
 
 
 def item_rows(number, item, words_of):

@@ -64,6 +64,27 @@ def test_a_table_of_words_keeps_its_rows(here):
             assert part[2][f'rank{suffix}'] == str(of_text[3].rank)
 
 
+def test_two_readers_of_an_item_are_two_texts_and_torn_texts_are_said(here, capsys):
+    read = [{**row, 'subject': subject} for row in WORDS[:3] for subject in '12']  # as sorted by word
+    write_table('torn.csv', read)
+    write_table('whole.csv', sorted(read, key=lambda row: row['subject']))
+    whole, _ = evaluate(init_from='one', words=True, items='whole.csv')
+    said = capsys.readouterr().err
+    assert 'with the same item, subject are one text, so there are 2' in said
+    assert 'torn' not in said
+    surprisals = [row['surprisal_sum_bits'] for row in whole]
+    assert surprisals[:3] == surprisals[3:]
+    evaluate(init_from='one', words=True, items='torn.csv')
+    assert 'so there are 6\n' in (said := capsys.readouterr().err)
+    assert '4 of them are like an earlier one' in said
+
+
+def test_a_row_without_a_word_has_no_numbers(here):
+    (here / 'words.json').write_text('[{"item": 1, "word": "The"}, {"item": 1}, {"item": 1, "word": "fox"}]')
+    rows, _ = evaluate(init_from='one', words=True, items='words.json')
+    assert [row['tokens'] > 0 for row in rows] == [True, False, True]
+
+
 def test_a_text_is_measured_word_by_word(here):
     (here / 'text.txt').write_text('A fox ran.\n\n\nThe hen (she) sat.')
     rows, _ = evaluate(init_from='one', words=True, text='text.txt', punctuation='apart')
