@@ -313,7 +313,7 @@ class LanguageModel(nn.Module):
         n = len(fixed_response) if fixed_response is not None else max_new_tokens
         if n is None or n < 0:
             raise ValueError(f'max_new_tokens={n}: say how many tokens to generate, or give a fixed_response')
-        self.check_ids(idx.flatten().tolist() + list(fixed_response or []), 'the prompt and the fixed response')
+        self.check_ids([*idx.flatten().tolist(), *([] if fixed_response is None else fixed_response)], 'the text')
         if T == 0:
             raise ValueError('an empty prompt: begin with the id of <|endoftext|>')
         check_sampler(temperature, top_k, **others)

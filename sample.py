@@ -193,15 +193,15 @@ def check_sample_settings(settings):
 def report_unused_settings(settings):
     """Print a note on stderr for each setting that has no effect together with the others."""
     budgeted = (settings.most_probable, settings.next_words, settings.whole_text)
-    searches = chosen_search(settings) is not None
-    applies = [] if searches else settings.sampler(fixed=settings.fixed_response is not None)
+    searches, fixed = chosen_search(settings) is not None, settings.fixed_response is not None
+    applies = [] if searches else settings.sampler(fixed)
     changed = [name for name, value in settings.sampler().items() if value != getattr(Settings, name)]
     unused = {
         **{name: name not in applies for name in changed},
-        'num_samples': searches and settings.num_samples > 1,
+        'num_samples': (searches or fixed or settings.next is not None) and settings.num_samples > 1,
         'length_penalty': settings.length_penalty and (settings.beam_width is None or not settings.stops),
         'budget': settings.budget != Settings.budget and not any(budgeted),
-        'whole_text': settings.whole_text is not None and settings.fixed_response is None,
+        'whole_text': settings.whole_text is not None and not fixed,
     }
     for name, is_unused in unused.items():
         if is_unused:

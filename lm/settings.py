@@ -112,7 +112,7 @@ def check_sampling_settings(settings):
         if settings.separator not in ('', SamplingSettings.separator):
             note('--separator has no effect with --chat: the template decides what is before a response')
         settings = replace(settings, separator='')
-    whole_text = {'True': 'response', 'False': None}.get(settings.whole_text, settings.whole_text)
+    whole_text = {'true': 'response', 'false': None}.get(str(settings.whole_text).lower(), settings.whole_text)
     if settings.chat and (whole_text not in (None, 'response') or (whole_text and settings.score_end)):
         other = 'score_end' if whole_text == 'response' else f'whole_text={whole_text}'
         raise UserError(

@@ -229,6 +229,14 @@ def test_a_fixed_response_is_not_cut_off_by_top_k_or_top_p_and_its_length_wins(m
     assert 0 < prob == model.generate(prompt, fixed_response=[unlikely, 2])[1]
 
 
+def test_a_fixed_response_may_be_a_tensor(model):
+    prompt = ids_for(model, 1, 4)
+    as_list, as_tensor = ({'fixed_response': kind([3, 0])} for kind in (list, torch.tensor))
+    assert model.generate(prompt, **as_tensor)[1] == model.generate(prompt, **as_list)[1]
+    with pytest.raises(ValueError, match='unknown ids'):
+        model.generate(prompt, fixed_response=torch.tensor([3, model.n_ids]))
+
+
 def test_an_empty_response_has_probability_one(model):
     prompt = ids_for(model, 1, 4)
     assert model.generate(prompt, fixed_response=[])[1] == 1.0

@@ -80,6 +80,8 @@ def test_settings_without_effect_are_reported(here, capsys):
         (('--most_probable=2', '--max_new_tokens=2', '--num_samples=3'), 'num_samples'),
         (('--beam_width=2', '--max_new_tokens=2', '--length_penalty=1.0'), 'length_penalty'),
         (('--max_new_tokens=2', '--budget=5s'), 'budget'),
+        (('--fixed_response= ran', '--num_samples=3'), 'num_samples'),
+        (('--next=2', '--num_samples=3'), 'num_samples'),
     ):
         call('sample.py', *FOLDER, *settings)
         assert capsys.readouterr().err == f'note: --{name} has no effect here\n'
@@ -181,13 +183,13 @@ def test_all_continuations_above_a_threshold_are_printed(here, capsys):
     assert_refuses('sample.py', *FOLDER, '--above=0.1', '--next_words=2', words=['cannot be combined'], cwd=here)
 
 
-@pytest.mark.parametrize('quantity', ['True', 'start', 'ratio'])
+@pytest.mark.parametrize('quantity', ['True', 'true', 'start', 'ratio'])
 def test_the_probability_of_the_text_is_printed_below_that_of_its_tokens(here, capsys, quantity):
     fixed = ('--start=The fox ', '--fixed_response=ate Ann', f'--whole_text={quantity}')
     printed = call_well(capsys, 'sample.py', *FOLDER, *fixed)
     model, tokenizer, _ = checkpoint.load_model('folder', device='cpu')
     pair = tokenizer.encode_pair('The fox ', 'ate Ann')
-    kind = 'response' if quantity == 'True' else quantity
+    kind = 'response' if quantity.lower() == 'true' else quantity
     for bounds in quantity_steps(model, tokenizer, kind, *pair):
         if bounds.gap <= 1e-3:
             break
