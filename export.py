@@ -32,11 +32,10 @@ from lm.hub_download import split_revision
 from lm.settings import ModelChoice, choose_model
 from model import GPT
 
-PUBLISHED = {
-    'gpt2': 'openai-community/gpt2',
+PUBLISHED = {  # name here -> name on the hub
+    **{name: f'openai-community/{name}' for name in ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')},
     'distilgpt2': 'distilbert/distilgpt2',
-}  # names on the hub
-PUBLISHED |= {f'gpt2-{size}': f'openai-community/gpt2-{size}' for size in ('medium', 'large', 'xl')}
+}
 SHIPPED = ('tiny', 'tiny-stories')
 
 
@@ -291,9 +290,8 @@ def push_to_hub(folder, card_for, settings, token):
             'repeat the command with --overwrite=True'
         ) from error
     print(f'pushed to {commit.commit_url}')
-    if isinstance(
-        try_to_load_from_cache(name, 'config.json'), str
-    ):  # the cache holds an older version, which would be loaded
+    cached = try_to_load_from_cache(name, 'config.json')
+    if isinstance(cached, str):  # an older version is there, which would be loaded
         with suppress(Exception):  # the push has succeeded, even if the download fails
             snapshot_download(name, allow_patterns=files, token=token)
     print(f'anyone with access: python sample.py --init_from={name}')

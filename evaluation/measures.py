@@ -1,7 +1,7 @@
 """What is measured over many scored rows: one table, an entry for each measure.
 
 To add a measure, add an entry to MEASURES: summary.json, the tables, the report and the intervals take it from there.
-If it needs a number that rows do not have yet, `rows.describe_side` makes that and `column_values` keeps it.
+If it needs a number that rows do not have yet, `scored_rows.describe_side` makes that and `column_values` keeps it.
 """
 
 import math
@@ -188,7 +188,7 @@ BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
 def column_values(side):
-    """Return a row's number in each column, from what one model says about a response (see `rows.describe_side`)."""
+    """Return a row's number in each column. side: what `scored_rows.describe_side` returns for one model."""
     values = {name: side[name] for name in ('prob', 'logprob', 'tokens', 'bytes', 'greedy')}
     values['likeliest'] = sum(rank == 1 for rank in side['token_ranks'])
     if 'sampler_prob' in side:

@@ -1,7 +1,7 @@
 """The tables of an evaluation, cell by cell as text: `terminal` prints them, `markdown` puts them into a report.
 
 A row has one model's values at its top and, if two are compared, the other model's under `before`. Each of the two is a
-side (see `rows.describe_side`).
+side (see `scored_rows.describe_side`).
 """
 
 import math

@@ -46,13 +46,11 @@ def pack(model, quantize=None, rows=1, tune='once', products=MANY_PRODUCTS):
     keep_pace(model, threads=model.tuning.threads)
     if not isinstance(model, GPT):
         return pack_network(model, matrix)
+    copies = matrix not in (PlainMatrix, TransposedMatrix)  # these take the weights as they are in the file
     blocks = model.transformer.h
     for layer, block in enumerate(blocks):  # one at a time, so that two whole models are never in memory
         blocks[layer] = PackedBlock(block, model.gelu, matrix)
-        if getattr(model, 'is_as_in_file', False) and matrix not in (
-            PlainMatrix,
-            TransposedMatrix,
-        ):  # these copy nothing
+        if copies and getattr(model, 'is_as_in_file', False):
             page_out([module.weight for module in block.modules() if type(module) is nn.Linear])
     model.lm_head = PackedLinear(model.lm_head, matrix)
     return model

@@ -35,7 +35,7 @@ class PackedDecoderLayer(nn.Module):
     """
 
     def __init__(self, layer, matrix):
-        """layer: of transformers. matrix: PackedMatrix or Int8Matrix."""
+        """layer: of transformers. matrix: one of the classes in matrices.py."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx, self.hs, self.scale = attention.layer_idx, attention.head_dim, attention.scaling

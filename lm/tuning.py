@@ -119,7 +119,8 @@ def choose_matrix(linears, quantize=None, rows=1, tune='once', products=MANY_PRO
         ways.pop(name, None)
     times, remembered = find_times(linears, ways, quantize, rows, tune)
     # In whole models, which need far more memory than one layer, `split` gains more: up to a third for one row.
-    expected = next(name for name in (*(['split'] if rows == 1 else []), usual, *ways) if name in ways), None
+    names = [*(['split'] if rows == 1 else []), usual, *ways]
+    expected = (next(name for name in names if name in ways), None)  # None: with all threads
     total = {way: times.total(way, products) for way in times.products}
     fastest = min(total, key=total.get)
     if total[fastest] > MARGIN * total[expected]:

@@ -10,7 +10,7 @@ from common.strings import shorten
 from lm.settings import ModelSettings, choose_model, load_chosen_model, model_name, read_prompt
 from lm.tokenizer import Tokenizer
 from lm.wording import precision_note
-from model import GPT
+from model import LanguageModel
 from pictures.canvas import check_save_path
 
 
@@ -32,7 +32,7 @@ class TextSettings(PictureSettings):
 class Subject(NamedTuple):
     """A model and a text that it reads."""
 
-    model: GPT
+    model: LanguageModel
     tokenizer: Tokenizer
     name: str  # of the model, with its precision unless that is float32
     idx: torch.Tensor  # (1, T)
