@@ -147,9 +147,7 @@ def check_prepare_settings(settings):
         )
     if settings.text_column and settings.pairs:
         raise UserError('--text_column is for texts; name the columns of --pairs with --prompt_key and --response_key')
-    for name in () if settings.pairs else ('pair_separator', 'skip_bad'):
-        if getattr(settings, name) != getattr(Settings(), name):
-            note(f'--{name} has no effect without --pairs')
+    name_unused_settings(settings)
     if settings.text_column and (settings.prompt_key or settings.response_key):
         raise UserError('give --text_column for one column, or --prompt_key and --response_key for two, but not both')
     for name in ('val_fraction', 'test_fraction'):
@@ -170,6 +168,18 @@ def check_prepare_settings(settings):
     if not separator:
         raise UserError('--separator is empty: it must be the text between two documents')
     return separator
+
+
+def name_unused_settings(settings):
+    """Name on stderr the settings that have no effect in combination with the others."""
+    unused = {
+        **dict.fromkeys(('pair_separator', 'skip_bad'), '' if settings.pairs else 'without --pairs'),
+        **dict.fromkeys(('hf_config', 'hf_split'), '' if settings.hf_dataset else 'without --hf_dataset'),
+        'tokenizer': '' if settings.train_bpe is None else 'with --train_bpe',
+    }
+    for name, why in unused.items():
+        if why and getattr(settings, name) != getattr(Settings, name):
+            note(f'--{name} has no effect {why}')
 
 
 def count_cores():

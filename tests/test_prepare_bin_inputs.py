@@ -9,6 +9,7 @@ from helpers.datasets import STORIES, TEXT, assert_whole_and_apart, both_of, doc
 
 from common.errors import UserError
 from common.notes import forget_notes
+from prepare_bin import Settings, check_prepare_settings
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,15 @@ def test_a_file_from_pandas_is_trained_on_for_its_text_not_its_row_numbers(bpe, 
     folder = prepare(None, input='m.csv', tokenizer=str(bpe), val_fraction=0.3)
     assert_whole_and_apart(*both_of(folder), STORIES)
     assert 'note: m.csv: the text is in the column "text", such as \'The Tale of Ada' in capsys.readouterr().err
+
+
+def test_settings_for_another_input_or_tokenizer_are_said_to_have_no_effect(capsys):
+    unused = {'hf_split': 'test', 'tokenizer': 'char', 'skip_bad': True}
+    check_prepare_settings(Settings(input='m.txt', dataset='m', train_bpe=300, **unused))
+    said = capsys.readouterr().err.splitlines()
+    assert sorted(line.split()[1] for line in said) == sorted(f'--{name}' for name in unused)
+    check_prepare_settings(Settings(hf_dataset='tales', dataset='m', hf_split='test', tokenizer='char'))
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize('orient', ['records', 'columns', 'index', 'split', 'table'])

@@ -30,6 +30,7 @@ AT_LEAST_0 = (
     *('n_layer', 'dropout', 'freeze', 'lora_rank', 'lora_alpha', 'max_iters', 'epochs', 'save_minutes', 'seed'),
     *('learning_rate', 'min_lr', 'weight_decay', 'grad_clip', 'beta1', 'beta2'),
 )
+NEW_MODEL = ('n_layer', 'n_head', 'n_embd', 'bias')  # settings of a new model only
 RUN_FILES = ('last.pt', 'ckpt.pt', 'loss.png', 'metrics.jsonl')
 REMOVING = '.removing'  # in out_dir, as long as an earlier run is being deleted
 BELOW = {'dropout': 1, 'beta1': 1, 'beta2': 1, 'seed': 2**63, 'epochs': 1e15}
@@ -161,11 +162,23 @@ def prepare_model(settings, device):
             check_resumable(settings, checkpoint, file)
     else:
         checkpoint = None
+        note_own_shape(settings, model)
     if settings.block_size < model.block_size and (checkpoint is None or not isinstance(model, GPT)):
         model.crop_block_size(settings.block_size)
     set_dropout(model, settings.dropout)
     require_training_memory(settings, device, model.config.vocab_size, model)
     return model.train(), tokenizer, checkpoint
+
+
+def note_own_shape(settings, model):
+    """Name the settings of a new model that were given, and that a loaded model overrules by its own shape."""
+    given = [name for name in (*NEW_MODEL, 'block_size') if getattr(settings, name) != getattr(type(settings), name)]
+    for name in given:
+        value = getattr(settings, name)
+        if name == 'block_size' and value > model.block_size:
+            note(f'--block_size={value}: {settings.init_from} reads at most {model.block_size} tokens, so it is that')
+        elif name != 'block_size' and value != getattr(model.config, name, None):
+            note(f'--{name}={value} has no effect: {settings.init_from} has its own shape')
 
 
 def set_dropout(model, probability):
@@ -213,7 +226,7 @@ def _new_model(settings, device):
     vocab_size = 50304 if tokenizer is None else tokenizer.vocab_size
     tokenizer = tokenizer or GPT2Tokenizer()
     require_training_memory(settings, device, vocab_size)
-    shape = {name: getattr(settings, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'dropout', 'bias')}
+    shape = {name: getattr(settings, name) for name in (*NEW_MODEL, 'block_size', 'dropout')}
     try:
         model = GPT(GPTConfig(vocab_size=vocab_size, **shape), n_ids=tokenizer.vocab_size)
     except ValueError as error:

@@ -56,6 +56,16 @@ def test_a_learning_rate_that_rises_or_never_gets_high_is_said(change, words, ca
     assert said.count('note: ') == bool(words)
 
 
+def test_a_loaded_model_keeps_its_shape_and_says_which_settings_that_overrules(capsys):
+    forget_notes()
+    model = random_gpt(vocab_size=300, block_size=16, n_layer=2, n_head=2, n_embd=8)
+    setup.note_own_shape(Settings(init_from='folder', n_layer=2, dropout=0.1, block_size=8), model)
+    assert not capsys.readouterr().err
+    setup.note_own_shape(Settings(init_from='folder', n_layer=3, n_embd=64, block_size=32), model)
+    said = re.findall('note: --([a-z_=0-9]+)', capsys.readouterr().err)
+    assert said == ['n_layer=3', 'n_embd=64', 'block_size=32']
+
+
 def test_fine_tuning_starts_from_a_folder_with_its_tokenizer_a_shorter_context_and_dropout(tmp_path):
     run()
     model, tokenizer, _ = load_model('resume', device='cpu')
