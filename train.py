@@ -244,7 +244,6 @@ class Run:
         self.max_iters = settings.max_iters
         if settings.epochs is not None:
             self.max_iters = max(1, math.ceil(settings.epochs * len(self.blocks['train']) / sequences))
-        note_learning_rate(settings, self.max_iters)
         freeze_layers(model, settings.freeze)
         if settings.lora_rank:
             add_lora(model, settings.lora_rank, settings.lora_alpha)
@@ -271,6 +270,7 @@ class Run:
         if self.processes.count > 1:
             device_ids = [self.device] if self.device.type == 'cuda' else None
             self.loss_fn = DistributedDataParallel(self.raw_loss_fn, device_ids=device_ids)
+        note_learning_rate(settings, self.max_iters)
         print(
             f'{model.get_num_params(non_embedding=False) / 1e6:.2f}M parameters, '
             f'{sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f}M of them trainable, on '

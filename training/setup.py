@@ -97,7 +97,7 @@ def note_learning_rate(settings, max_iters):
             f'--min_lr={settings.min_lr:g} is above {rate}, so the learning rate rises to it; a tenth is usual: '
             f'--min_lr={settings.learning_rate / 10:g}'
         )
-    if settings.warmup_iters >= max_iters > 0:
+    if settings.warmup_iters > max_iters > 0:
         warmup = f'--warmup_iters={settings.warmup_iters}'
         note(f'{warmup}, and there are {max_iters} iterations: training ends before it reaches {rate}')
 

@@ -43,7 +43,7 @@ def test_invalid_settings_are_refused_before_anything_is_read(change, message):
     [
         ({}, []),
         ({'learning_rate': 1e-5}, ['--min_lr=6e-05 is above --learning_rate=1e-05', '--min_lr=1e-06']),
-        ({'max_iters': 100, 'warmup_iters': 100}, ['--warmup_iters=100, and', '--learning_rate=0.0006']),
+        ({'max_iters': 99, 'warmup_iters': 100}, ['--warmup_iters=100, and there are 99', '--learning_rate=0.0006']),
         ({'learning_rate': 1e-5, 'max_iters': 100, 'decay_lr': False}, []),
     ],
 )
