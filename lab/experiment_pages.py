@@ -29,6 +29,15 @@ TEXTS = {
     'stories': 'stories, validation part',
     'prose': 'prose, validation part',
 }
+CORPORA = {  # the training texts, by the names of their files
+    'novels': 'novels',
+    'victorian_children': "Victorian children's books",
+    'childrens_stories': "children's books",
+    'fairytales': 'fairy tales',
+    'simple_stories': 'simple stories',
+    'tinystories': 'TinyStories',
+}
+MOST_CHANGED = 5  # pairs at either end that the report shows
 BLOCK = re.compile(r'(?P<start><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)', re.DOTALL)
 SESSION = re.compile(  # a block with one command and its output
     r'^```text\n\$ python (?P<command>(?:sample|visualize|eval)\.py(?: [^\n]+)?)\n(?:(?!\$ |```)[^\n]*\n)*```$',
@@ -135,13 +144,11 @@ def fine_tuning_blocks(pairs, kinds, texts, samples, sweep):
 def report_blocks(results):
     """Return the generated blocks of the report, from the numbers in the folder `results`."""
     rows = read_scored_pairs(results)
-    kinds, texts = (read_result(f'fine_tuning/{name}.json', results) for name in ('kinds', 'texts'))
-    report = read_result('report/report.json', results)
-    first = {row['id'].rpartition('-')[0]: row for row in reversed(rows)}  # of each kind
+    texts, report = (read_result(f'{name}.json', results) for name in ('fine_tuning/texts', 'report/report'))
+    by_change = sorted(rows, key=lambda row: row['log_ratio'], reverse=True)
     return {
-        'some-pairs': pairs_table(list(reversed(first.values()))),
+        'changed-most': pairs_table([*by_change[:MOST_CHANGED], *by_change[-MOST_CHANGED:]]),
         'all-pairs': pairs_table(rows),
-        'kinds': kinds_table(kinds),
         'texts': texts_table(texts),
         'beginnings': beginnings_table(report['length']['beginnings']),
         'language': language_table(report['language']['texts']),
@@ -190,7 +197,7 @@ def language_table(texts):
         *forms, of_opening = columns.values()
         known = {**text, 'distinct_words': text['distinct_words'] or math.nan}  # None for a short text
         cells = [form.format(**known) for form in forms]
-        table.append([name.replace('_', ' '), *cells, of_opening.format(**text['opening'])])
+        table.append([CORPORA[name], *cells, of_opening.format(**text['opening'])])
     return markdown_table(table)
 
 

@@ -13,7 +13,7 @@ from common.json_files import read_json
 from common.text_files import read_text_chunks
 from lab import measure_report
 from lab.experiment_runs import KINDS, OUT, read_scored_pairs, run_script, run_training, write_results
-from lab.result_pictures import draw_length
+from lab.result_pictures import draw_length, draw_underflow
 from lm import checkpoint
 from pictures.before_after import draw_kinds
 from texts.plain_text import split_documents
@@ -36,7 +36,8 @@ def measure_pairs(models, results):
     kinds = group_kinds(read_scored_pairs(results))
     write_results('fine_tuning/kinds.json', compare_kinds(kinds), results)
     draw_kinds(results / 'fine_tuning/kinds.png', {KINDS.get(kind, kind): pairs for kind, pairs in kinds.items()})
-    answers = read_json(questions / 'summary.json')['multiple_choice']
+    summary = read_json(questions / 'summary.json')
+    answers = {**summary['multiple_choice'], 'comparison': summary['comparison']}
     write_results('fine_tuning/questions.json', answers, results)
 
 
@@ -110,8 +111,9 @@ def make_figures(name, results, tales, draws, cached, device='cpu'):
     model, tokenizer, _ = checkpoint.load_model(name, device=device)
     stories, tales = (list(split_documents(read_text_chunks(path), '\n\n\n')) for path in (STORIES, tales))
     pairs = [(row['prompt'], row['response']) for row in read_scored_pairs(results)]
-    numbers, points = measure_report.compute_all(model, tokenizer, stories, tales, pairs, draws, cached)
-    draw_length(results / 'report/length.png', points)
+    numbers, drawn = measure_report.compute_all(model, tokenizer, stories, tales, pairs, draws, cached)
+    draw_length(results / 'report/length.png', drawn['length'])
+    draw_underflow(results / 'report/underflow.png', drawn['underflow'], numbers['underflow'])
     for picture, *arguments in (('temperature', '--start=The old king had a', *UNCUT), ('trace', f'--start={PROMPT}')):
         path = results / f'report/{picture}.png'
         run_script('visualize.py', picture, f'--init_from={name}', *arguments, f'--save={path}', quiet=True)

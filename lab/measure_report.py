@@ -9,7 +9,7 @@ from lab import text_statistics
 from lm import internals
 from lm.alternatives import entropy
 from lm.scoring import score
-from lm.search import Budget, beam_search, most_probable
+from lm.search import Budget, beam_search, most_probable, search_steps
 from lm.text_probability import prefix_probability
 from model import logits_to_logprobs
 from texts.plain_text import split_documents
@@ -19,22 +19,28 @@ TOKENS_AT_MOST = 10_000  # enough for any product of probabilities to become zer
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the beginnings that are compared
 TEXT_BUDGET = Budget(prefixes=2000)  # of the search for the other ways to cut a response into tokens
 SEARCH_BUDGET = Budget(prefixes=20_000)  # of the exact search
+ROUNDING = 1e-4  # nats by which logprobs of the same text may differ
+WIDTHS = (1, 2, 5, 20)  # of the beams that are compared with it; 1 is greedy decoding
+BEGINNERS = ('simple_stories', 'tinystories')  # the texts that are written for them
+PHRASES = ('in every direction', 'spread out')  # counted in these texts and in all others
 
 
 def compute_all(model, tokenizer, stories, tales, pairs, draws, cached):
-    """Return the contents of report.json that depend on the model, and the points of its picture of lengths.
+    """Return the contents of report.json that depend on the model, and what its pictures show.
 
     stories: texts to score, each with a title. tales: more, without titles. pairs: (prompt, response) to score. draws:
     how many texts to draw for comparison with the searches. cached: how many tokens to generate with and without the
-    cache. The points are [(tokens, logprob)].
+    cache. What the pictures show: under `length` the points [(tokens, logprob)], under `underflow` the logprob of a
+    text after each of its tokens.
     """
     logprobs = score_texts(model, tokenizer, stories)
     points = cut_beginnings(logprobs)
+    underflow, course = find_underflow(model, tokenizer, 'Once upon a time', seed=1)
     numbers = {
         'block_size': model.block_size,
         'temperature': count_choices(model, tokenizer, 'The old king had a', (0.2, 0.7, 1.0, 1.5)),
         'i_live_in': compare_runners_up(model, tokenizer, 'I live in', 5, temperature=0.0001),
-        'underflow': find_underflow(model, tokenizer, 'Once upon a time', seed=1),
+        'underflow': underflow,
         'cutting': sum_over_cuts(model, tokenizer, pairs),
         'trailing_space': move_a_space(model, tokenizer, 'Once upon a time', 'there was a king'),
         'length': {
@@ -49,10 +55,11 @@ def compute_all(model, tokenizer, stories, tales, pairs, draws, cached):
         },
         'one_pass': compare_with_generate(model, tokenizer, pairs),
         'search': compare_searches(model, tokenizer, 'The giant', 6, draws, seed=1),
+        'searches': count_misses(model, tokenizer, [prompt for prompt, _ in pairs], 6),
         'attention': follow_attention(model, tokenizer, 'The king had a'),
         'cache': compare_with_cache(model, tokenizer, 'Once upon a time', cached),
     }
-    return numbers, points
+    return numbers, {'length': points, 'underflow': course}
 
 
 def encode(model, tokenizer, prompt):
@@ -99,18 +106,22 @@ def write_power(exponent):
 
 
 def find_underflow(model, tokenizer, prompt, seed):
-    """Return after how many drawn tokens the product of their probabilities is 0.0, in float32 and in float64."""
+    """Return after how many drawn tokens the product of their probabilities is 0.0, in float32 and in float64.
+
+    Also returns the logprob of the text after each token.
+    """
     products = {'float32': torch.ones((), dtype=torch.float32), 'float64': torch.ones((), dtype=torch.float64)}
-    found, logprobs = {}, []
+    found, logprobs, course = {}, [], []
     for step in model.steps(encode(model, tokenizer, prompt), TOKENS_AT_MOST, 1.0, seed=seed):
         logprobs.append(step.model_logprob.item())
+        course.append(math.fsum(logprobs))
         for name, product in products.items():
             product *= math.exp(logprobs[-1])
             if product == 0 and name not in found:
-                found[name] = {'tokens': len(logprobs), 'logprob': math.fsum(logprobs)}
+                found[name] = {'tokens': len(logprobs), 'logprob': course[-1]}
         if len(found) == len(products):
             break
-    return found
+    return found, course
 
 
 @torch.no_grad()
@@ -215,7 +226,7 @@ def fit_line(points):
 def compare_searches(model, tokenizer, prompt, max_new_tokens, draws, seed):
     """Return the best continuation that each method finds: greedy decoding, beams, many draws, the exact search."""
     idx = encode(model, tokenizer, prompt)
-    beams = {width: beam_search(model, idx, max_new_tokens, width) for width in (1, 2, 5, 20)}
+    beams = {width: beam_search(model, idx, max_new_tokens, width) for width in WIDTHS}
     found = {f'beams_{width}': (ids[0, idx.size(1) :], logprobs[0]) for width, (ids, logprobs) in beams.items()}
     spread = {}
     for temperature in (1.0, 0.5):
@@ -233,6 +244,35 @@ def compare_searches(model, tokenizer, prompt, max_new_tokens, draws, seed):
         for name, (ids, logprob) in found.items()
     }
     return {**best, **spread, 'proved': bound <= logprobs[0].item()}
+
+
+def count_misses(model, tokenizer, prompts, max_new_tokens):
+    """Return how often beam search misses the most probable continuation of a prompt, and what that costs.
+
+    For each width: how often it was `missed`, and how much less likely than it the text found is, in nats (mean).
+    proved: for how many prompts the exact search proved its answer within its budget. opened: prefixes, the median.
+    """
+    losses, proved, opened = {width: [] for width in WIDTHS}, 0, []
+    for prompt in prompts:
+        idx = encode(model, tokenizer, prompt)
+        for found in search_steps(model, idx, max_new_tokens, k=1):
+            if found.exact or SEARCH_BUDGET.is_spent(found, seconds=0):
+                break
+        proved += found.exact
+        opened.append(found.opened)
+        reached = {width: beam_search(model, idx, max_new_tokens, width)[1][0].item() for width in WIDTHS}
+        best = max(found.logprobs[0].item(), *reached.values())
+        for width, logprob in reached.items():
+            losses[width].append(best - logprob)
+    return {
+        'prompts': len(prompts),
+        'proved': proved,
+        'opened': statistics.median(opened),
+        **{
+            f'beams_{width}': {'missed': sum(loss > ROUNDING for loss in each), 'loss': statistics.fmean(each)}
+            for width, each in losses.items()
+        },
+    }
 
 
 @torch.no_grad()
@@ -280,7 +320,10 @@ def compare_with_cache(model, tokenizer, prompt, max_new_tokens):
 
 
 def compare_texts(prose_read, stories_read):
-    """Return statistics of each text, and the words that set stories and prose apart: {name: text} each."""
+    """Return statistics of each text, and the words that set stories and prose apart: {name: text} each.
+
+    `phrases`: how often some phrases are in the texts for beginners, and in all the others, which are old books.
+    """
     prose, stories = (SEPARATOR.join(texts.values()) for texts in (prose_read, stories_read))
     rows = {
         title: [dict(zip(('word', 'z', 'here', 'there'), row)) for row in text_statistics.keywords(here, there)]
@@ -296,4 +339,10 @@ def compare_texts(prose_read, stories_read):
         }
         for name, text in (prose_read | stories_read).items()
     }
-    return {'texts': described, 'keywords': rows}
+    of_beginners = [name for name in stories_read if name in BEGINNERS]
+    everything = prose_read | stories_read
+    phrases = {
+        readers: {phrase: sum(' '.join(everything[name].split()).count(phrase) for name in names) for phrase in PHRASES}
+        for readers, names in (('old', everything.keys() - of_beginners), ('beginners', of_beginners))
+    }
+    return {'texts': described, 'keywords': rows, 'phrases': phrases}

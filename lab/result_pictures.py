@@ -2,7 +2,7 @@
 
 import math
 
-from pictures.style import BAR, BLUE, ORANGE, hide_spines, save_figure
+from pictures.style import BAR, BLUE, GREY, MARK, ORANGE, hide_spines, save_figure
 
 
 def draw_growth(path, decode, score):
@@ -51,10 +51,11 @@ def draw_training(path, name, curve, iterations_an_epoch):
 def draw_sweep(path, by_rate, by_length):
     """Draw how the outcome of fine-tuning depends on the learning rate and on the number of epochs.
 
-    Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (stories, prose: bits per byte as value, low,
-    high) and `pairs`; the last of the pairs has the mean `logprob` of the responses at the end.
+    Both are lists of runs: dicts with `learning_rate`, `epochs`, `texts` (simple, heldout: bits per byte as value, low,
+    high), `curve` and `pairs`; the first and the last of the pairs have the mean `logprob` of the responses before the
+    run and at its end. The course of the last run by length, the longest, is drawn beside the others.
     """
-    figure, panels = new_panels(4, 10, 5, rows=2)
+    figure, panels = new_panels(4, 10, 5.4, rows=2)
     by_rate, by_length = list(by_rate), list(by_length)
     columns = (
         (by_rate, 'learning_rate', f'peak learning rate, for {by_rate[0]["epochs"]:.2g} epochs'),
@@ -72,15 +73,29 @@ def draw_sweep(path, by_rate, by_length):
                 [value - end for value, end in zip(values, low)],
                 [end - value for value, end in zip(values, high)],
             ]
+            label = label if runs is by_rate else None  # said once
             bits.errorbar(x, values, errors, color=colour, marker='o', markersize=4, capsize=2, label=label)
-        pairs.plot(x, [run['pairs'][-1]['logprob'] for run in runs], color=BAR, marker='o', markersize=4)
-        for axes, y_label in ((bits, 'bits per byte'), (pairs, 'pairs: mean logprob')):
+        pairs.plot(
+            x, [run['pairs'][-1]['logprob'] for run in runs], color=BLUE, marker='o', label='at the end of a run'
+        )
+        pairs.axhline(runs[0]['pairs'][0]['logprob'], color=MARK, linestyle='--', linewidth=1, label='before')
+        if runs is by_length:
+            draw_course(bits, runs[-1], 'curve', 'val', 'validation part of the stories, during the longest run')
+            draw_course(pairs, runs[-1], 'pairs', 'logprob', 'during the longest run')
+        for axes, y_label in ((bits, 'bits per byte'), (pairs, 'pairs: mean model logprob')):
             axes.set_xscale('log')
             axes.set_xticks(x, [f'{value:.2g}' for value in x])
             axes.minorticks_off()
             label_axes(axes, x_label, y_label)
-        bits.legend(frameon=False)
+            axes.legend(frameon=False, fontsize=9)
     save_and_close(figure, path)
+
+
+def draw_course(axes, run, rows, key, label):
+    """Draw how a run went, without its beginning: by epoch, on a logarithmic axis."""
+    rows = [row for row in run[rows] if row['iter'] > 0]
+    epochs = [row['iter'] / run['iterations_an_epoch'] for row in rows]
+    axes.plot(epochs, [row[key] for row in rows], color=GREY, marker='x', label=label, zorder=1)
 
 
 def draw_learning_curve(path, run):
@@ -104,9 +119,27 @@ def draw_length(path, responses):
     per_token.scatter(lengths, [logprob / tokens for tokens, logprob in responses], s=14, color=BLUE)
     per_token.set_xscale('log', base=2)
     per_token.set_xticks(sorted(set(lengths)), [str(length) for length in sorted(set(lengths))])
-    for axes, label in ((total, 'logprob of the response'), (per_token, 'logprob per token')):
-        label_axes(axes, 'tokens in the response', label)
+    for axes, label in ((total, 'model logprob of the beginning'), (per_token, 'model logprob per token')):
+        label_axes(axes, 'tokens in the beginning', label)
         axes.set_ylim(top=0)
+    save_and_close(figure, path)
+
+
+def draw_underflow(path, course, underflow):
+    """Draw where the product of probabilities becomes zero. course: the logprob of a text after each of its tokens.
+
+    underflow: {precision: dict of `tokens`, after which the product is zero}.
+    """
+    figure, (axes,) = new_panels(1, 10, 2.6)
+    exponents = [logprob / math.log(10) for logprob in course]
+    axes.plot(range(1, len(course) + 1), exponents, color=BLUE, label='sum of the logarithms (to base 10)')
+    for (precision, found), colour in zip(underflow.items(), (ORANGE, MARK)):
+        tokens = found['tokens']
+        label = f'product in {precision}: 0.0 from token {tokens} on'
+        axes.plot(tokens, exponents[tokens - 1], color=colour, marker='o', linestyle='none', label=label)
+        axes.axvline(tokens, color=colour, linewidth=0.8, linestyle=':')
+    label_axes(axes, 'tokens of the text', 'probability: 10 to the power of')
+    axes.legend(frameon=False)
     save_and_close(figure, path)
 
 
@@ -123,10 +156,10 @@ def draw_keywords(path, keywords):
         axes.invert_yaxis()
         for place, row in zip(places, rows):
             text = f' {row["here"]:,.0f} vs. {row["there"]:,.0f}'
-            axes.text(row['z'], place, text, va='center', fontsize=7, color='#444444')
-        axes.set_xlim(right=1.4 * max(row['z'] for row in rows))
+            axes.text(row['z'], place, text, va='center', fontsize=9, color='#444444')
+        axes.set_xlim(right=1.5 * max(row['z'] for row in rows))
         axes.set_title(title, loc='left', fontsize=10)
-        label_axes(axes, 'log-odds ratio in standard deviations (labels: per million words)', '')
+        label_axes(axes, 'log-odds ratio, in standard deviations', '')
         axes.grid(visible=False)
     save_and_close(figure, path)
 

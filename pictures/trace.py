@@ -130,21 +130,24 @@ def format_excerpt(value):
 
 BOX_TITLES = {  # if not the name of the step
     'q = qkv[0]': 'q, k, v',
-    'y': 'y = weights · v',
+    'softmax(q kᵀ / √hs)': 'softmax\n(q kᵀ / √hs)',
+    'y': 'y =\nweights · v',
+    'gelu(c_fc(x))': 'gelu\n(c_fc(x))',
     'c_proj(gelu(...))': 'c_proj',
-    'wpe(positions)': '+ wpe(positions)',
+    'wpe(positions)': '+ wpe\n(positions)',
 }
 READS, ADDS = '#e8eef5', '#f6d9c8'  # colours of boxes that read the residual stream, and of boxes that add to it
-FLOW_WIDTH, FLOW_HEIGHT = 12.4, 5.6  # inches
-STREAM_X, FIRST_X = 0.75, 1.75  # of the residual stream, and of the first box of each row
-BOX_STEP, BOX_WIDTH, BOX_HEIGHT = 1.72, 1.46, 0.72
+SMALL, MEDIUM = 9.5, 10.5  # font sizes: in print the picture shrinks to two thirds
+FLOW_WIDTH, FLOW_HEIGHT = 10, 5.35  # inches
+STREAM_X, FIRST_X = 0.55, 1.2  # of the residual stream, and of the first box of each row
+BOX_STEP, BOX_WIDTH, BOX_HEIGHT = 1.46, 1.24, 0.86
 ROWS = {  # of boxes: y, steps
-    'embedding': (0.45, ['idx', 'wte(idx)', 'wpe(positions)']),
-    'attention': (1.75, ['ln_1(x)', 'c_attn(x)', 'q = qkv[0]', 'softmax(q kᵀ / √hs)', 'y', 'c_proj(y)']),
-    'mlp': (3.0, ['ln_2(x)', 'c_fc(x)', 'gelu(c_fc(x))', 'c_proj(gelu(...))']),
-    'head': (4.95, ['ln_f(x)', 'lm_head(x)', 'logprobs']),
+    'embedding': (0.5, ['idx', 'wte(idx)', 'wpe(positions)']),
+    'attention': (1.91, ['ln_1(x)', 'c_attn(x)', 'q = qkv[0]', 'softmax(q kᵀ / √hs)', 'y', 'c_proj(y)']),
+    'mlp': (3.07, ['ln_2(x)', 'c_fc(x)', 'gelu(c_fc(x))', 'c_proj(gelu(...))']),
+    'head': (4.8, ['ln_f(x)', 'lm_head(x)', 'logprobs']),
 }
-OTHER_BLOCKS_Y = 4.15
+OTHER_BLOCKS_Y = 4.05
 
 
 class Flow(NamedTuple):
@@ -163,9 +166,9 @@ def draw_trace(title, flow, stops, norms, pieces):
     """
     T = len(pieces)
     cell = min(max(0.2, min(0.8, (FLOW_WIDTH - 2.4) / T)), MAX_INCHES / T)
-    width, height = cell * T, min(0.27 * len(stops), MAX_INCHES / 2)
-    left, top = axis_label_inches(stops) + 0.3, FLOW_HEIGHT + 0.95
-    figure_height = top + 0.05 + height + axis_label_inches(pieces) + 0.35
+    width, height = cell * T, min(0.21 * len(stops), MAX_INCHES / 2)
+    left, top = axis_label_inches(stops, SMALL) + 0.3, FLOW_HEIGHT + 0.85
+    figure_height = top + 0.05 + height + axis_label_inches(pieces, SMALL) + 0.1
     figure = make_figure(max(FLOW_WIDTH, left + width + 1.1), figure_height, title)
     axes = place_axes(figure, 0, 0.5, FLOW_WIDTH, FLOW_HEIGHT, xlim=(0, FLOW_WIDTH), ylim=(FLOW_HEIGHT, 0))
     axes.set_axis_off()
@@ -174,15 +177,15 @@ def draw_trace(title, flow, stops, norms, pieces):
     axes = place_axes(figure, left, top, width, height)
     colours = ScalarMappable(LogNorm(max(norms.min(), 1e-6), max(norms.max(), 2e-6)), colormaps['viridis'])
     axes.imshow(norms, cmap=colours.cmap, norm=colours.norm, aspect='auto', interpolation='nearest')
-    every = math.ceil(len(stops) * 0.14 / height)
-    axes.set_yticks(range(0, len(stops), every), stops[::every], fontsize=8)
-    which = label_axis(axes, 'x', pieces, width)
+    every = math.ceil(len(stops) * 0.16 / height)
+    axes.set_yticks(range(0, len(stops), every), stops[::every], fontsize=SMALL)
+    which = label_axis(axes, 'x', pieces, width, SMALL)
     note = 'length of each token’s vector on its way down the residual stream (L2 norm)' + (which and f'; {which}')
-    place_text(figure, left, top - 0.12, note, fontsize=9)
-    if cell >= 0.34:
+    place_text(figure, left, top - 0.12, note, fontsize=MEDIUM)
+    if cell >= 0.45:
         for (row, column), value in np.ndenumerate(norms):
             text, ink = f'{value:.1f}' if value < 100 else f'{value:,.0f}', text_colour(colours.to_rgba(value))
-            axes.text(column, row, text, ha='center', va='center', fontsize=7, color=ink)
+            axes.text(column, row, text, ha='center', va='center', fontsize=SMALL, color=ink)
     draw_norm_scale(figure, left + width + 0.15, top, min(height, 3), colours)
     return figure
 
@@ -194,6 +197,8 @@ def draw_norm_scale(figure, left, top, height, colours):
     ticks = [tick for tick in ticks if lowest <= tick <= highest]
     bar = place_colour_bar(figure, left, top, height, colours, 'L2 norm (log colours)', ticks=ticks)
     bar.minorticks_off()
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label('L2 norm (log colours)', fontsize=SMALL)
     bar.ax.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
 
 
@@ -214,28 +219,30 @@ def draw_flow(axes, flow):
             draw_return(axes, x, y, 'begins' if name == 'embedding' else '+')
     if flow.n_layer > 1:
         y, text = OTHER_BLOCKS_Y, describe_other_blocks(flow.block, flow.n_layer)
-        axes.text(FIRST_X, y, text, fontsize=10, style='italic', color='#555555', va='center')
+        axes.text(FIRST_X, y, text, fontsize=MEDIUM, style='italic', color='#555555', va='center')
         axes.plot([STREAM_X, FIRST_X - 0.1], [y, y], color='#9a9a9a', linestyle=':', linewidth=1.2)
     y, steps = ROWS['head']
     x = FIRST_X + len(steps) * BOX_STEP
     draw_arrow(axes, (x - BOX_STEP + BOX_WIDTH, y), (x, y))
-    axes.text(x + 0.08, y, '\n'.join(flow.answer), fontsize=9, va='center', parse_math=False)
+    axes.text(x + 0.08, y, '\n'.join(flow.answer), fontsize=MEDIUM, va='center', parse_math=False)
 
 
 def draw_stream(axes, shape):
     """Draw the residual stream, a thick line from the embedding to the head."""
     y = [ROWS['embedding'][0], ROWS['head'][0]]
     axes.plot([STREAM_X, STREAM_X], y, color=BAR, linewidth=9, solid_capstyle='round', zorder=0)
-    style = {'rotation': 90, 'fontsize': 9, 'color': '#4a6d8c', 'ha': 'center', 'va': 'center'}
-    axes.text(STREAM_X - 0.32, 3.1, f'the residual stream  x {shape}', **style)
+    style = {'rotation': 90, 'fontsize': SMALL, 'color': '#4a6d8c', 'ha': 'center', 'va': 'center'}
+    axes.text(STREAM_X - 0.28, 2.7, f'the residual stream  x {shape}', **style)
 
 
 def draw_block_frame(axes, title):
     """Draw a dashed frame around the boxes of the block that is shown in full."""
-    left, top = FIRST_X - 0.28, ROWS['attention'][0] - 0.68
+    left, top = FIRST_X - 0.16, ROWS['attention'][0] - BOX_HEIGHT / 2 - 0.24
+    height = ROWS['mlp'][0] + BOX_HEIGHT / 2 + 0.25 - top
+    width = 5 * BOX_STEP + BOX_WIDTH + 0.3
     style = {'facecolor': 'none', 'edgecolor': '#9a9a9a', 'linestyle': '--'}
-    axes.add_patch(FancyBboxPatch((left, top), 10.7, 2.5, boxstyle='round,pad=0,rounding_size=0.12', **style))
-    axes.text(left + 0.13, top + 0.16, title, fontsize=9, color='#555555', va='center')
+    axes.add_patch(FancyBboxPatch((left, top), width, height, boxstyle='round,pad=0,rounding_size=0.12', **style))
+    axes.text(left + 0.13, top + 0.13, title, fontsize=SMALL, color='#555555', va='center')
 
 
 def describe_other_blocks(block, n_layer):
@@ -255,9 +262,9 @@ def draw_box(axes, x, y, step, lines, colour):
     boxstyle = 'round,pad=0,rounding_size=0.07'
     axes.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, boxstyle=boxstyle, **style))
     title, x, style = BOX_TITLES.get(step, step), x + BOX_WIDTH / 2, {'ha': 'center', 'va': 'center'}
-    axes.text(x, y - 0.2, title, fontsize=10 if len(title) <= 14 else 8.5, weight='bold', **style)
-    axes.text(x, y + 0.03, lines[0], fontsize=9.5, color='#333333', **style)
-    axes.text(x, y + 0.23, lines[1], fontsize=8.5, color='#777777', **style)
+    axes.text(x, y - 0.2, title, fontsize=MEDIUM, weight='bold', linespacing=1, **style)
+    axes.text(x, y + 0.1, lines[0], fontsize=MEDIUM, color='#333333', **style)
+    axes.text(x, y + 0.3, lines[1], fontsize=SMALL, color='#666666', **style)
 
 
 def draw_arrow(axes, start, end):
@@ -271,4 +278,4 @@ def draw_return(axes, x, y, sign):
     low, middle = bottom + 0.17, x + BOX_WIDTH / 2
     axes.plot([middle, middle, STREAM_X + 0.2], [bottom, low, low], color=colour, linewidth=1.3)
     draw_arrow(axes, (STREAM_X + 0.25, low), (STREAM_X + 0.04, low))
-    axes.text(STREAM_X + 0.32, low - 0.02, sign, fontsize=9 if len(sign) > 1 else 13, color=colour, va='bottom')
+    axes.text(STREAM_X + 0.32, low - 0.02, sign, fontsize=SMALL if len(sign) > 1 else 14, color=colour, va='bottom')
