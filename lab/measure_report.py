@@ -19,6 +19,7 @@ TOKENS_AT_MOST = 10_000  # enough for any product of probabilities to become zer
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the beginnings that are compared
 TEXT_BUDGET = Budget(prefixes=2000)  # of the search for the other ways to cut a response into tokens
 SEARCH_BUDGET = Budget(prefixes=20_000)  # of the exact search
+SEARCHED = 100_000  # prefixes, of the exact searches after many prompts together
 ROUNDING = 1e-4  # nats by which logprobs of the same text may differ
 WIDTHS = (1, 2, 5, 20)  # of the beams that are compared with it; 1 is greedy decoding
 BEGINNERS = ('simple_stories', 'tinystories')  # the texts that are written for them
@@ -254,6 +255,8 @@ def count_misses(model, tokenizer, prompts, max_new_tokens):
     """
     losses, proved, opened = {width: [] for width in WIDTHS}, 0, []
     for prompt in prompts:
+        if sum(opened) >= SEARCHED:  # a large model, which takes long: fewer prompts must do
+            break
         idx = encode(model, tokenizer, prompt)
         for found in search_steps(model, idx, max_new_tokens, k=1):
             if found.exact or SEARCH_BUDGET.is_spent(found, seconds=0):
@@ -265,7 +268,7 @@ def count_misses(model, tokenizer, prompts, max_new_tokens):
         for width, logprob in reached.items():
             losses[width].append(best - logprob)
     return {
-        'prompts': len(prompts),
+        'prompts': len(opened),
         'proved': proved,
         'opened': statistics.median(opened),
         **{

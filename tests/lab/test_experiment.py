@@ -30,7 +30,7 @@ experiment.SEARCH = {{'base': {{}}, 'small': {{'n_embd': 8}}}}
 experiment.RATES, experiment.EPOCHS, experiment.SEEDS = (1e-3,), (0.5,), (1,)
 experiment.PROMPTS = experiment.PROMPTS[:1]
 experiment.DRAWS, experiment.CACHED = 20, 20
-measure_report.SEARCH_BUDGET = Budget(prefixes=5)
+measure_report.SEARCH_BUDGET, measure_report.SEARCHED = Budget(prefixes=5), 20
 experiment.main(experiment.Settings('all', 'corpora'))
 """
 CONFIG = """

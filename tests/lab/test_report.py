@@ -191,6 +191,7 @@ def other(tmp_path_factory):
         patch.setattr(report_about, 'RATES', (report_about.RATE,))
         patch.setattr(report_about, 'DRAWS', 5)
         patch.setattr(report_about, 'CACHED', 5)
+        patch.setattr(measure_report, 'SEARCHED', 10)
         for budget in ('TEXT_BUDGET', 'SEARCH_BUDGET'):
             patch.setattr(measure_report, budget, Budget(prefixes=2))
         folder = report_about.RESULTS / 'report-random'
