@@ -57,6 +57,7 @@ class TextSource:
             note(
                 'this tokenizer has no token that begins a text: the first token has no probability and is not counted'
             )
+        self._block_sizes = share_context(tokenizers, block_sizes)
         block_size = min(block_sizes)
         self.stride = max(1, block_size // 2) if stride is None else stride
         if not 1 <= self.stride <= block_size:
@@ -68,7 +69,6 @@ class TextSource:
             ends if ids is self._ids[0] else move_ends(ends, self._ids[0], tokenizers[0], ids, tokenizer)
             for ids, tokenizer in zip(self._ids, tokenizers)
         ]
-        self._block_sizes = block_sizes
 
     def units(self, first=0):
         """Yield (index, segment) from `first` on; a segment is (prompt ids, response ids) for each tokenizer."""
@@ -80,6 +80,22 @@ class TextSource:
         (before, response), *_ = unit
         row = {'response': tokenizers[0].decode(response, before)}
         return Item(row, [[pair] for pair in unit], [None] * len(unit))
+
+
+def share_context(tokenizers, block_sizes):
+    """Return how many tokens each model is shown: with the same tokens as many, so that only the models differ.
+
+    Fine-tuning often shortens the context, and a shorter context makes any text less likely.
+    """
+    if len(set(block_sizes)) == 1:
+        return block_sizes
+    sizes = ' and '.join(f'{size:,}' for size in block_sizes)
+    if len({tokenizer.fingerprint for tokenizer in tokenizers}) > 1:
+        note(f'these models have contexts of {sizes} tokens of their own, so one is shown more of the text')
+        return block_sizes
+    shortest = min(block_sizes)
+    note(f'these models have contexts of {sizes} tokens; to compare them, both are shown at most {shortest:,}')
+    return [shortest] * len(block_sizes)
 
 
 def open_text(text):

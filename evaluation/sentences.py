@@ -136,7 +136,7 @@ def method_sentences(summary):
     else:
         sentences = [
             f'Every token of the text was scored once, {settings["stride"]:,} at a time, after as much of the text as '
-            'fits into the context.'
+            f'fits into {describe_context(summary)}.'
         ]
     sentences += beginning_sentences(summary)
     if summary['data']['left_out']:
@@ -180,6 +180,17 @@ def beginning_sentences(summary):
                 'text; it is not counted.'
             )
     return list(dict.fromkeys(sentences))
+
+
+def describe_context(summary):
+    """Return whose context a running text was shown in; see `running_text.share_context`."""
+    sides = [summary[role] for role in ('model', 'compare_to') if role in summary]
+    sizes = [side['block_size'] for side in sides]
+    if len(set(sizes)) == 1:
+        return 'the context'
+    if len({side['tokenizer_sha256'] for side in sides}) > 1:
+        return f"each model's own context, of {sizes[0]:,} and {sizes[1]:,} tokens"
+    return f'{min(sizes):,} tokens, the shorter of the two contexts'
 
 
 def unusual_sentences(summary):

@@ -16,7 +16,7 @@ from common.notes import note
 from common.strings import show_invisible
 from common.text_files import text_kind
 from evaluation.result_folder import result_path
-from evaluation.running_text import open_text
+from evaluation.running_text import open_text, share_context
 from lm.settings import model_name
 from lm.words import score_words
 from texts.plain_text import split_documents
@@ -46,7 +46,9 @@ def measure_words(settings, subjects):
     """Write words.csv for a text or the items of an experiment, print its first rows, and return all of them."""
     if settings.save and (result_path(settings) / 'words.csv').exists():
         raise UserError(f'{result_path(settings)} contains words.csv: choose another --save')
-    longest = min(subject.model.block_size for subject in subjects)
+    block_sizes = [subject.model.block_size for subject in subjects]
+    block_sizes = share_context([subject.tokenizer for subject in subjects], block_sizes)
+    longest = min(block_sizes)
     if settings.stride is not None and not 1 <= settings.stride <= longest:
         raise UserError(f'--stride={settings.stride}: it must be 1 to {longest} tokens, the context of the model')
     items = list(read_items(settings))
@@ -58,8 +60,8 @@ def measure_words(settings, subjects):
         raise UserError(f'--punctuation=apart: the rows of {settings.items} already say what the words are')
     texts = [item.text for item in items]
     scored = [
-        list(score_words(subject.model, subject.tokenizer, texts, settings.punctuation, settings.stride))
-        for subject in subjects
+        list(score_words(subject.model, subject.tokenizer, texts, settings.punctuation, settings.stride, block_size))
+        for subject, block_size in zip(subjects, block_sizes)
     ]
     rows = []
     for number, item, *words in zip(itertools.count(1), items, *scored):

@@ -35,18 +35,20 @@ class Word(NamedTuple):
     rank: int  # of its first token
 
 
-def score_words(model, tokenizer, texts, punctuation='attached', stride=None):
+def score_words(model, tokenizer, texts, punctuation='attached', stride=None, block_size=None):
     """Yield the list of Words of each text.
 
     texts: an iterable of str. punctuation: 'attached' to the words, or 'apart'. stride: tokens of a long text that are
-    scored at a time; None for half a context.
+    scored at a time; None for half a context. block_size: tokens that the model is shown; None for all that it can see.
     """
+    block_size = block_size or model.block_size
+    stride = stride or max(1, block_size // 2)
     boundaries = find_boundaries(tokenizer, model.n_ids, punctuation)
     boundary_ids = torch.tensor(sorted(boundaries))
     texts = iter(texts)
     while window := list(itertools.islice(texts, WINDOW)):
         ids_of = [tokenizer.encode(text) for text in window]
-        cut = [_cut(model, tokenizer, ids, stride) for ids in ids_of]
+        cut = [_cut(tokenizer, ids, block_size, stride) for ids in ids_of]
         pairs = [pair for pairs in cut for pair in pairs]
         scores = iter(score_window(model, pairs, boundary_ids=boundary_ids.to(model.device)))
         for ids, pairs in zip(ids_of, cut, strict=True):
@@ -71,11 +73,11 @@ def find_boundaries(tokenizer, n_ids, punctuation='attached'):
     return {id for id in found if id < n_ids}
 
 
-def _cut(model, tokenizer, ids, stride):
+def _cut(tokenizer, ids, block_size, stride):
     """Return a text as pairs to score, with one more token at its end: what is predicted there is needed, too."""
     ids = [*ids, 0]
-    ends = segment_ends(len(ids), model.block_size, stride or max(1, model.block_size // 2))
-    return list(cut_text(ids, ends, model.block_size, tokenizer.start_ids()))
+    ends = segment_ends(len(ids), block_size, stride)
+    return list(cut_text(ids, ends, block_size, tokenizer.start_ids()))
 
 
 def _describe_word(word, tokens, ids, boundaries, logprobs, boundary_logprobs, entropies, ranks):

@@ -223,6 +223,24 @@ def test_running_text_token_by_token(here):
     assert 'greedy_rate' not in summary['measures']['model']
 
 
+def test_models_that_differ_in_their_context_are_shown_the_same_text(here, capsys):
+    model, tokenizer, _ = checkpoint.load_model('one', device='cpu')
+    model.crop_block_size(20)
+    checkpoint.save_pretrained(model, here / 'short', tokenizer)
+    (here / 'text.txt').write_text('The old king laughed, and the fox ran into the wood. ' * 20)
+    rows, _ = evaluate(init_from='short', compare_to='one', text='text.txt', save='kept')
+    for row in rows:
+        assert row['logprob'] == pytest.approx(row['before']['logprob'], rel=1e-5)
+    words, _ = evaluate(init_from='one', compare_to='short', text='text.txt', words=True)
+    for word in words:
+        assert word['surprisal_sum_bits'] == pytest.approx(word['surprisal_sum_bits_before'], rel=1e-5)
+    printed = capsys.readouterr().err
+    assert 'contexts of 20 and 48 tokens; to compare them, both are shown at most 20' in printed
+    assert 'contexts of 48 and 20 tokens' in printed
+    page = (here / 'results' / 'kept' / 'report.md').read_text()
+    assert 'fits into 20 tokens, the shorter of the two contexts' in page
+
+
 @pytest.mark.slow
 def test_the_text_of_each_response_has_bounds_beside_its_tokens(here):
     settings = {'init_from': 'one', 'compare_to': 'other', 'eval_data': 'pairs.jsonl', 'show': 4, 'save': 'kept'}
