@@ -41,6 +41,7 @@ from common.errors import UserError, explain_write_error
 from common.files import PARTIAL, expand_path, file_sha256, resolve_path
 from common.folders import lock_folder, remove_leftovers, replace_together
 from common.notes import note
+from common.text_files import text_kind
 from evaluation.pair_files import KeyChoice
 from lm.boundary import join_response
 from lm.tokenizer import CharTokenizer, tokenizer_from_contents, train_bpe
@@ -51,6 +52,7 @@ from texts.hub_datasets import read_hub
 from texts.json_rows import PairKeys
 from texts.readers import input_paths, read_files
 from texts.splits import SPLITS, assign_splits
+from texts.tables import TABLES
 from texts.token_files import FILES
 
 STORIES = 'childrens_stories'  # the dataset that the project ships
@@ -97,6 +99,8 @@ def main(settings):
         tokenizer.encode(separator)  # if its vocabulary cannot be downloaded, fail now and not after long work
     n_workers = settings.num_workers or count_cores()
     column = settings.text_column
+    if column and paths and not any(text_kind(path) in TABLES for path in paths):
+        note('--text_column has no effect without a table')
     if settings.prompt_key or settings.response_key:
         column = PairKeys((settings.prompt_key,), settings.response_key)
     if settings.hf_dataset:

@@ -61,8 +61,10 @@ def main(settings):
     token = None if is_loopback(settings.host) else make_token()
     engine = Engine([load_served_model(one) for one in settings_of_models(settings)])
     app = make_app(engine, settings, token)
-    address = address_of(listener, settings.host, token)
+    address, *others = addresses_of(listener, settings.host, token)
     print(f'{address}  (Ctrl-C ends it)', flush=True)
+    for other in others:
+        print(f'{other}  (where that name is not known)', flush=True)
     if settings.open:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     uvicorn.Server(configure(app)).run([listener])
@@ -117,10 +119,23 @@ def listen(settings):
         ) from error
 
 
-def address_of(listener, host, token):
-    """Return the address to open in a browser."""
-    name = socket.gethostname() if is_every_address(host) else f'[{host}]' if ':' in host else host
-    return f'http://{name}:{listener.getsockname()[1]}/' + (f'?token={token}' if token else '')
+def addresses_of(listener, host, token):
+    """Return the addresses to open in a browser: of every address, that with this machine's name and its number."""
+    if is_every_address(host):
+        names = [socket.gethostname(), *filter(None, [number_on_network()])]
+    else:
+        names = [f'[{host}]' if ':' in host else host]
+    return [f'http://{name}:{listener.getsockname()[1]}/' + (f'?token={token}' if token else '') for name in names]
+
+
+def number_on_network():
+    """Return this machine's IPv4 address on the network that leads outside; None if there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(('192.0.2.1', 9))  # an address for examples (RFC 5737); a datagram socket sends nothing yet
+        except OSError:
+            return None
+        return probe.getsockname()[0]
 
 
 if __name__ == '__main__':

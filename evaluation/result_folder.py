@@ -85,12 +85,8 @@ def package_versions():
 def run_identity(header):
     """Return what two parts of pairs.jsonl must have in common to belong to one evaluation."""
     of_model = ('init_from', 'weights_sha256', 'tokenizer_sha256', 'front', 'chat')
-    settings = {
-        'chat': False,
-        'score_end': False,
-        'repetition_penalty': 1.0,
-        **header['settings'],
-    }  # older ones lack these
+    added_later = {'chat': False, 'score_end': False, 'repetition_penalty': 1.0}
+    settings = added_later | header['settings']
     return {
         **{name: settings.get(name) for name in SETTINGS_OF_THE_NUMBERS},
         'data': header['data']['sha256'],
@@ -107,7 +103,7 @@ def run_identity(header):
 def result_path(settings):
     """Return the folder that --save means: a name is a folder in plot_dir, a path is itself."""
     path = expand_path(settings.save)
-    is_name = path.name == str(path) == settings.save != '..'
+    is_name = settings.save == path.name and settings.save != '..'
     return expand_path(settings.plot_dir) / path if is_name else path
 
 

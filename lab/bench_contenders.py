@@ -129,7 +129,7 @@ def score_ours(task, dtype=None, quantize=None):
 def score_transformers(task, dtype=torch.float32):
     """Score the pairs with transformers in the plain way: sorted batches of 16, the responses' logprobs summed."""
     model = load_transformers(task, dtype)
-    texts = sorted(([*prompt, *response], len(prompt)) for prompt, response, *_ in task.pairs)
+    texts = [([*prompt, *response], len(prompt)) for prompt, response, *_ in task.pairs]
     texts.sort(key=lambda text: len(text[0]))
 
     @torch.inference_mode()

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 from playwright.sync_api import sync_playwright
 
+import configurator
 from common.browser import NAMES, find_browser
 from common.errors import UserError
 from common.files import PROJECT
@@ -16,7 +18,12 @@ TEXT = 'Once upon a time there was a'
 TOKENS = 7  # of it
 
 
-def save_picture():
+@dataclass
+class Settings:
+    """Take the picture of the live page in the README."""
+
+
+def save_picture(_):
     """Serve the story model, explore a text with its page as a reader would, and take the picture."""
     program = find_browser()
     if program is None:
@@ -63,4 +70,4 @@ def wait(page):
 
 
 if __name__ == '__main__':
-    save_picture()
+    configurator.run(save_picture, Settings)

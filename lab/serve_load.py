@@ -102,6 +102,8 @@ async def measure_load(address, requests, settings):
                     failures.append(repr(error))
 
         await asyncio.gather(*map(visit, range(settings.clients)))
+    if missing := [kind for kind, each in answers.items() if not each]:
+        raise UserError(f'--seconds={settings.seconds:g} is too short: no answer to {", ".join(missing)} came in time')
     found = {kind: compare_answers(each, alone[kind]) for kind, each in answers.items()}
     return {'requests': found, 'failures': len(failures), 'first_failures': failures[:3]}
 

@@ -39,6 +39,12 @@ def test_settings_for_another_input_or_tokenizer_are_said_to_have_no_effect(caps
     assert not capsys.readouterr().err
 
 
+def test_a_column_of_a_file_without_columns_is_said_to_have_no_effect(bpe, capsys):
+    Path('m.txt').write_text('\n\n\n'.join(STORIES), encoding='utf-8')
+    prepare(None, input='m.txt', tokenizer=str(bpe), text_column='story')
+    assert 'note: --text_column has no effect without a table' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('orient', ['records', 'columns', 'index', 'split', 'table'])
 def test_any_json_that_pandas_writes_is_read(bpe, orient):
     pandas.DataFrame({'text': STORIES}).to_json('m.json', orient=orient, force_ascii=False)

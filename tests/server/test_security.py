@@ -1,5 +1,6 @@
 """Who may ask the server: nobody's web page, and on a network only whoever has the token."""
 
+import ipaddress
 import socket
 from urllib.parse import urlsplit
 
@@ -113,8 +114,13 @@ def test_an_allowed_page_may_ask_and_read(open_server):
 def test_a_host_that_is_every_address_is_printed_as_a_name(host):
     listener = serve.listen(serve.Settings(host=host, port=0))
     with listener, socket.create_connection(('127.0.0.1', listener.getsockname()[1]), timeout=5):
-        address = serve.address_of(listener, host, TOKEN)
-    assert address == f'http://{socket.gethostname()}:{urlsplit(address).port}/?token={TOKEN}'
+        addresses = serve.addresses_of(listener, host, TOKEN)
+    port = urlsplit(addresses[0]).port
+    assert addresses[0] == f'http://{socket.gethostname()}:{port}/?token={TOKEN}'
+    for address in addresses[1:]:  # none without a network
+        number = ipaddress.ip_address(urlsplit(address).hostname)
+        assert address == f'http://{number}:{port}/?token={TOKEN}'
+        assert not number.is_loopback
 
 
 def test_an_empty_host_is_refused():
