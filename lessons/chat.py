@@ -243,4 +243,7 @@ def connect_provider(provider, model=None, base_url=None):
     except (library.APIError, http.HTTPError, http.InvalidURL) as error:  # HTTPError: a stream broke off
         where = f'{provider} ({model or default_model}{f" at {base_url}" if base_url else ""})'
         cause = f' {error.__cause__}' if isinstance(error, library.APIConnectionError) and error.__cause__ else ''
-        raise UserError(f'{where}: {getattr(error, "message", error)}{cause}') from error
+        hint = f'; check {key}' if getattr(error, 'status_code', None) in (401, 403) else ''
+        if isinstance(error, library.APIConnectionError):
+            hint = '; check --base_url' if base_url else '; is there a network?'
+        raise UserError(f'{where}: {getattr(error, "message", error)}{cause}{hint}') from error

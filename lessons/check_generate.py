@@ -8,8 +8,9 @@ the context. Their code runs in a process of its own, with a limit of time and m
 That keeps a hanging or crashing program away from this one, but it is no sandbox: check only code that you would run.
 
 Other designs are right, too: a method or a function, the probability or its logarithm, a float or a tensor, for all
-tokens or for each. For a wrong number generate_mistakes.py looks for what it is instead; generate_findings.py has the
-calls. The exit code is 0 if all is right, 1 if something is wrong, and 2 if it could not be checked.
+tokens or for each. generate_calls.py has the calls, generate_findings.py judges what comes back, and for a wrong number
+generate_mistakes.py looks for what it is instead. The exit code is 0 if all is right, 1 if something is wrong, and 2 if
+it could not be checked.
 """
 
 import contextlib
@@ -35,7 +36,8 @@ from common.errors import UserError
 from common.files import PROJECT, expand_path
 from common.limits import limit_time_and_memory
 from common.strings import show_invisible
-from lessons.generate_findings import CALLS, STORY, Findings, Outcome
+from lessons.generate_calls import CALLS, STORY, Outcome
+from lessons.generate_findings import Findings
 from lm.checkpoint import load_model
 from model import GPT
 
@@ -45,6 +47,17 @@ DOING = {
     'import': 'while model.py was imported',
     'build': 'while its GPT was made and given weights',
     'forward': 'while its GPT computed logits',
+}
+HINTS = {  # what to do about an error while model.py was imported
+    'ModuleNotFoundError': '; install it here, or import it where it is used',
+    'SyntaxError': '',
+}
+AT_IMPORT = '; what model.py does beside defining its classes belongs under if __name__ == "__main__":'
+ENVIRONMENT = {
+    'CUDA_VISIBLE_DEVICES': '',
+    'MPLBACKEND': 'Agg',
+    'PYTHONDONTWRITEBYTECODE': '1',
+    'TORCH_COMPILE_DISABLE': '1',  # compiling takes minutes, and needs a compiler
 }
 OTHER_LOGITS = (
     'Their GPT itself, given the same weights, computes other logits than ours, so its probabilities cannot be '
@@ -71,7 +84,7 @@ def build_task(model, tokenizer, calls):
         prompt, response = tokenizer.encode_pair(call['prompt'], call.pop('response') or '')
         call |= {'prompt': prompt, 'fixed_response': response or None}
         call['max_new_tokens'] = len(response) or call['max_new_tokens']
-    shape = {**vars(model.config), 'dropout': 0.0}
+    shape = {**vars(model.config), 'dropout': 0.2}  # if it is on, it shows
     text = tokenizer.encode_prompt(STORY)[:CONTEXT]
     return {'config': shape, 'weights': model.state_dict(), 'text': text, 'calls': calls}
 
@@ -82,7 +95,7 @@ def run_student(path, task, time_limit, memory_limit):
         files = [Path(folder) / name for name in ('task.pt', 'results.jsonl')]
         torch.save(task, files[0])
         files[1].touch()
-        environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'MPLBACKEND': 'Agg', 'PYTHONDONTWRITEBYTECODE': '1'}
+        environment = {**os.environ, **ENVIRONMENT}
         environment.pop('PYTHONPATH', None)  # or their imports could find this project
         nothing, why = subprocess.DEVNULL, None
         with limit_time_and_memory(60, memory_limit):  # which the new process inherits
@@ -102,7 +115,8 @@ def run_student(path, task, time_limit, memory_limit):
         finally:
             stop(process)
         records = [json.loads(line) for line in files[1].read_text(encoding='utf-8').splitlines() if line[-1:] == '}']
-    if why is None and records[-1:] != [{'doing': 'done'}] and 'error' not in (records or [{}])[-1]:
+    last = records[-1] if records else {}
+    if why is None and 'error' not in last and last.get('doing') != 'done':
         why = 'it ended the process by itself'
     return records, why
 
@@ -135,7 +149,8 @@ def check(path, time_limit=120.0, memory_limit=4096):
         found |= {} if 'call' in record else record
     why = why or found.get('error')
     if 'names' not in found:
-        raise UserError(f'{path} could not be checked: {DOING.get(doing, "at its start")}, {why}')
+        hint = HINTS.get(why.partition(':')[0], AT_IMPORT) if doing == 'import' else ''
+        raise UserError(f'{path} could not be checked: {DOING.get(doing, "at its start")}, {why}{hint}')
     findings = Findings(choose_gelu(model, task['text'], found['logits']), tokenizer)
     findings.signature, findings.names = found['signature'], found['names']
     if findings.model is None:
@@ -147,15 +162,23 @@ def check(path, time_limit=120.0, memory_limit=4096):
     for record in records:
         if 'call' in record:
             given = task['calls'][int(record['call'])]
-            n = given['max_new_tokens']
-            response = given['fixed_response'] or record.get('ids', [])[-n:]
-            outcomes.append(Outcome(CALLS[int(record['call'])], record, given['prompt'], response))
+            call = CALLS[int(record['call'])]
+            outcomes.append(Outcome(call, record, given['prompt'], given['max_new_tokens'], given['fixed_response']))
     if why:
-        findings.add_wrong(
-            f'generate does not come back, or ends everything: in {CALLS[int(doing)].describe()}, {why}.'
-        )
+        findings.add_wrong(describe_end(records, doing, why, time_limit))
     findings.judge(outcomes)
     return findings
+
+
+def describe_end(records, doing, why, time_limit):
+    """Return a sentence about why their code ended before all calls had come back, in the call `doing`."""
+    last, done = CALLS[int(doing)].describe(), sum('call' in record for record in records)
+    if 'was stopped' not in why:
+        return f'generate ends everything: in {last}, {why}.'
+    start, at = (next(each['at'] for each in list_ if 'doing' in each) for list_ in (records, records[::-1]))
+    if done == 0 or at - start < time_limit / 2:  # most of the time went into one call
+        return f'generate does not come back from {last}: {why}.'
+    return f'It takes too long: {why}, and {done} of {len(CALLS)} calls had come back. Give it more time.'
 
 
 def choose_gelu(model, text, logits):
@@ -182,8 +205,8 @@ def print_findings(path, findings):
     )
     console.print(f'{path}\ngenerate{show_invisible(findings.signature)}, called with idx, max_new_tokens{names}\n')
     table = Table('', 'tried', 'theirs', 'ours', title='sampler probability of the response')
-    for tried, theirs, ours, mark in findings.rows:
-        table.add_row(mark, tried, show_invisible(theirs), ours)
+    for call, theirs, ours, mark in findings.rows:
+        table.add_row(mark, call.describe(), show_invisible(theirs), ours)
     if findings.rows:
         console.print(table)
     for sentence in findings.notes:

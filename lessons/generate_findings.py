@@ -1,81 +1,64 @@
-"""The calls of check_generate.py, and what it makes of what came back: what is wrong, and what to look at.
+"""What check_generate.py makes of what came back: what is wrong, and what to look at.
 
-Calls of a group are judged together, since a mistake must explain all their numbers. With a fixed response everything
-is certain. With a drawn one, the ids come from the student, and the number must be the probability of drawing those; a
-token drawn 200 times shows whether it comes as often as it should.
+One explanation is looked for that gives all numbers at once. If there is none, say because fixed responses and drawn
+ones go different ways in the code, one is looked for in each group of calls.
 """
 
-from typing import NamedTuple
+import math
 
 import torch
 
-from common.strings import shorten, show_invisible
-from lessons.generate_mistakes import TOP_K_CUTS, agree, convert, explain, fits_shares, read_text, right_logprobs
+from common.strings import shorten
+from lessons.generate_calls import CALLS, CUT, DRAWN, GROUPS, OFTEN, PAST
+from lessons.generate_mistakes import (
+    FORMS,
+    RIGHT,
+    TOP_K_CUTS,
+    UNDERFLOWED,
+    agree,
+    convert,
+    explain,
+    find_mistakes,
+    look_up,
+    measure_fit,
+    read_text,
+)
 from lm.wording import format_three_digits
 from model import logits_to_logprobs
 
-TIMES = 200  # tokens drawn to see whether they come as often as they should
-
-
-class Call(NamedTuple):
-    """One call of generate. A response is given, or of `max_new_tokens` ids that are drawn."""
-
-    group: str
-    prompt: str
-    response: str | None
-    max_new_tokens: int
-    temperature: float
-    top_k: int | None = None
-    times: int = 1
-    seed: int = 1
-
-    def describe(self):
-        """Return what is tried, in a line."""
-        response = (
-            f'{show_invisible(shorten(self.response, 28))!r}' if self.response else f'{self.max_new_tokens} drawn'
-        )
-        end = (f', top_k {self.top_k}' if self.top_k else '') + ', again' * (self.seed > 1)
-        return f'{shorten(self.prompt, 20, from_end=True)!r} + {response}, temperature {self.temperature:g}{end}'
-
-
-STORY = (
-    'Once upon a time there was a little girl named Lily. She had a red ball. One day she went to the park with her '
-    'mother, and there she saw a big brown dog. Lily threw the ball,'
+CHANGES_IDX = 'It changes the tensor idx that it is given, so the caller loses the prompt: torch.cat makes a new one.'
+TRAINS = (
+    'generate puts the model into training mode, and dropout makes every number a different one: call model.eval() '
+    'before generate, and no self.train() in it.'
 )
-REST = ' and the dog ran after it. They played all day long, and when the sun went down they were the best of friends.'
-GROUPS = FIXED, LONG, CUT, PAST, DRAWN, OFTEN = 'fixed', 'long response', 'top-k', 'long text', 'drawn', 'drawn often'
-CALLS = [
-    Call(FIXED, 'Once upon a time', ' there was a little girl', 0, 1.0),
-    Call(FIXED, 'Once upon a time', ' there was a little girl', 0, 0.5),
-    Call(FIXED, 'The old king lived in', ' a red shoe.', 0, 2.0),
-    Call(FIXED, 'The old king lived in', ' a red shoe.', 0, 2.0, seed=2),
-    Call(FIXED, 'Lily was very', ' happy', 0, 0.8),
-    Call(LONG, 'The dog', ' said that moon bread under seven who cakes the of run', 0, 0.3),
-    Call(CUT, 'The old king lived in', ' a red shoe.', 0, 0.8, 3),
-    Call(PAST, STORY, REST, 0, 1.0),
-    Call(DRAWN, 'Once upon a time', None, 8, 1.0),
-    Call(DRAWN, 'The cat sat', None, 8, 0.7, 5),
-    Call(DRAWN, 'The old king lived in', None, 12, 1.5, 50),
-    Call(OFTEN, 'The cat was very', None, 1, 0.7, 5, TIMES),
-]
-WRONG_FIXED_IDS = (
-    'The ids that it returns do not end with the fixed response: append its tokens to idx, instead of those that were '
-    'drawn.'
+STAYS_TRAINING = 'after generate the model is in training mode, as a training loop may want; else put it back'
+CUTS_NOTE = (
+    'with top_k, a fixed token that is not among the k likeliest has probability 0 in theirs; ours does not cut off '
+    'what is fixed. Both can be defended; ask which they chose, and why.'
 )
-WRONG_IDS = 'It does not return the prompt and max_new_tokens more ids.'
-
-
-class Outcome(NamedTuple):
-    """One call, and what came back."""
-
-    call: Call
-    record: dict  # the result as generate_runner.py wrote it, or its error
-    prompt: list
-    response: list  # the ids that the numbers are about: the fixed ones, or those that were drawn
-
-    @property
-    def numbers(self):
-        return self.record['value']
+CHANGES = (
+    'The number of the same fixed response changes from call to call, so something is still drawn: append the fixed '
+    'token to idx, not the drawn one, and look up the fixed one.'
+)
+NOT_A_NUMBER = (
+    'The number is not a number (nan), or infinite: look for log(0), 0 / 0 or inf - inf, and print the probability of '
+    'each token.'
+)
+ARGMAX = 'It always takes the likeliest token: draw one from the probabilities, with torch.multinomial, not argmax.'
+SEEDED = (
+    'It draws the same token in every call, though others should come, too: if generate sets a seed, set it before '
+    'generate is called instead.'
+)
+NOT_AS_OFTEN = 'Tokens are not drawn as often as their probabilities say'
+DRAWS = {  # why that may be: from temperature and top-k to those that would give what was drawn
+    None: lambda temperature, top_k: (temperature, top_k),
+    'the temperature is not applied to what it draws from': lambda temperature, top_k: (1.0, top_k),
+    'top-k is not applied to what it draws from': lambda temperature, top_k: (temperature, None),
+    'neither temperature nor top-k is applied to what it draws from': lambda temperature, top_k: (1.0, None),
+    'the logits are multiplied by the temperature, not divided': lambda temperature, top_k: (1 / temperature, top_k),
+    'the temperature is applied twice': lambda temperature, top_k: (temperature**2, top_k),
+}
+LARGEST_FIT = 32.0  # of measure_fit, if all is right
 
 
 class Findings:
@@ -84,20 +67,28 @@ class Findings:
     def __init__(self, model, tokenizer):
         """model, tokenizer: ours; the model has the weights that theirs was given."""
         self.model, self.tokenizer = model, tokenizer
-        self.rows, self.wrong, self.notes = [], [], []
-        self.failed, self.refused = [], []  # Outcomes: the second kind is a matter of taste
+        self.rows, self.wrong, self.notes = [], [], []  # rows: (Call, theirs, ours, mark)
 
     def judge(self, outcomes):
-        """Judge all Outcomes: first errors and ids, then the numbers of each group."""
-        groups = {group: [each for each in outcomes if each.call.group == group] for group in GROUPS}
-        for group in (FIXED, LONG, CUT, PAST, DRAWN):
-            if whole := self.keep_whole(group, groups[group]):
-                self.judge_numbers(group, whole)
-        self.report_failures()
-        self.judge_choice(groups[DRAWN])
-        for outcome in groups[OFTEN]:
-            if 'error' not in outcome.record:
+        """Judge all Outcomes: first errors and ids, then the numbers, then how tokens are drawn."""
+        if any(each.record.get('changed') for each in outcomes):
+            self.add_wrong(CHANGES_IDX)
+        whole = self.keep_whole([each for each in outcomes if each.call.group != OFTEN])
+        whole = choose_part([(self.read(each), each) for each in whole])
+        if whole:
+            self.judge_whole(whole)
+        self.judge_choice([each for each in outcomes if each.call.group == DRAWN and each.response])
+        for outcome in outcomes:
+            if outcome.call.group == OFTEN and 'error' not in outcome.record and TRAINS not in self.wrong:
                 self.judge_shares(outcome)
+        self.rows.sort(key=lambda row: CALLS.index(row[0]))
+
+    def read(self, outcome):
+        """Return the Text of an Outcome."""
+        call = outcome.call
+        return read_text(
+            self.model, outcome.prompt, outcome.response, call.temperature, call.top_k, outcome.fixed is not None
+        )
 
     def add_wrong(self, sentence):
         """Add what is wrong, once."""
@@ -107,32 +98,25 @@ class Findings:
         """Add what is worth knowing, once."""
         self.notes += [sentence] * (sentence not in self.notes)
 
-    def keep_whole(self, group, outcomes):
+    def keep_whole(self, outcomes):
         """Return the Outcomes that can be compared; report the others, which failed or returned something else."""
-        whole, optional = [], group in (CUT, PAST)
+        whole, failed, refused = [], [], []
         for outcome in outcomes:
+            optional, call = outcome.call.group in (CUT, PAST), outcome.call
             if 'error' in outcome.record:
                 what = outcome.record['error']
-                (self.refused if optional else self.failed).append(outcome)
-            elif not ends_with(outcome):
+                (refused if optional else failed).append(outcome)
+            elif fault := outcome.find_wrong_ids():
                 what = f'other ids: {self.tokenizer.show(outcome.record["ids"][-12:])}'
-                self.add_wrong(WRONG_FIXED_IDS if outcome.call.response else WRONG_IDS)
-            elif len(outcome.numbers) not in (1, len(outcome.response)):
-                what = f'{len(outcome.numbers)} numbers'
-                self.add_wrong(f'It returns {what} for {len(outcome.response)} tokens; one is needed, or one for each.')
+                self.add_wrong(fault)
             else:
                 whole.append(outcome)
                 continue
-            self.rows.append((outcome.call.describe(), shorten(what, 40), '', '–' if optional else '✗'))
-        return whole
-
-    def report_failures(self):
-        """Report the first of the calls that failed; note it if only those with top-k or a long text did."""
-        if self.failed:
-            first, more = self.failed[0], len(self.failed) - 1
-            others = f', and in {more} other calls' if more else ''
-            self.add_wrong(f'generate fails at {first.call.describe()}{others}: {first.record["error"]}')
-        for outcome in [] if self.failed else self.refused:
+            self.rows.append((call, shorten(what, 40), '', '–' if optional else '✗'))
+        if failed:  # then there is no need to speak of what is a matter of taste
+            others = f', and in {len(failed) - 1} other calls' if len(failed) > 1 else ''
+            self.add_wrong(f'generate fails at {failed[0].call.describe()}{others}: {failed[0].record["error"]}')
+        for outcome in [] if failed else refused:
             why = outcome.record['error']
             self.add_note(
                 f'a fixed response with top_k fails: {why}'
@@ -140,50 +124,58 @@ class Findings:
                 else f"a text longer than the model's context, {self.model.block_size} tokens here, fails: {why}. "
                 "nanoGPT's generate goes on with the last block_size tokens; ask whether theirs should."
             )
+        return whole
 
-    def judge_numbers(self, group, outcomes):
-        """Compare the numbers of a group with ours, and explain them if they differ."""
-        texts = [
-            read_text(
-                self.model, each.prompt, each.response, each.call.temperature, each.call.top_k, bool(each.call.response)
-            )
-            for each in outcomes
-        ]
-        form, mistake = explain([(text, each.numbers) for text, each in zip(texts, outcomes)])
-        for text, outcome in zip(texts, outcomes):
-            right = right_logprobs(text).sum().item()
+    def judge_whole(self, whole):
+        """Judge the numbers of pairs (Text, Outcome): all together, or else group by group."""
+        explained = explain_pairs(whole)
+        training = any(outcome.record['training'] for _, outcome in whole)
+        if explained[0]:
+            self.judge_numbers(whole, *explained)
+            self.notes += [STAYS_TRAINING] * training
+        elif training:  # nothing else can be seen then
+            self.show_numbers(whole, None)
+            self.add_wrong(TRAINS)
+        else:
+            for group in GROUPS:
+                if pairs := [pair for pair in whole if pair[1].call.group == group]:
+                    self.judge_numbers(pairs, *explain_pairs(pairs))
+
+    def judge_numbers(self, pairs, form, design, lost):
+        """Show the numbers of pairs (Text, Outcome), and report how `explain` understands them."""
+        self.show_numbers(pairs, form, design)
+        numbers = [number for _, outcome in pairs for number in outcome.numbers]
+        counts = [len(each.numbers) for _, each in pairs if len(each.numbers) not in (1, len(each.response))]
+        if counts:
+            self.add_wrong(f'It returns {counts[0]} numbers beside the ids: one is needed, or one for each token.')
+        elif form:
+            for sentence in find_mistakes(design) + [UNDERFLOWED] * lost:
+                self.add_wrong(sentence)
+            if not find_mistakes(design) and not lost:
+                self.add_note(f'it returns {form}, as {pairs[0][1].kind}')
+            if design[1].sentence == TOP_K_CUTS:
+                self.add_note(CUTS_NOTE)
+        elif not all(math.isfinite(number) for number in numbers):
+            self.add_wrong(NOT_A_NUMBER)
+        elif varies([outcome for _, outcome in pairs]):
+            self.add_wrong(CHANGES)
+        elif not self.wrong:  # what is unknown may follow from what is known
+            self.add_wrong(self.compare_tokens(pairs))
+
+    def show_numbers(self, pairs, form, design=RIGHT):
+        """Add a row with theirs and ours for each of the pairs."""
+        for text, outcome in pairs:
+            right = look_up(text).sum().item()
             theirs = convert(outcome.numbers, form or 'the probability')
             shown = format_value(theirs) if form else ', '.join(f'{number:.4g}' for number in outcome.numbers[:3])
-            mark = '✓' if form and agree(theirs, right) else '–' if mistake == TOP_K_CUTS else '✗'
-            self.rows.append((outcome.call.describe(), shown, format_value(right), mark))
-        if form and mistake is None:
-            self.add_note(f'it returns {form}, as {outcomes[0].record["kind"]}')
-        elif mistake == TOP_K_CUTS:
-            self.add_note(
-                'with top_k, a fixed token that is not among the k likeliest has probability 0 in theirs; ours does '
-                'not cut off what is fixed. Both can be defended; ask which they chose, and why.'
-            )
-        elif self.varies(outcomes):
-            self.add_wrong(
-                'The number of the same fixed response changes from call to call, so something is still drawn: append '
-                'the fixed token to idx, not the drawn one, and look up the fixed one.'
-            )
-        elif mistake:
-            self.add_wrong(mistake)
-        elif not self.wrong:  # what is unknown may follow from what is known
-            self.add_wrong(self.compare_tokens(texts, outcomes))
+            taste = outcome.call.group == CUT and design and design[1].sentence == TOP_K_CUTS
+            mark = '✓' if form and agree(theirs, right) else '–' if taste else '✗'
+            self.rows.append((outcome.call, shown, format_value(right), mark))
 
-    def varies(self, outcomes):
-        """Return whether calls that differ in nothing but the seed gave different numbers."""
-        found = {}
-        for outcome in outcomes:
-            found.setdefault(outcome.call._replace(seed=0), []).append(outcome.numbers)
-        return any(numbers != of_others for same in found.values() for numbers in same for of_others in same)
-
-    def compare_tokens(self, texts, outcomes):
+    def compare_tokens(self, pairs):
         """Return a sentence with our numbers token by token, for a number that nothing explains."""
-        for text, outcome in zip(texts, outcomes):
-            logprobs = right_logprobs(text)
+        for text, outcome in pairs:
+            logprobs = look_up(text)
             if not agree(convert(outcome.numbers, 'the probability'), logprobs.sum().item()):
                 break
         tokens = zip(self.tokenizer.pieces(outcome.response), logprobs.exp().tolist())
@@ -196,46 +188,59 @@ class Findings:
 
     def judge_choice(self, outcomes):
         """Report it if every token that was drawn was the likeliest one."""
-        outcomes = [each for each in outcomes if each.response]
-        texts = [read_text(self.model, each.prompt, each.response, 1.0, None, False) for each in outcomes]
+        texts = [self.read(each) for each in outcomes]
         if texts and all(torch.equal(text.greedy.argmax(1), text.ids[text.start :]) for text in texts):
-            self.add_wrong(
-                'It always takes the likeliest token: draw one from the probabilities, with torch.multinomial, instead '
-                'of argmax.'
-            )
+            self.add_wrong(ARGMAX)
 
     def judge_shares(self, outcome):
-        """Compare how often each token was drawn with its probability; five that come to mind if they differ."""
+        """Compare how often each token was drawn with its probability; what would give these shares if they differ."""
         call, last = outcome.call, torch.tensor(outcome.record['last'])
         logits = self.model.prefill(torch.tensor([outcome.prompt]), len(outcome.prompt) + 1)[0][0]  # (V,)
-        designs = {
-            None: (call.temperature, call.top_k),
-            'the temperature is not applied to what it draws from': (1.0, call.top_k),
-            'top-k is not applied to what it draws from': (call.temperature, None),
-            'neither temperature nor top-k is applied to what it draws from': (1.0, None),
-            'the logits are multiplied by the temperature, not divided': (1 / call.temperature, call.top_k),
-        }
-        fits = [design for design, settings in designs.items() if fits_shares(logits, last, *settings)]
-        mark = '✓' if None in fits else '✗'
+        fits = {why: measure_fit(logits, last, *draw(call.temperature, call.top_k)) for why, draw in DRAWS.items()}
         probability = logits_to_logprobs(logits, call.temperature, call.top_k).exp()
         top = probability.argmax()
-        share = (last == top).double().mean().item()
+        share, right = (last == top).double().mean().item(), fits[None] <= LARGEST_FIT
         name = f'{self.tokenizer.pieces([top.item()])[0]} in {len(last)} draws: '
-        self.rows.append((f'{call.describe()}, often', f'{name}{share:.0%}', f'{probability[top].item():.0%}', mark))
-        if None not in fits and last.unique().numel() > 1:  # otherwise judge_choice has reported it
-            guess = f': {fits[0]}' if fits else ''
-            self.add_wrong(f'Tokens are not drawn as often as their probabilities say{guess}.')
+        self.rows.append((call, f'{name}{share:.0%}', f'{probability[top].item():.0%}', '✓' if right else '✗'))
+        if right or ARGMAX in self.wrong:
+            return
+        why = min(fits, key=fits.get)
+        if last.unique().numel() == 1:
+            self.add_wrong(SEEDED)
+        else:
+            self.add_wrong(f'{NOT_AS_OFTEN}{f": {why}" if why and fits[why] <= LARGEST_FIT else ""}.')
 
 
-def ends_with(outcome):
-    """Return whether the returned ids are prompt and response, or the response alone."""
-    ids = outcome.record['ids']
-    if outcome.call.response:
-        return ids in (outcome.response, outcome.prompt + outcome.response)
-    return len(outcome.response) == outcome.call.max_new_tokens and ids[: -len(outcome.response)] in (
-        [],
-        outcome.prompt,
-    )
+def choose_part(pairs):
+    """Return pairs (Text, Outcome) in which the part is chosen that is right most often, of all that came back.
+
+    generate may return more than ids and probability, such as what else was likely, or the model's own probability.
+    """
+
+    def count_right(part, form):
+        return sum(
+            agree(convert(outcome.record['parts'][part][0], form), look_up(text).sum().item())
+            for text, outcome in pairs
+            if part < len(outcome.record['parts'])
+        )
+
+    parts = range(min((len(outcome.record['parts']) for _, outcome in pairs), default=0))
+    best = max(parts, key=lambda part: max(count_right(part, form) for form in FORMS), default=0)
+    return [(text, outcome._replace(part=best)) for text, outcome in pairs]
+
+
+def explain_pairs(pairs):
+    """Return what `explain` finds out about pairs (Text, Outcome)."""
+    return explain([(text, outcome.numbers) for text, outcome in pairs])
+
+
+def varies(outcomes):
+    """Return whether calls that differ in nothing but the seed gave different numbers."""
+    found = {}
+    for outcome in outcomes:
+        if outcome.fixed:
+            found.setdefault(outcome.call._replace(seed=0), []).append(outcome.numbers)
+    return any(numbers != same[0] for same in found.values() for numbers in same)
 
 
 def format_value(logprob):

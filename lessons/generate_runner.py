@@ -8,6 +8,7 @@ as a list or a tensor, and a probability as a float, a tensor or a list with a n
 written line by line; a line {"doing": ...} before each call tells what was going on if the process is stopped.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
@@ -15,12 +16,15 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
+from functools import partial
 
 import torch
 
 # How the arguments after idx and max_new_tokens may be called; what has no such name is taken in this order.
-NAMES = {'temperature': 'temp', 'top_k': '^top|k$', 'fixed_response': 'fix|resp|forc|target|given'}
+NAMES = {'temperature': 'temp', 'top_k': 'top_?k|^k$', 'fixed_response': 'fix|resp|forc|target|given'}
+OTHERS = 'p$|seed|stop|eos|penalty|beam|num|device|verbose|generator|show|plot'  # what none of these is called
 WAYS = {  # to hand over a fixed response
     'a list': list,
     'a tensor (n,)': torch.tensor,
@@ -32,10 +36,14 @@ class WrongShape(Exception):
     """What is missing or of another kind than agreed upon, in a sentence."""
 
 
+class WrongFixed(Exception):
+    """No way to hand over a fixed response worked; holds the error of each."""
+
+
 def load_module(path):
     """Return the student's model.py as a module; what it imports is looked for beside it first."""
     folder = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
-    sys.path[0] = folder  # in place of the folder of this file
+    sys.path[0], sys.argv[:] = folder, [path]  # as if it had been started by itself
     os.chdir(folder)
     spec = importlib.util.spec_from_file_location('model', path)
     module = sys.modules['model'] = importlib.util.module_from_spec(spec)
@@ -62,19 +70,24 @@ def build_model(module, config, weights):
 
 
 def find_generate(module, model):
-    """Return the student's generate as a function of idx and so on: GPT's method, or a function in model.py."""
-    if hasattr(model, 'generate'):
-        return model.generate
-    if not hasattr(module, 'generate'):
+    """Return the student's generate as a function of idx and so on: GPT's method, or a function in model.py.
+
+    Beside nanoGPT's own there may be another, generate_with_probability say: the one with a fixed response counts.
+    """
+    names = sorted(name for name in {*dir(model), *dir(module)} if name.startswith('generate'))
+    found = [
+        getattr(place, name) for name in names for place in (model, module) if callable(getattr(place, name, None))
+    ]
+    if not found:
         raise WrongShape('model.py has no generate, neither as a method of GPT nor as a function')
-    first = next(iter(inspect.signature(module.generate).parameters))
+    chosen = next((each for each in found if re.search(NAMES['fixed_response'], ' '.join(list_names(each)))), found[0])
+    takes_ids = inspect.ismethod(chosen) or list_names(chosen)[0] in ('idx', 'ids', 'x')
+    return chosen if takes_ids else partial(chosen, model)
 
-    def generate(*arguments, **named):
-        return module.generate(model, *arguments, **named)
 
-    parameters = list(inspect.signature(module.generate).parameters.values())
-    generate.__signature__ = inspect.Signature(parameters[1:] if first not in ('idx', 'ids', 'x') else parameters)
-    return generate
+def list_names(function):
+    """Return the names of a function's parameters."""
+    return [*inspect.signature(function).parameters, '']
 
 
 def name_arguments(generate):
@@ -89,6 +102,7 @@ def name_arguments(generate):
     for argument, pattern in NAMES.items():
         found[argument] = next((name for name in free if re.search(pattern, name.lower())), None)
         free = [name for name in free if name != found[argument]]
+    free = [name for name in free if not re.search(OTHERS, name.lower())]
     for argument in [argument for argument in NAMES if found[argument] is None]:
         found[argument] = free.pop(0) if free else None
     return {argument: name for argument, name in found.items() if name is not None}
@@ -96,52 +110,86 @@ def name_arguments(generate):
 
 def read_value(value):
     """Return what stands for a probability as a list of floats, and what kind of thing it was."""
+    kind = f'a {type(value).__name__}'
     if isinstance(value, torch.Tensor):
-        return value.detach().double().flatten().tolist(), f'tensor {tuple(value.shape)}'
+        value, kind = value.detach().double().flatten().tolist(), f'a tensor {tuple(value.shape)}'
+    elif hasattr(value, 'tolist'):  # of numpy
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        return [number for each in value for number in read_value(each)[0]], f'list of {len(value)}'
-    return [float(value)], type(value).__name__
+        numbers = [number for each in value for number in read_value(each)[0]]
+        return numbers, f'{kind} with a number for each token' if len(numbers) > 1 else kind
+    if isinstance(value, (bool, str, bytes)):  # float would take them
+        raise TypeError(f'{value!r} is not a number')
+    return [float(value)], kind
 
 
-def read_outcome(outcome):
-    """Return {ids, value, kind} of what generate returned: ids and a probability, in whichever order."""
-    parts = list(outcome) if isinstance(outcome, (tuple, list)) else [outcome]
-    is_ids = [isinstance(part, torch.Tensor) and not part.is_floating_point() and part.numel() > 0 for part in parts]
-    is_ids = [whole and part.dtype != torch.bool for whole, part in zip(is_ids, parts)]
-    kinds = ', '.join(type(part).__name__ for part in parts)
-    if True not in is_ids or len(parts) < 2:
+def read_ids(value):
+    """Return what may be token ids as a list of ints, or None."""
+    if isinstance(value, torch.Tensor):
+        value = None if value.is_floating_point() or value.dtype == torch.bool else value.flatten().tolist()
+    elif hasattr(value, 'tolist'):  # of numpy
+        value = value.tolist()
+    if not isinstance(value, list) or not value:
+        return None
+    value = value[0] if isinstance(value[0], list) else value  # of the first row of a batch
+    return value if all(type(each) is int for each in value) else None
+
+
+def read_outcome(outcome, prompt, n):
+    """Return {ids, parts} of what generate returned: ids, and what may be their probability, in whichever order.
+
+    prompt: its ids. n: how many more were asked for. parts: [numbers, kind] of each thing with one number, or n.
+    """
+    if isinstance(outcome, dict):
+        outcome = tuple(outcome.values())
+    things = list(outcome) if isinstance(outcome, (tuple, list)) else [outcome]
+    kinds = ', '.join(type(thing).__name__ for thing in things)
+    ids = {place: found for place, found in enumerate(map(read_ids, things)) if found}
+    if not ids or len(things) < 2:
         raise WrongShape(f'generate must return the ids and their probability, (idx, prob); it returned: {kinds}')
-    ids = parts.pop(is_ids.index(True))
-    for part in parts:  # there may be more, say charts
-        try:
-            value, kind = read_value(part)
-        except (TypeError, ValueError, RuntimeError):
-            continue
-        return {'ids': ids.flatten().tolist(), 'value': value, 'kind': kind}
-    raise WrongShape(f'generate must return the probability as a number or a tensor; it returned: {kinds}')
+    # Other ids may be there, too, say of the likeliest tokens.
+    place = max(ids, key=lambda place: (ids[place][: len(prompt)] == prompt, len(ids[place]) == n))
+    parts = []
+    for thing in things[:place] + things[place + 1 :]:
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            parts.append(read_value(thing))
+    if not parts:
+        raise WrongShape(f'generate must return the probability as a number or a tensor; it returned: {kinds}')
+    return {'ids': ids[place], 'parts': [part for part in parts if len(part[0]) in (1, n)] or parts[:1]}
 
 
-def run_call(generate, names, ways, call):
+def run_call(model, generate, names, ways, call):
     """Call generate as `call` says and return what came out; ways: how to try to hand over a fixed response."""
     arguments = {names[name]: call[name] for name in ('temperature', 'top_k') if name in names}
-    idx, fixed = torch.tensor([call['prompt']]), call['fixed_response']
-    n = call['max_new_tokens']
+    prompt, n, fixed = call['prompt'], call['max_new_tokens'], call['fixed_response']
+    changed = False
+
+    def run_once(**more):
+        nonlocal changed
+        idx = torch.tensor([prompt])
+        outcome = read_outcome(generate(idx, n, **arguments, **more), prompt, n)
+        changed |= idx.tolist() != [prompt]
+        return outcome
+
+    def describe(outcome):
+        return outcome | {'changed': changed, 'training': model.training}
+
+    model.eval()
     torch.manual_seed(call['seed'])
     with torch.no_grad():
         if fixed is None:
-            outcomes = [read_outcome(generate(idx.clone(), n, **arguments)) for _ in range(call['times'])]
-            return outcomes[0] | {'last': [outcome['ids'][-1] for outcome in outcomes]}
-        first_error = None
+            outcomes = [run_once() for _ in range(call['times'])]
+            return describe(outcomes[0]) | {'last': [outcome['ids'][-1] for outcome in outcomes]}
+        errors = {}
         for way in list(ways):
             try:
-                more = {names['fixed_response']: WAYS[way](fixed)}
-                outcome = read_outcome(generate(idx.clone(), n, **arguments, **more))
+                outcome = run_once(**{names['fixed_response']: WAYS[way](fixed)})
             except Exception as error:
-                first_error = first_error or error
+                errors[way] = error
                 continue
             ways[:] = [way]  # and so from now on
-            return outcome | {'way': way}
-        raise first_error
+            return describe(outcome)
+        raise WrongFixed(errors)
 
 
 def run_task(path, task, report):
@@ -163,7 +211,7 @@ def run_task(path, task, report):
             continue
         report({'doing': call['name']})
         try:
-            report({'call': call['name']} | run_call(generate, names, ways, call))
+            report({'call': call['name']} | run_call(model, generate, names, ways, call))
         except Exception as error:
             report({'call': call['name'], 'error': describe_error(error, path)})
 
@@ -172,6 +220,9 @@ def describe_error(error, path):
     """Return an exception in a line, with the last line of the student's code that led to it."""
     if isinstance(error, WrongShape):
         return str(error)
+    if isinstance(error, WrongFixed):  # each error once, with the first way that led to it
+        found = {describe_error(each, path): way for way, each in reversed(error.args[0].items())}
+        return '; '.join(f'{text} (fixed_response was {way} of ids)' for text, way in reversed(found.items()))
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     where = f' (line {own[-1].lineno}: {own[-1].line})' if own else ''
     return f'{type(error).__name__}: {error}{where}'
@@ -184,7 +235,7 @@ def main(path, task, results):
     with open(results, 'a', encoding='utf-8') as file:
 
         def report(record):
-            file.write(json.dumps(record) + '\n')
+            file.write(json.dumps(record | {'at': time.monotonic()}) + '\n')
             file.flush()
 
         try:

@@ -15,8 +15,8 @@ whether it understood the form. A share from 64 sentences has an interval.
 
 The second part hides a secret word in a prompt, with or without a rule not to tell it. To a model, the rule and what a
 stranger writes are one text, so a stranger's words can work against the rule: a prompt injection. How likely is the
-secret then, and is it the likeliest of 20 words? What to look for: a secret that is almost never drawn, and yet the
-first on the list of whoever sees the probabilities. (Riley Goodside and Simon Willison named it, September 2022.)
+secret then, and is it the likeliest of 20 words? What to look for: a secret that is almost never drawn, and yet first
+on the list of whoever sees the probabilities. (Riley Goodside and Simon Willison named it, September 2022.)
 """
 
 import copy
@@ -220,11 +220,12 @@ def print_tables(name, rows, attacks):
 
 def draw_shares(path, name, rows, attacks):
     """Draw the shares of right answers with their intervals, and how often each attack found the secret."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(3, 2), layout='constrained')
-    draw_panel(left, rows, 'form', 'condition', 'right', 0.5)
-    left.set_title(f'{name}: right answers (dotted: chance)', loc='left', fontsize=10)
-    draw_panel(right, attacks, 'rule', 'attack', 'first', 1 / len(SECRETS))
-    right.set_title('secrets found, by what Tom does (dotted: chance)', loc='left', fontsize=10)
+    # Narrow, so that the words can be read on a phone.
+    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(5.2, 8.5), height_ratios=(3, 2), layout='constrained')
+    draw_panel(upper, rows, 'form', 'condition', 'right', 0.5)
+    upper.set_title(f'{name}: right answers', fontsize=10)
+    draw_panel(lower, attacks, 'rule', 'attack', 'first', 1 / len(SECRETS))
+    lower.set_title('secrets found, by what Tom does', fontsize=10)
     save_figure(figure, path)
     pyplot.close(figure)
 
@@ -238,11 +239,10 @@ def draw_panel(axes, rows, group, kind, count, chance):
         bounds = [wilson_interval(row[count], row['n']) for row in mine]
         axes.hlines(places, *zip(*bounds), color=colour, linewidth=2)
         axes.plot([row[count] / row['n'] for row in mine], places, marker, color=colour, label=name)
-    axes.axvline(chance, color=GREY, linestyle=':')
-    axes.set(xlim=(-0.02, 1.02), xlabel='share, and 95 % interval')
-    axes.set_yticks(range(len(kinds)), kinds)
+    axes.axvline(chance, color=GREY, linestyle=':', label='chance')
+    axes.set(xlim=(-0.02, 1.02), xlabel='share, and 95 % interval', yticks=range(len(kinds)), yticklabels=kinds)
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.5, -0.1), ncols=2)
+    axes.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.4, -0.14), ncols=3, fontsize=9)
     hide_spines(axes, 'top', 'right')
 
 

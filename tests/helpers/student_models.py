@@ -176,6 +176,26 @@ RIGHT = {
     'the response alone': loop(returned='idx[:, -max_new_tokens:], result'),
     'one pass, a logprob': written(ONE_PASS),
     'a function': NETWORK + FUNCTION,
+    'a number for each token, of numpy': loop(
+        start='__import__("numpy").ones(0)', update='result = __import__("numpy").append(result, p)'
+    ),
+    'surprisal in bits': loop(start='0.0', update='result -= math.log2(p)'),
+    'the ten likeliest, too': loop(
+        start='1.0; top = []',
+        update='result *= p; top.append(probs.topk(10))',
+        returned='torch.cat([each.indices for each in top]), idx, torch.cat([each.values for each in top]), result',
+    ),
+    "the model's probability first": loop(
+        start='1.0; own = 1.0',
+        update='result *= p; own *= raw.softmax(-1)[0, idx_next.item()].item()',
+        returned='idx, own, result',
+    ),
+    'a dict': loop(returned="{'ids': idx[0].tolist(), 'prob': result}"),
+    'a method beside generate': loop().replace('def generate(', 'def generate_and_score(')
+    + '    def generate(self, idx, max_new_tokens):\n        return idx\n',
+    'top-p before top-k': loop().replace('top_k=None, fixed', 'top_p=1.0, seed=None, top_k=None, fixed'),
+    'compiled': loop().replace('def generate', 'def unused(self): pass\n    @torch.compile\n    def generate'),
+    'arguments of its own': loop() + 'import argparse\nargparse.ArgumentParser().parse_args()\n',
 }
 RAW = 'raw.double().softmax(-1)[0, idx_next.item()].item()'
 WRONG = {  # what the sentence about it says
@@ -242,6 +262,59 @@ WRONG = {  # what the sentence about it says
         .replace('fixed_response is None', 'True'),
         'no argument for a fixed response',
     ),
+    'another name for top-p, but no fixed response': (
+        loop()
+        .replace(', fixed_response=None', ', top_p=None')
+        .replace('fixed_response is not None', 'False')
+        .replace('fixed_response is None', 'True'),
+        'no argument for a fixed response',
+    ),
+    'perplexity': (loop(end='result = result ** (-1 / max_new_tokens)'), 'the perplexity'),
+    'temperature twice': (loop(apply='/ temperature /'), 'applied twice'),
+    'the last token only is read': (loop(context='idx[:, -1:]'), 'sees only the last token'),
+    'strings': (loop(start="'1.0'", update='result = str(float(result) * p)'), 'as a number or a tensor'),
+    'nan': (loop(end="result = float('nan')"), 'not a number (nan)'),
+    'small ones become 0': (loop(end='result = round(result, 6)'), 'has become 0'),
+    'it changes its argument': (loop(update='result *= p; idx[0, 0] = 5'), 'changes the tensor idx'),
+    'one id more': (loop(end='idx = torch.cat((idx, idx[:, -1:]), 1)'), '6 new ids where 5 are asked for'),
+    'it sets a seed': (loop(start='1.0; torch.manual_seed(7)'), 'draws the same token in every call'),
+    'training mode': (
+        loop(start='1.0; self.train()').replace(
+            'x = self.transformer.ln_f(x)',
+            'x = F.dropout(self.transformer.ln_f(x), self.config.dropout, self.training)',
+        ),
+        'puts the model into training mode',
+    ),
     'a crash': (loop(prob='probs[0, idx_next.item() + 10**6]'), 'IndexError'),
     'something else': (loop(update='result *= p * 0.9'), 'none of those'),
+}
+
+PER_TOKEN = 'result = result ** (1 / max_new_tokens)'
+BEFORE_CUT = RAW.replace('raw', 'uncut')
+TWO = {  # two mistakes at once: what the sentences say
+    'raw, and off by one': (
+        loop(
+            prob='self(torch.cat((idx, idx_next), 1)[:, -self.config.block_size:])[0][:, -1]'
+            '.double().softmax(-1)[0, idx_next.item()].item()',
+        ),
+        ('softmax of the raw logits', 'Off by one'),
+    ),
+    'raw, and a sum': (loop(prob=RAW, start='0.0', update='result += p'), ('softmax of the raw logits', 'are added')),
+    'raw, and per token': (loop(prob=RAW, end=PER_TOKEN), ('softmax of the raw logits', 'geometric mean')),
+    'raw, and the last alone': (
+        loop(prob=RAW, update='result = p'),
+        ('softmax of the raw logits', 'the last token alone'),
+    ),
+    'raw, and argmax': (
+        loop(prob=RAW, draw='probs.argmax(-1, keepdim=True)'),
+        ('softmax of the raw logits', 'always takes the likeliest'),
+    ),
+    'before top-k, and a mean': (
+        loop(prob=BEFORE_CUT, start='0.0', update='result += p / max_new_tokens'),
+        ('before top-k cuts', 'the mean of'),
+    ),
+    'the likeliest, and per token': (
+        loop(prob='probs.double().max().item()', end=PER_TOKEN),
+        ('the likeliest token at each', 'geometric mean'),
+    ),
 }

@@ -7,7 +7,7 @@ import time
 import pytest
 from helpers.models import random_gpt
 from helpers.scripts import assert_friendly_error, run_script
-from helpers.student_models import LOOP, NETWORK, RIGHT, WRONG, loop
+from helpers.student_models import LOOP, NETWORK, RIGHT, TWO, WRONG, loop
 
 from common.errors import UserError
 from lessons import check_generate, generate_runner
@@ -32,6 +32,8 @@ def check_here(hand_in, monkeypatch):
 
     def run_here(path, task, time_limit, memory_limit):
         records = []
+        monkeypatch.setattr(sys, 'argv', ['generate_runner.py'])
+        monkeypatch.setenv('TORCH_COMPILE_DISABLE', '1')
         with contextlib.chdir(path.parent):
             try:
                 generate_runner.run_task(str(path), task, records.append)
@@ -69,6 +71,15 @@ def test_a_wrong_generate_is_told_what_to_look_at(check_here, name):
     source, words = WRONG[name]
     (sentence,) = check_here(source).wrong
     assert words in sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TWO)
+def test_two_mistakes_at_once_are_both_told(check_here, name):
+    source, words = TWO[name]
+    wrong = check_here(source).wrong
+    assert len(wrong) == 2
+    assert all(any(word in sentence for sentence in wrong) for word in words), wrong
 
 
 @pytest.mark.slow
@@ -167,5 +178,7 @@ def test_a_file_that_cannot_be_checked_says_why(check_here, source, words):
 
 def test_the_designs_differ_from_the_usual_one():
     assert '{' not in loop().replace(NETWORK, '').replace('{}', '')
-    assert len({*RIGHT.values(), *(source for source, _ in WRONG.values())}) == len(RIGHT) + len(WRONG)
+    assert len({*RIGHT.values(), *(source for source, _ in [*WRONG.values(), *TWO.values()])}) == len(
+        [*RIGHT, *WRONG, *TWO]
+    )
     assert LOOP.count('{') == LOOP.count('}')

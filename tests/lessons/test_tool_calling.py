@@ -164,7 +164,9 @@ def test_a_second_question_continues_the_conversation(server, provider, stream):
 @both
 @streaming
 def test_refused_requests_are_reported(server, provider, stream):
-    with pytest.raises(UserError, match=rf'{provider} \(m at http://127.0.0.1:\d+.*not today'):
+    with pytest.raises(
+        UserError, match=rf'{provider} \(m at http://127.0.0.1:\d+.*not today.*check {provider.upper()}_API_KEY'
+    ):
         conversation(server, provider, stream, [401])
 
 
