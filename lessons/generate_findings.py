@@ -108,7 +108,8 @@ class Findings:
                 (refused if optional else failed).append(outcome)
             elif fault := outcome.find_wrong_ids():
                 what = f'other ids: {self.tokenizer.show(outcome.record["ids"][-12:])}'
-                self.add_wrong(fault)
+                if not any(known == CHANGES_IDX or 'new ids where' in known for known in self.wrong):
+                    self.add_wrong(fault)
             else:
                 whole.append(outcome)
                 continue
@@ -202,12 +203,10 @@ class Findings:
         share, right = (last == top).double().mean().item(), fits[None] <= LARGEST_FIT
         name = f'{self.tokenizer.pieces([top.item()])[0]} in {len(last)} draws: '
         self.rows.append((call, f'{name}{share:.0%}', f'{probability[top].item():.0%}', '✓' if right else '✗'))
-        if right or ARGMAX in self.wrong:
-            return
         why = min(fits, key=fits.get)
-        if last.unique().numel() == 1:
+        if not right and last.unique().numel() == 1 and ARGMAX not in self.wrong:
             self.add_wrong(SEEDED)
-        else:
+        elif not right and not self.wrong:  # otherwise it follows from what is wrong
             self.add_wrong(f'{NOT_AS_OFTEN}{f": {why}" if why and fits[why] <= LARGEST_FIT else ""}.')
 
 

@@ -274,7 +274,7 @@ WRONG = {  # what the sentence about it says
     'the last token only is read': (loop(context='idx[:, -1:]'), 'sees only the last token'),
     'strings': (loop(start="'1.0'", update='result = str(float(result) * p)'), 'as a number or a tensor'),
     'nan': (loop(end="result = float('nan')"), 'not a number (nan)'),
-    'small ones become 0': (loop(end='result = round(result, 6)'), 'has become 0'),
+    'small ones become 0': (loop(end='result = result if result > 1e-25 else 0.0'), 'has become 0'),
     'it changes its argument': (loop(update='result *= p; idx[0, 0] = 5'), 'changes the tensor idx'),
     'one id more': (loop(end='idx = torch.cat((idx, idx[:, -1:]), 1)'), '6 new ids where 5 are asked for'),
     'it sets a seed': (loop(start='1.0; torch.manual_seed(7)'), 'draws the same token in every call'),
