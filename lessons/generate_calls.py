@@ -1,7 +1,8 @@
 """The calls of check_generate.py, and what came back from each.
 
 With a fixed response everything is certain. With a drawn one, the ids come from the student, and the number must be the
-probability of drawing those; a token drawn 200 times shows whether it comes as often as it should.
+probability of drawing those; a token drawn 200 times shows whether it comes as often as it should. The calls differ in
+temperature, top-k and length, so that a mistake which cannot be seen in one is seen in another.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,8 @@
 """What check_generate.py makes of what came back: what is wrong, and what to look at.
 
 One explanation is looked for that gives all numbers at once. If there is none, say because fixed responses and drawn
-ones go different ways in the code, one is looked for in each group of calls.
+ones go different ways in the code, one is looked for in each group of calls. What may follow from another mistake, as
+wrong shares of drawn tokens, is not reported beside it.
 """
 
 import math
