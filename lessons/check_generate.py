@@ -178,7 +178,7 @@ def describe_end(records, doing, why, time_limit):
     start, at = (next(each['at'] for each in list_ if 'doing' in each) for list_ in (records, records[::-1]))
     if done == 0 or at - start < time_limit / 2:  # most of the time went into one call
         return f'generate does not come back from {last}: {why}.'
-    return f'It takes too long: {why}, and {done} of {len(CALLS)} calls had come back. Give it more time.'
+    return f'It takes too long: {why} in {last}; {done} of {len(CALLS)} calls had come back. Give it more time.'
 
 
 def choose_gelu(model, text, logits):

@@ -213,13 +213,6 @@ WRONG = {  # what the sentence about it says
     'per token': (loop(end='result = result ** (1 / max_new_tokens)'), 'geometric mean'),
     'the last token': (loop(update='result = p'), 'the last token alone'),
     'the first token left out': (loop(update='result *= p if step else 1'), 'The first token is left out'),
-    'off by one': (
-        loop(
-            prob='self(torch.cat((idx, idx_next), 1)[:, -self.config.block_size:])[0][:, -1]'
-            '.div(temperature).double().softmax(-1)[0, idx_next.item()].item()',
-        ),
-        'Off by one',
-    ),
     'the prompt alone': (loop(context='idx[:, :max(1, idx.size(1) - step)]'), 'after the prompt alone'),
     'reads its own words': (
         loop(append='idx_next if fixed_response is None else probs.argmax(-1, keepdim=True)'),
@@ -292,6 +285,13 @@ WRONG = {  # what the sentence about it says
 PER_TOKEN = 'result = result ** (1 / max_new_tokens)'
 BEFORE_CUT = RAW.replace('raw', 'uncut')
 TWO = {  # two mistakes at once: what the sentences say
+    'off by one, and before top-k': (
+        loop(
+            prob='self(torch.cat((idx, idx_next), 1)[:, -self.config.block_size:])[0][:, -1]'
+            '.div(temperature).double().softmax(-1)[0, idx_next.item()].item()',
+        ),
+        ('Off by one', 'before top-k cuts'),
+    ),
     'raw, and off by one': (
         loop(
             prob='self(torch.cat((idx, idx_next), 1)[:, -self.config.block_size:])[0][:, -1]'
