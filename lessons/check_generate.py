@@ -116,7 +116,9 @@ def run_student(path, task, time_limit, memory_limit):
             stop(process)
         records = [json.loads(line) for line in files[1].read_text(encoding='utf-8').splitlines() if line[-1:] == '}']
     last = records[-1] if records else {}
-    if why is None and 'error' not in last and last.get('doing') != 'done':
+    if last.get('doing') == 'done':
+        return records, None  # however it ended after that
+    if why is None and 'error' not in last:
         why = 'it ended the process by itself'
     return records, why
 

@@ -123,10 +123,16 @@ def test_a_teacher_runs_it_on_a_folder_and_their_prints_do_not_show(hand_in):
 )
 def test_a_generate_that_hangs_or_crashes_is_stopped_and_reported(hand_in, update, words):
     begun = time.monotonic()
-    findings = check(find_model(hand_in(loop(update=update))), time_limit=4)
+    findings = check(find_model(hand_in(loop(update=update))), time_limit=6)
     assert time.monotonic() - begun < 20
     assert len(findings.wrong) == 1
     assert all(word in findings.wrong[0] for word in words), findings.wrong
+
+
+@pytest.mark.slow
+def test_a_file_that_does_not_end_after_all_calls_is_right(hand_in):
+    waiting = 'import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n'
+    assert check(find_model(hand_in(waiting + loop())), time_limit=6).wrong == []
 
 
 @pytest.mark.slow
