@@ -212,7 +212,9 @@ def kinds_table(kinds):
 
 def texts_table(texts):
     """Return a Markdown table of bits per byte and perplexity of each text, before and after."""
-    rows = [['text', 'bytes', 'bits per byte before', 'after', 'perplexity per token before', 'after']]
+    rows = [
+        ['text', 'bytes', 'bits per byte, before', 'bits per byte, after', 'perplexity, before', 'perplexity, after']
+    ]
     for name, values in texts.items():
         cells = [
             format_interval(values[role][measure], form)

@@ -36,6 +36,7 @@ SHORT_TABLE, SHORT_CODE = 900, 20  # characters and lines that are kept on one p
 PRINTED = 0.67  # the size of a figure on paper; one of ten inches is as wide as the text
 LONGEST_WORD = 60  # characters of code that are kept on one line
 SECONDS_TO_PRINT = 120
+DRAWN_TABLE = re.compile(r'^┏.*?^└[^\n]*', re.DOTALL | re.MULTILINE)  # in the output of a script
 STYLE = Path(__file__).with_name('report.css')
 
 
@@ -123,6 +124,7 @@ def render_code(tokens, place, *_):
     except ClassNotFound:
         lexer = lexers.get_lexer_by_name('text', stripnl=False)
     coloured = pygments.highlight('\n'.join(lines), lexer, HtmlFormatter(nowrap=True))
+    coloured = DRAWN_TABLE.sub(r'<span class="whole">\g<0></span>', coloured)
     return f'<pre{short} style="font-size: {size:.2f}pt">{coloured.rstrip()}</pre>\n'
 
 

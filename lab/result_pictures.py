@@ -80,8 +80,8 @@ def draw_sweep(path, by_rate, by_length):
         )
         pairs.axhline(runs[0]['pairs'][0]['logprob'], color=MARK, linestyle='--', linewidth=1, label='before')
         if runs is by_length:
-            draw_course(bits, runs[-1], 'curve', 'val', 'validation part of the stories, during the longest run')
-            draw_course(pairs, runs[-1], 'pairs', 'logprob', 'during the longest run')
+            draw_course(bits, runs[-1], 'curve', 'val', 'stories, validation part, in the longest run')
+            draw_course(pairs, runs[-1], 'pairs', 'logprob', 'in the longest run')
         for axes, y_label in ((bits, 'bits per byte'), (pairs, 'pairs: mean model logprob')):
             axes.set_xscale('log')
             axes.set_xticks(x, [f'{value:.2g}' for value in x])
@@ -139,7 +139,7 @@ def draw_underflow(path, course, underflow):
         axes.plot(tokens, exponents[tokens - 1], color=colour, marker='o', linestyle='none', label=label)
         axes.axvline(tokens, color=colour, linewidth=0.8, linestyle=':')
     label_axes(axes, 'tokens of the text', 'probability: 10 to the power of')
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc='lower left', bbox_to_anchor=(0.2, 0))
     save_and_close(figure, path)
 
 

@@ -71,26 +71,33 @@ def show_trace(settings):
 def trace_lines(subject, steps, full_layer):
     """Return the texts to print: sizes and tokens, then every line of model.py with what it computes.
 
-    Of all layers but full_layer, only the residual stream is shown.
+    Of all layers but full_layer, only the residual stream is shown, with the numbers of its lines.
     """
     parts, layer, function, line = [trace_heading(subject)], None, None, None
     for step in steps:
-        if step.layer not in (None, full_layer) and step.name != 'x':
+        in_full = step.layer in (None, full_layer)
+        if not in_full and step.name != 'x':
             continue
         if step.layer != layer and step.layer is not None:
             hint = '' if step.layer == full_layer else f', in short: --layer={step.layer} shows it in full'
             parts.append(Text(f'\ntransformer.h[{step.layer}]{hint}', style='bold'))
             function = None
-        if step.function != function:
+        if in_full and step.function != function:
             parts.append(Text(f'model.py, {step.function}', style='cyan'))
-        if (step.function, step.line) != (function, line):
+        if in_full and (step.function, step.line) != (function, line):
             parts.append(Text(f'{step.line:5}  {step.code}', style='green'))
         layer, function, line = step.layer, step.function, step.line
         shape = f'({step.letters}) = {format_shape(step.value)}'
         row = Table.grid(padding=(0, 1))
         for width in (8, 22, 35, 36, 34):
             row.add_column(width=width)
-        row.add_row('', Text(step.name, style='bold'), Text(step.meaning), shape, format_excerpt(step.value))
+        row.add_row(
+            '' if in_full else f'{step.line:5}',
+            Text(step.name, style='bold'),
+            Text(step.meaning),
+            shape,
+            format_excerpt(step.value),
+        )
         parts.append(row)
     return parts
 

@@ -77,6 +77,14 @@ def test_an_option_is_not_broken_after_its_dashes(tmp_path):
     assert '<code><span>a&lt;b</span></code>' in text
 
 
+def test_a_table_that_a_script_printed_is_not_cut_between_pages(tmp_path):
+    (tmp_path / 'page.md').write_text('```text\n$ a\n┏━┓\n┃<┃\n└─┘\nb\n┏━┓\n└─┘\n```\n')
+    report_document.write_html(tmp_path / 'page.md', tmp_path / 'page.html')
+    text = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    whole = '<span class="whole">'
+    assert f'$ a\n{whole}┏━┓\n┃&lt;┃\n└─┘</span>\nb\n{whole}┏━┓\n└─┘</span></pre>' in text
+
+
 def test_probabilities_too_small_for_a_float_are_powers_of_ten():
     assert [measure_report.write_power(exponent) for exponent in (-4243.8, -15.1, 0)] == ['10⁻⁴²⁴⁴', '10⁻¹⁵', '10⁰']
 

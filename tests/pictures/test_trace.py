@@ -10,6 +10,7 @@ def test_trace_prints_model_py_line_by_line(here, capsys):
     for code in ('self.transformer.wte(idx)', 'qkv.view(B, T, 3, n_head', 'x + self.mlp(self.ln_2(x))'):
         assert code in out
     assert out.count('c_attn(x)') == 2  # in one block only: its line and its value
+    assert out.count('return x + self.mlp') == 2 and out.count('the stream, the MLP added') == 4
     assert 'transformer.h[3]\n' in out and 'transformer.h[2], in short: --layer=2 shows it in full' in out
     assert '(B, nh, T, T) = (1, 4,' in out
 
