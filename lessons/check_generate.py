@@ -97,16 +97,10 @@ def run_student(path, task, time_limit, memory_limit):
         files[1].touch()
         environment = {**os.environ, **ENVIRONMENT}
         environment.pop('PYTHONPATH', None)  # or their imports could find this project
-        nothing, why = subprocess.DEVNULL, None
+        silent, why = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.DEVNULL), None
         with limit_time_and_memory(60, memory_limit):  # which the new process inherits
-            process = subprocess.Popen(
-                [sys.executable, RUNNER, path, *files],
-                stdin=nothing,
-                stdout=nothing,
-                stderr=nothing,
-                env=environment,
-                start_new_session=True,
-            )
+            command = [sys.executable, RUNNER, path, *files]
+            process = subprocess.Popen(command, **silent, env=environment, start_new_session=True)
         try:
             if process.wait(time_limit):
                 why = f'it ended with exit code {process.returncode}'

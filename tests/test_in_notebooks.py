@@ -22,6 +22,9 @@ open('large.txt', 'w').write(' '.join(words))
 """
 
 
+pytestmark = pytest.mark.slow  # each needs a kernel, which takes seconds to start
+
+
 @pytest.fixture(scope='module')
 def run_cell(world, tmp_path_factory):
     """A function that runs a cell in the notebook and returns the text that it shows: (stdout, everything else)."""
@@ -65,7 +68,6 @@ def run_twice(run_cell, script, *arguments):
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('script', 'arguments', 'words'),
     [
@@ -82,7 +84,6 @@ def test_a_script_runs_twice(run_cell, script, arguments, words):
     assert words in run_twice(run_cell, script, *arguments)
 
 
-@pytest.mark.slow
 def test_prepare_bin_with_several_processes_runs_twice_and_from_a_cell(run_cell):
     run_cell(LARGE)
     run_twice(run_cell, 'prepare_bin.py', '--input=large.txt', '--dataset=large', '--tokenizer=char', '--num_workers=2')
@@ -94,7 +95,6 @@ def test_prepare_bin_with_several_processes_runs_twice_and_from_a_cell(run_cell)
     assert 'data/large2/train.bin' in out, err
 
 
-@pytest.mark.slow
 def test_a_lesson_runs_twice(run_cell):
     for _ in range(2):
         out, err = run_cell(f'%cd -q {PROJECT}\n%run -m lessons.bigram -- --help\n%cd -q -')
@@ -131,7 +131,6 @@ def test_main_is_called_from_a_cell(run_cell):
     assert (out, err) == ('', 'error: --temperature=-1.0: it must be 0 (greedy) or a positive number')
 
 
-@pytest.mark.slow
 def test_interrupting_training_saves_and_the_kernel_goes_on(run_cell):
     cell = """
 import os, signal, threading

@@ -361,10 +361,14 @@ def test_commands_do_what_the_page_says(chain, project, request):
         run_command(command, project, cache)
 
 
-SCRIPTS = [(page, script) for page in PAGES for script in python_blocks(read(page))]
+SCRIPTS = [
+    pytest.param(page, script, id=page, marks=[] if page == 'README.md' else pytest.mark.slow)
+    for page in PAGES
+    for script in python_blocks(read(page))
+]
 
 
-@pytest.mark.parametrize(('page', 'script'), SCRIPTS, ids=[page for page, _ in SCRIPTS])
+@pytest.mark.parametrize(('page', 'script'), SCRIPTS)
 def test_python_on_the_page_runs(page, script, project, request):
     (project / 'from_the_page.py').write_text(script, encoding='utf-8')
     cache = cache_for(request, any(f"'{name}'" in script for name in GPT2))

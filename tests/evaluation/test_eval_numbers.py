@@ -223,11 +223,11 @@ def test_running_text_token_by_token(here):
     assert 'greedy_rate' not in summary['measures']['model']
 
 
-def test_models_that_differ_in_their_context_are_shown_the_same_text(here, capsys):
+def test_models_that_differ_in_their_context_are_shown_the_same_text(here, without_pictures, capsys):
     model, tokenizer, _ = checkpoint.load_model('one', device='cpu')
     model.crop_block_size(20)
     checkpoint.save_pretrained(model, here / 'short', tokenizer)
-    (here / 'text.txt').write_text('The old king laughed, and the fox ran into the wood. ' * 20)
+    (here / 'text.txt').write_text('The old king laughed, and the fox ran into the wood. ' * 6)
     rows, _ = evaluate(init_from='short', compare_to='one', text='text.txt', save='kept')
     for row in rows:
         assert row['logprob'] == pytest.approx(row['before']['logprob'], rel=1e-5)

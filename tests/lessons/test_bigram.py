@@ -272,12 +272,13 @@ def test_the_claims_of_the_lesson_at_its_default_settings(tmp_path, capsys, monk
 QUICK = {'steps': 40, 'n_embd': 8, 'block_size': 8, 'small_text': 300}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'text',
     [
         pytest.param('Die Füchsin sagte: "5 $x_1$ für 3 🦊?"\n\t中文，標點。\u2028' * 40, id='any characters'),
-        pytest.param('a' * 1100, id='one character', marks=pytest.mark.slow),
-        pytest.param('ab\n' * 500, id='three', marks=pytest.mark.slow),
+        pytest.param('a' * 1100, id='one character'),
+        pytest.param('ab\n' * 500, id='three'),
     ],
 )
 def test_the_lesson_reads_any_text(text, tmp_path, monkeypatch, capsys):

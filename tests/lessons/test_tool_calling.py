@@ -247,6 +247,7 @@ def answer_rightly(body):
     return says(str(calculate(re.match(r'Work out (.*?)\. The', body['messages'][0]['content'])[1])))
 
 
+@pytest.mark.slow
 @both
 def test_answers_that_were_paid_for_are_kept_and_not_asked_again(server, provider, tmp_path, capsys):
     """The server refuses after the 20th question; the same command goes on from there."""

@@ -116,6 +116,7 @@ def test_meta_pkl_of_something_else_is_an_error(tmp_path, content):
 bytes_but_r = st.integers(0, 255).filter(lambda byte: byte != ord('r'))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(changes=st.lists(st.tuples(st.integers(0, 60), bytes_but_r), min_size=1, max_size=3))
 @example(changes=[(10, 128)])  # a length of 2 ** 63

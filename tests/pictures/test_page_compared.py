@@ -30,6 +30,7 @@ def test_large_changes_are_written_for_people(opened):
             assert view.locator('[data-fact=change] span').text_content() == f'{written} than under before'
 
 
+@pytest.mark.slow
 def test_changes_too_large_for_a_float_and_large_perplexities(opened):
     sides = [side_of([a_token(logprob=-1.0)]), side_of([a_token(logprob=-2001.0)])]
     texts = [

@@ -63,9 +63,10 @@ def test_small_numbers_do_not_run_into_each_other(opened, models, sampler):
             assert inside[0] <= inside[1], width
 
 
-@pytest.mark.parametrize('models', [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize('sampler', [pytest.param(None, marks=pytest.mark.slow), 'temperature 0.8, top_k 200'])
-@pytest.mark.parametrize('size', [(360, 640), pytest.param((1280, 420), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('models', [1, 2])
+@pytest.mark.parametrize('sampler', [None, 'temperature 0.8, top_k 200'])
+@pytest.mark.parametrize('size', [(360, 640), (1280, 420)])
 def test_the_panel_shows_the_row_of_the_token(opened, models, sampler, size):
     page = a_page(texts=1, tokens=30, models=models, sampler=sampler)
     with opened(page, *size) as view:

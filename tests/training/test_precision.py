@@ -25,6 +25,7 @@ def pretend(monkeypatch, float32, bfloat16):
     monkeypatch.setattr(precision, 'measure_dtypes', lambda *_: dict(zip(BOTH, (float32, bfloat16))))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('dataset', 'hardware_with_bfloat16')
 def test_the_faster_one_is_chosen_and_kept_when_the_run_resumes(monkeypatch, capsys):
     for seconds, chosen in (((2.0, 1.0), 'bfloat16'), ((1.0, 2.0), 'float32')):

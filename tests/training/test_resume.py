@@ -41,6 +41,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(more):
     assert_same_run('whole', 'halved')
 
 
+@pytest.mark.slow
 def test_resuming_in_float16_restores_the_scaler():
     run(dtype='float16', out_dir='whole')
     run(dtype='float16', out_dir='halved', max_iters=4)

@@ -97,6 +97,7 @@ def test_eval_only_measures_the_weights_that_the_other_scripts_use(capsys):
     assert printed < measured[0][1]
 
 
+@pytest.mark.slow
 def test_bfloat16_autocast_keeps_weights_in_float32_and_learns_equally_well():
     run(dtype='bfloat16', out_dir='half')
     run(out_dir='full')
