@@ -31,7 +31,7 @@ class Settings:
     again: bool = False  # make the report about this model again, although it is there
     corpora: str = 'texts'  # folder with the texts that `python -m lab.corpora` lists, to fine-tune on and to measure
     iterations: int = 60  # of fine-tuning, 4,096 tokens each; the shorter runs beside it take as long again
-    measured: int = 100_000  # bytes of each text that no model has seen, to measure on
+    measured: int = 50_000  # bytes of each text that no model has seen, to measure on
 
 
 def main(settings):
