@@ -130,7 +130,7 @@ def draw_underflow(path, course, underflow):
 
     underflow: {precision: dict of `tokens`, after which the product is zero}.
     """
-    figure, (axes,) = new_panels(1, 10, 2.6)
+    figure, (axes,) = new_panels(1, 10, 2.2)
     exponents = [logprob / math.log(10) for logprob in course]
     axes.plot(range(1, len(course) + 1), exponents, color=BLUE, label='sum of the logarithms (to base 10)')
     for (precision, found), colour in zip(underflow.items(), (ORANGE, MARK)):
@@ -138,7 +138,7 @@ def draw_underflow(path, course, underflow):
         label = f'product in {precision}: 0.0 from token {tokens} on'
         axes.plot(tokens, exponents[tokens - 1], color=colour, marker='o', linestyle='none', label=label)
         axes.axvline(tokens, color=colour, linewidth=0.8, linestyle=':')
-    label_axes(axes, 'tokens of the text', 'probability: 10 to the power of')
+    label_axes(axes, 'tokens of the text', 'log10 of the probability')
     axes.legend(frameon=False, loc='lower left', bbox_to_anchor=(0.2, 0))
     save_and_close(figure, path)
 
