@@ -49,6 +49,7 @@ def conversation(server, provider, stream, script, question='How much?', functio
 # Loops ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @both
 @streaming
 def test_an_answer_without_calls(server, provider, stream):

@@ -15,13 +15,10 @@ from lm import checkpoint
 from lm.tokenizer import CharTokenizer
 from visualize import PICTURES
 
+pytestmark = pytest.mark.slow  # test_visualize.py draws each picture once
+
 OF_A_TEXT = [name for name in PICTURES if name != 'embeddings']
 CHARS = 'abcdefghijklmnopqrstuvwxyz .$_\n'
-
-
-def by_default(*names, among=PICTURES):
-    """Return the names of pictures as parameters; all but these are slow."""
-    return [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in among]
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +34,7 @@ def odd(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize('picture', by_default('embeddings', 'layers', 'trace'))
+@pytest.mark.parametrize('picture', PICTURES)
 def test_a_character_model_trained_as_in_nanogpt(picture, odd, here, capsys):
     about = ['--words=a,b,c, ,$'] if picture == 'embeddings' else ['--start=a $b_c$\nthe king']
     with contextlib.chdir(odd):
@@ -46,10 +43,10 @@ def test_a_character_model_trained_as_in_nanogpt(picture, odd, here, capsys):
     assert 'out' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('picture', by_default('temperature', 'attention', among=OF_A_TEXT))
+@pytest.mark.parametrize('picture', OF_A_TEXT)
 @pytest.mark.parametrize(
     'start',
-    [pytest.param('a', marks=pytest.mark.slow, id='one token'), pytest.param('abcdefgh', id='as many as fit')],
+    [pytest.param('a', id='one token'), pytest.param('abcdefgh', id='as many as fit')],
 )
 def test_a_model_of_one_layer_and_one_head(picture, start, odd, here, capsys):
     with contextlib.chdir(odd):
@@ -58,13 +55,13 @@ def test_a_model_of_one_layer_and_one_head(picture, start, odd, here, capsys):
     assert_picture(here / 'picture.png', at_least=250)
 
 
-@pytest.mark.parametrize('picture', by_default('layers', among=OF_A_TEXT))
+@pytest.mark.parametrize('picture', OF_A_TEXT)
 @pytest.mark.parametrize(
     'start',
     [
-        pytest.param('', marks=pytest.mark.slow, id='empty'),
+        pytest.param('', id='empty'),
         pytest.param('naïve 日本 🦊 $x_1$', id='unicode'),
-        pytest.param(SIXTY, marks=pytest.mark.slow, id='sixty tokens'),
+        pytest.param(SIXTY, id='sixty tokens'),
     ],
 )
 def test_any_text(picture, start, here, capsys):

@@ -8,10 +8,12 @@ from helpers.pages import WORDS, a_page, a_token, alternative, palette, side_of
 
 from pictures.page import Page, PageText
 
+pytestmark = pytest.mark.slow  # test_page_in_browser.py opens a page, too
+
 LONG = [*WORDS, '·' + 'x' * 80, '-' * 64, '‹e2 80›']
 
 
-@pytest.mark.parametrize('models', [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize('models', [1, 2])
 def test_a_window_360_pixels_wide_needs_no_horizontal_scrolling(opened, models):
     page = a_page(texts=30, tokens=40, models=models, sampler='temperature 0.8, top_k 200', words=LONG)
     page.about.append('python eval.py --init_from=' + 'x' * 200)
@@ -42,8 +44,8 @@ GAPS = """all => all.flatMap((row) => {
 })"""
 
 
-@pytest.mark.parametrize('models', [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize('sampler', [pytest.param(None, marks=pytest.mark.slow), 'temperature 0.8'])
+@pytest.mark.parametrize('models', [1, 2])
+@pytest.mark.parametrize('sampler', [None, 'temperature 0.8'])
 def test_small_numbers_do_not_run_into_each_other(opened, models, sampler):
     tiny = None if sampler is None else 7.6e-12
     alternatives = [alternative('·disproportionately', 0.0999, tiny) for _ in range(10)]
@@ -63,7 +65,6 @@ def test_small_numbers_do_not_run_into_each_other(opened, models, sampler):
             assert inside[0] <= inside[1], width
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('models', [1, 2])
 @pytest.mark.parametrize('sampler', [None, 'temperature 0.8, top_k 200'])
 @pytest.mark.parametrize('size', [(360, 640), (1280, 420)])
