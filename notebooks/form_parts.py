@@ -4,6 +4,7 @@ import asyncio
 
 import ipywidgets as widgets
 
+from common.errors import UserError
 from notebooks import rendering
 from notebooks.friendly import explain
 from notebooks.progress import Progress
@@ -26,12 +27,17 @@ def show_if(condition, *parts):
         part.layout.display = None if condition else 'none'
 
 
+class MissingStep(UserError):
+    """What a button needs has not been done yet."""
+
+
 class Form:
     """One step of the notebook. A subclass makes its widgets, and calls `arrange` with them."""
 
     def __init__(self, chosen):
         self.chosen, self.buttons = chosen, []
         self.line = widgets.HTML()  # what happens
+        self.misses_step = False  # whether the line says so
 
     def arrange(self, *parts):
         """Put the parts below one another; `box` is what the notebook shows."""
@@ -43,7 +49,12 @@ class Form:
 
     def say(self, text, kind=''):
         """Show a sentence. kind: 'busy', 'good', 'bad' or ''."""
-        self.line.value = rendering.line(text, kind)
+        self.line.value, self.misses_step = rendering.line(text, kind), False
+
+    def forget_missing_step(self):
+        """Do not ask any longer for a step that may have been done by now."""
+        if self.misses_step:
+            self.say('')
 
     def button(self, text, action, busy='Working …', style='primary'):
         """Return a button that calls action(); see `act`."""
@@ -71,6 +82,7 @@ class Form:
             self.say('Stopped.')
         except (Exception, SystemExit) as error:  # whatever it is, a person gets a sentence
             self.say(explain(error), 'bad')
+            self.misses_step = isinstance(error, MissingStep)
         finally:
             self.rest()
 

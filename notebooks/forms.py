@@ -5,7 +5,7 @@ import ipywidgets as widgets
 from common.errors import UserError
 from notebooks import rendering, steps
 from notebooks.choices import MODELS
-from notebooks.form_parts import Form, field, in_a_row, show_if
+from notebooks.form_parts import Form, MissingStep, field, in_a_row, show_if
 from notebooks.runs import best_run, count_tokens, runs_of
 from texts.token_files import read_meta
 
@@ -18,7 +18,8 @@ class Chosen:
 
     def __init__(self):
         self.model = None  # the Model to train
-        self.about = ''  # the texts, for the model card
+        self.texts = ''  # what the texts in use are called
+        self.about = ''  # what the model card says about them
         self.is_ready = False  # whether texts are prepared, with the tokenizer of this model
         self.training = None  # a Training that is running
         self.is_busy = False  # whether a button is at work
@@ -41,6 +42,7 @@ class Chosen:
             self.run.options = options
             self.run.value = best.folder if best else None
         for form in self.forms.values():
+            form.forget_missing_step()
             form.refresh()
 
     def set_busy(self, busy):
@@ -60,25 +62,25 @@ class Chosen:
         for run in self.runs():
             if run.folder == self.run.value and run.has_weights:
                 return run
-        raise UserError('there is no trained model yet: train one in step 5')
+        raise MissingStep('there is no trained model yet: train one in step 5')
 
     def require_model(self):
         """Raise UserError unless a model is chosen, and nothing is training."""
         if self.model is None:
-            raise UserError('choose a model first: press “Use this model” in step 2')
+            raise MissingStep('choose a model first: press “Use this model” in step 2')
         self.require_rest()
 
     def require_texts(self):
         """Raise UserError unless texts are prepared for the model, and nothing is training."""
         self.require_model()
         if not self.is_ready:
-            raise UserError('choose your texts first: press “Use these texts” in step 3')
+            raise MissingStep('choose your texts first: press “Use these texts” in step 3')
         count_tokens()
 
     def require_rest(self):
         """Raise UserError while a model is training: there may be no memory for another one."""
         if self.training is not None:
-            raise UserError('a model is training: wait until it is done, or press Stop in step 5')
+            raise MissingStep('a model is training: wait until it is done, or press Stop in step 5')
 
     def wishes(self):
         """Return the Wishes of the two prompts. Raises UserError without the first; the second may be empty."""
@@ -144,7 +146,7 @@ class ModelForm(Form):
         name, model, tokenizer, weights = self.chosen.model
         return (
             f'{name} is ready: {weights / 1e6:,.1f} million weights, {tokenizer.vocab_size:,} different tokens, and it '
-            f'looks back on at most {model.block_size:,} of them. '
+            f'looks back on at most {model.block_size:,} tokens. '
             f'Go on with step {4 if self.chosen.is_ready else 3}.'
         )
 

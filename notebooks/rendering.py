@@ -24,26 +24,45 @@ STYLE = """<style>
 .ft-form .ft-field > select, .ft-form .ft-field > input { flex: 0 0 auto; height: 32px; }
 .ft-form .ft-field > textarea { flex: 0 0 auto; }
 .ft-form .ft-field.widget-slider { flex-flow: row wrap; align-items: center; }
-.ft-form .ft-field.widget-slider > .widget-label { width: 8.5em; }
-.ft-form .ft-field.widget-slider .slider-container { flex: 1 1 8em; min-width: 8em; }
+.ft-form .ft-field.widget-slider > .widget-label { flex: 1 1 8em; }
+.ft-form .ft-field.widget-slider .slider-container { flex: 3 1 100%; order: 1; }
+@media (min-width: 501px) {
+  .ft-form .ft-field.widget-slider .slider-container { flex-basis: 8em; order: 0; }
+}
 .ft-form .widget-radio-box label { display: flex; align-items: flex-start; width: auto; height: auto; }
 .ft-form .widget-radio-box label { white-space: normal; line-height: 1.4; text-align: left; margin-bottom: 4px; }
 .ft-form .widget-radio-box input { flex: 0 0 auto; margin: 3px 8px 0 0; order: -1; }
 .ft-form .widget-textarea textarea { min-height: 4.5em; }
-.ft-form .widget-button { height: 34px; line-height: 32px; }
-.ft-line { border-left: 4px solid #8fb3d9; padding: 4px 10px; margin: 6px 0; }
+.ft-form .jupyter-button { height: 34px; line-height: 32px; }
+.ft-form .widget-image { margin: 0; }
+.ft-line { border-left: 4px solid #8fb3d9; padding: 4px 10px; margin: 6px 0; overflow-wrap: anywhere; }
 .ft-line.bad { border-color: #c0392b; } .ft-line.good { border-color: #3c8d40; }
 .ft-hint { opacity: .75; }
 .ft-scroll { overflow-x: auto; }
 .ft-form table.ft { border-collapse: collapse; margin: 6px 0; }
 .ft-form table.ft th, .ft-form table.ft td { border: 1px solid #8884; padding: 4px 10px; text-align: right; }
-@media (max-width: 500px) { .ft-form table.ft th, .ft-form table.ft td { padding: 3px 4px; font-size: 12px; } }
+@media (max-width: 500px) { .ft-form table.ft th, .ft-form table.ft td { padding: 3px 2px; font-size: 12px; } }
 .ft-form table.ft th { font-weight: 600; } .ft-form table.ft .best { font-weight: 700; }
+.ft-form table.ft th:first-child { text-align: left; }
 .ft-sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17em, 100%), 1fr)); gap: 10px; }
 .ft-side { border: 1px solid #8884; border-radius: 4px; padding: 6px 10px; }
 .ft-text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 6px 0; }
 .ft-prompt { font-weight: 600; }
 .ft-page { width: 100%; height: 640px; border: 1px solid #8884; background: #fff; }
+.jp-RenderedMarkdown details { margin-bottom: 1em; }
+.jp-RenderedText pre { word-break: normal; overflow-wrap: anywhere; }
+@media (pointer: coarse) { /* for fingers; below 16px, an iPhone enlarges the page when a field is touched */
+  .ft-form .jupyter-button { height: 44px; line-height: 42px; }
+  .ft-form .ft-field > select, .ft-form .ft-field > input { height: 44px; }
+  .ft-form .ft-field > select, .ft-form .ft-field > input, .ft-form textarea { font-size: 16px; }
+  .ft-form .widget-checkbox, .ft-form .widget-checkbox label { height: auto; min-height: 44px; align-items: center; }
+  .ft-form .widget-checkbox label { display: flex; gap: 8px; }
+  .ft-form .widget-radio-box label { padding: 10px 0; margin: 0; }
+  .ft-form .widget-checkbox input, .ft-form .widget-radio-box input { width: 20px; height: 20px; }
+  .ft-form .widget-slider .slider-container { height: 36px; padding-top: 16px; box-sizing: border-box; }
+  .ft-form .widget-slider .noUi-touch-area { transform: scale(2.5); }
+  .jp-RenderedMarkdown summary { padding: 11px 0; }
+}
 </style>"""
 
 
@@ -82,15 +101,15 @@ def examples(column):
     return f'<div>The first texts (on average {column.length:,.0f} characters long):</div><ol>{texts}</ol>'
 
 
-def parts(counts):
-    """Return a table of the three parts of the texts: part -> documents, bytes, tokens."""
+def parts(texts, counts):
+    """Return what the texts in use are called, and a table of their parts: part -> documents, bytes, tokens."""
     names = {
         'train': 'training: learned from',
         'val': 'validation: to compare runs',
         'test': 'test: to measure at the end',
     }
     rows = [[names[part], f'{of["documents"]:,}', f'{of["tokens"]:,}'] for part, of in counts.items()]
-    return table(['part', 'documents', 'tokens'], rows)
+    return hint(f'In use: {texts}') + table(['part', 'documents', 'tokens'], rows)
 
 
 def table(head, rows):
@@ -137,8 +156,11 @@ def with_interval(value):
 
 
 def short(number):
-    """Return a number in four digits, or in whole numbers if it is large; ? for none."""
-    return '?' if number is None else f'{number:,.0f}' if abs(number) >= 1000 else f'{number:.4g}'
+    """Return a number in four digits, or in whole numbers if it is large, or in six decimals if small; ? for none."""
+    if number is None:
+        return '?'
+    size = abs(number)
+    return f'{number:,.0f}' if size >= 1000 else f'{number:z.6f}' if 0 < size < 0.001 else f'{number:.4g}'
 
 
 def conclusion(found):

@@ -12,8 +12,8 @@ from texts.token_files import read_meta
 DOCUMENTS = {20: '20', 50: '50', 200: '200', 1000: '1,000', 5000: '5,000', 20000: '20,000'}
 FILE, HUB = '(file)', '(hub)'
 LIMIT = (
-    'Up to 8 MB can be uploaded here. A larger file: drag it into the list of files on the left of the page, then '
-    'choose it below.'
+    'Up to 8 MB can be uploaded here. A larger file: on a computer, drag it into the list of files on the left of the '
+    'page, then choose it below.'
 )
 TEXTS_READY = 'Your texts are ready, in three parts. Go on with step 4.'
 
@@ -116,12 +116,14 @@ class TextForm(Form):
         self.chosen.is_ready, self.parts.value = False, ''
         notes = steps.prepare_texts(self.source, self.column.value, self.chosen.model.name, self.documents.value)
         self.chosen.is_ready = True
-        self.chosen.about = self.source.about
+        of_several = f', column “{self.column.value or NO_NAME}”' if len(self.found) > 1 else ''
+        self.chosen.texts, self.chosen.about = f'{self.source.label}{of_several}', self.source.about
         self.chosen.refresh()
         self.show_parts([note for note in notes if note not in self.noted and 'the text is in the column' not in note])
         return TEXTS_READY
 
     def show_parts(self, notes):
-        """Show the three parts of the texts, and notes about them."""
+        """Show which texts are in use, also while others are looked at, their three parts, and notes about them."""
         meta = read_meta(steps.DATASET)
-        self.parts.value = rendering.parts({part: meta[part] for part in SPLITS}) + rendering.hints(notes)
+        parts = rendering.parts(self.chosen.texts, {part: meta[part] for part in SPLITS})
+        self.parts.value = parts + rendering.hints(notes)

@@ -40,7 +40,7 @@ class TrainingForm(Form):
         self.start = self.button('Start', self.start_training, 'Starting …')
         self.stop = self.button('Stop', self.stop_training, 'Stopping after this step …', style='')
         self.go_on = self.button('Go on', self.continue_training, 'Going on …', style='')
-        self.picture = widgets.Image(format='png', layout=widgets.Layout(width='100%', max_width='700px'))
+        self.picture = widgets.Image(format='png', layout=widgets.Layout(width='100%', max_width='560px'))
         self.table = widgets.HTML()
         show_if(False, self.picture)
         self.epochs.observe(self.show_steps, 'value')
@@ -128,7 +128,7 @@ class TrainingForm(Form):
     def draw(self, curves):
         """Draw the losses so far."""
         if any(curves.values()):
-            draw_losses(PICTURE, curves)
+            draw_losses(PICTURE, curves, size=(4.5, 3.2))  # inches: so small that a phone need not shrink the words
             self.shown.picture.value = PICTURE.read_bytes()
             show_if(True, self.shown.picture)
 

@@ -3,11 +3,11 @@
 from pictures.style import BAR, BLUE, ORANGE, hide_spines, save_figure
 
 
-def draw_losses(path, curves):
-    """Write a picture of losses. curves: name -> [(iteration, loss in nats per token)]."""
+def draw_losses(path, curves, size=(7, 4.2)):
+    """Write a picture of losses. curves: name -> [(iteration, loss in nats per token)]. size: in inches."""
     from matplotlib.figure import Figure  # without pyplot, so that a thread may draw, as in the notebook
 
-    figure = Figure(figsize=(7, 4.2), layout='constrained')
+    figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots()
     styles = ({'color': BAR, 'linewidth': 0.8}, {'color': BLUE, 'marker': 'o'}, {'color': ORANGE, 'marker': 's'})
     for (name, points), style in zip(curves.items(), styles):

@@ -57,6 +57,7 @@ def test_steps_in_the_wrong_order_say_which_comes_first(book):
     assert 'step 2' in book.press('texts', 'use') or 'step 2' in book.press('training', 'start')
     book.model.choice.value = 'tiny'
     book.press('model', 'use')
+    assert book.training.line.value == book.before.line.value == ''  # step 2 has been done
     assert 'step 3' in book.press('training', 'start')
     assert 'step 3' in book.press('before', 'measure')
     assert 'step 3' in book.press('after', 'measure')
@@ -201,6 +202,9 @@ def test_one_line_is_too_little_and_the_same_text_of_a_table_is_enough(book):
     assert 'Your texts are ready' in book.press('texts', 'use')
     meta = json.loads(Path('data/notebook/meta.json').read_text())
     assert sum(meta[part]['documents'] for part in SPLITS) == len(rows)
+    book.texts.choice.value = 'explanations'
+    book.press('texts', 'look')
+    assert text_of(book.texts.parts.value).startswith('In use: tales.csv part')  # these are only looked at
 
 
 def test_a_file_that_was_uploaded_on_colab_is_read(book):
@@ -220,6 +224,14 @@ def test_the_file_that_was_uploaded_last_is_used_and_a_name_that_is_typed_after_
     book.texts.path.value = 'typed.txt'
     assert book.texts.columns.layout.display == 'none' and book.texts.line.value == ''  # not those of another file
     assert 'typed.txt can be read' in book.press('texts', 'look')
+
+
+@pytest.mark.parametrize(
+    ('number', 'shown'),
+    [(None, '?'), (0, '0'), (-8.001e-05, '-0.000080'), (-1e-9, '0.000000'), (51.2983, '51.3'), (12345.6, '12,346')],
+)
+def test_no_number_has_an_exponent(number, shown):
+    assert rendering.short(number) == shown
 
 
 # Training -------------------------------------------------------------------------------------------------------------
