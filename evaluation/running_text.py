@@ -83,9 +83,10 @@ class TextSource:
 
 
 def share_context(tokenizers, block_sizes):
-    """Return how many tokens each model is shown: with the same tokens as many, so that only the models differ.
+    """Return how many tokens each model is shown: the same number if their tokenizers are the same.
 
-    Fine-tuning often shortens the context, and a shorter context makes any text less likely.
+    Fine-tuning often shortens the context, and with a shorter context any text is less likely. A comparison of before
+    and after must not show that.
     """
     if len(set(block_sizes)) == 1:
         return block_sizes
