@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import torch
 
@@ -20,6 +21,7 @@ LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the beginnings that are com
 TEXT_BUDGET = Budget(prefixes=2000)  # of the search for the other ways to cut a response into tokens
 SEARCH_BUDGET = Budget(prefixes=20_000)  # of the exact search
 SEARCHED = 100_000  # prefixes, of the exact searches after many prompts together
+LARGE = 50_000_000  # parameters; a model with more takes long for each prefix, so its searches get fewer of them
 ROUNDING = 1e-4  # nats by which logprobs of the same text may differ
 WIDTHS = (1, 2, 5, 20)  # of the beams that are compared with it; 1 is greedy decoding
 BEGINNERS = ('simple_stories', 'tinystories')  # the texts that are written for them
@@ -125,6 +127,11 @@ def find_underflow(model, tokenizer, prompt, seed):
     return found, course
 
 
+def reduce_for(model, budget):
+    """Return a budget for a search, a tenth of it if the model is large."""
+    return replace(budget, prefixes=budget.prefixes // 10) if model.get_num_params() > LARGE else budget
+
+
 @torch.no_grad()
 def sum_over_cuts(model, tokenizer, pairs):
     """Return how much likelier responses are as texts, over all ways to cut them into tokens, than as their tokens.
@@ -136,7 +143,7 @@ def sum_over_cuts(model, tokenizer, pairs):
         prompt_ids, ids = tokenizer.encode_pair(prompt, response)
         tokens = score(model, [prompt_ids], [ids])[0].sum().item()
         text = tokenizer.decode_bytes(ids, prompt_ids)
-        found = prefix_probability(model, tokenizer, prompt_ids, text, ids, budget=TEXT_BUDGET)
+        found = prefix_probability(model, tokenizer, prompt_ids, text, ids, budget=reduce_for(model, TEXT_BUDGET))
         sure.append(found.log_lower - tokens)
         possible.append(found.log_upper - tokens)
         texts.append(' '.join(tokenizer.pieces(ids)))
@@ -255,7 +262,7 @@ def count_misses(model, tokenizer, prompts, max_new_tokens):
     """
     losses, proved, opened = {width: [] for width in WIDTHS}, 0, []
     for prompt in prompts:
-        if sum(opened) >= SEARCHED:  # a large model, which takes long: fewer prompts must do
+        if sum(opened) >= reduce_for(model, Budget(prefixes=SEARCHED)).prefixes:  # fewer prompts must do
             break
         idx = encode(model, tokenizer, prompt)
         for found in search_steps(model, idx, max_new_tokens, k=1):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,6 +224,12 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
     for picture in re.findall(r'^!\[[^]]*\]\((.*)\)$', text, re.MULTILINE):
         assert (folder / picture).exists() != picture.startswith('..'), picture
         assert (PROJECT / 'results' / folder.name / picture).resolve().exists() or (folder / picture).exists()
+
+
+@pytest.mark.parametrize(('parameters', 'prefixes'), [(5_000_000, 2000), (124_000_000, 200)])
+def test_a_large_model_searches_through_fewer_prefixes(parameters, prefixes):
+    model = SimpleNamespace(get_num_params=lambda: parameters)
+    assert measure_report.reduce_for(model, Budget(prefixes=2000)).prefixes == prefixes
 
 
 def test_texts_are_measured_in_whole_documents(tmp_path):
