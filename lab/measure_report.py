@@ -19,7 +19,7 @@ SEPARATOR = '\n\n\n'  # between documents
 TOKENS_AT_MOST = 10_000  # enough for any product of probabilities to become zero
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)  # tokens of the beginnings that are compared
 TEXT_BUDGET = Budget(prefixes=2000)  # of the search for the other ways to cut a response into tokens
-SEARCH_BUDGET = Budget(prefixes=20_000)  # of the exact search
+SEARCH_BUDGET = Budget(prefixes=20_000, mebibytes=2000)  # of the exact search
 SEARCHED = 100_000  # prefixes, of the exact searches after many prompts together
 LARGE = 50_000_000  # parameters; a model with more takes long for each prefix, so its searches get fewer of them
 ROUNDING = 1e-4  # nats by which logprobs of the same text may differ

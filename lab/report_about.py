@@ -34,6 +34,7 @@ from texts.plain_text import split_documents
 CONFIG = 'config/finetune_stories.py'
 RATE, RATES = 3e-5, (1e-5, 3e-5, 1e-4)  # that of CONFIG, and those that are compared
 DRAWS, CACHED = 1000, 200  # as in experiment.py
+PROVED = 'the exact search, with proof'
 MARK = '✎ '
 OF_THESE, ONLY_OF_THESE = '<!-- of these models -->', '<!-- of these models only -->'
 HEAD = """# How likely? A report on {name} before and after stories
@@ -144,6 +145,8 @@ def write_report_page(chosen, folder, training, size):
     """
     name, page = name_model(chosen.init_from), folder / 'unfinished.md'
     text = (RESULTS / 'REPORT.md').read_text(encoding='utf-8')
+    if not read_result('report/report.json', folder)['search']['proved']:
+        text = text.replace(PROVED, 'the exact search, stopped by its limits before a proof')
     body = text[text.index('| question |') : text.rindex('---\n\nTo repeat everything')]
     body = mark_paragraphs(turn_commands(turn_paths(body, folder), name, f'{OUT / folder.name}'))
     head = HEAD.format(

@@ -220,6 +220,7 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
     assert f'$ python sample.py --init_from={model} --start="I live in"' in text
     assert '$ python eval.py --out_dir=out-experiment/report-random' in text
     assert f"lm.load('{model}')" in text
+    assert 'the exact search, stopped by its limits before a proof' in text  # after two prefixes
     assert text.count('Once upon a time, on the edge of a thick forest') >= 2  # the appendix and the output of eval.py
     for picture in re.findall(r'^!\[[^]]*\]\((.*)\)$', text, re.MULTILINE):
         assert (folder / picture).exists() != picture.startswith('..'), picture
