@@ -1,10 +1,12 @@
 """Step 3 of the notebook: choose texts, then the column that holds them."""
 
+import asyncio
+
 import ipywidgets as widgets
 
 from notebooks import rendering, steps
 from notebooks.choices import SOURCES, files_here, named_dataset, own_file, write_upload
-from notebooks.form_parts import Form, field, show_if
+from notebooks.form_parts import DOUBLE_CLICK, Form, field, show_if
 from notebooks.rendering import NO_NAME
 from texts.splits import SPLITS
 from texts.token_files import read_meta
@@ -71,8 +73,10 @@ class TextForm(Form):
             self.say('Another model cuts texts into other tokens: press “Use these texts” once more.')
 
     def uploaded(self, change=None):
-        """Put a file that has arrived where it can be chosen, and look at it."""
-        if self.upload.value:
+        """Put a file that has arrived where it can be chosen, and look at it, once no button is at work any longer."""
+        if self.upload.value and self.chosen.is_busy:  # it is not a double click: it must not be lost
+            asyncio.get_running_loop().call_later(DOUBLE_CLICK, self.uploaded)
+        elif self.upload.value:
             self.act(self.keep_upload, 'Reading the first texts …')
 
     def keep_upload(self):

@@ -12,7 +12,7 @@ from helpers.notebooks import text_of
 from tqdm import tqdm
 
 from lm.checkpoint import load_model
-from notebooks import form_parts, friendly, progress, rendering, runs, show, steps
+from notebooks import form_parts, friendly, progress, rendering, runs, show, steps, text_form
 from notebooks.choices import MODELS, SOURCES
 from notebooks.forms import OTHER
 from notebooks.text_form import FILE, HUB
@@ -112,6 +112,21 @@ def test_one_thing_is_done_at_a_time_and_a_double_click_does_it_once(book, monke
     assert pressed == [1, 2] and all(disabled) and len(disabled) >= 12
     assert not any(button.disabled for form in book.chosen.forms.values() for button in form.buttons)
     assert text_of(book.model.line.value).endswith('Done.')
+
+
+def test_a_file_that_arrives_right_after_a_button_is_not_lost(book, monkeypatch):
+    """It came while the button was at work, so it is not answered before the second click of a double click."""
+    monkeypatch.setattr(form_parts, 'DOUBLE_CLICK', 0.02)
+    monkeypatch.setattr(text_form, 'DOUBLE_CLICK', 0.02)
+
+    async def press_and_upload():
+        book.texts.choice.value = FILE
+        book.model.act(lambda: 'Done.')
+        assert 'sent.txt' not in upload(book, ({'name': 'sent.txt', 'content': b'One.\n\n\nTwo.'},))
+        await asyncio.sleep(0.5)
+
+    asyncio.run(press_and_upload())
+    assert 'sent.txt can be read' in text_of(book.texts.line.value)
 
 
 def test_work_that_takes_long_says_how_far_it_is(monkeypatch):
