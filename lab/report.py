@@ -8,7 +8,7 @@
 For another model, GPT-2 or another one of its architecture, everything is done again: the model is fine-tuned on
 stories, both are scored on the pairs and on texts, figures are drawn, and every command on the page is run. The
 stories are those in --corpora; if there are none, they are built from the Hugging Face hub. If a run is interrupted,
-the same command resumes the fine-tuning where it stopped.
+the same command resumes the fine-tuning where it stopped; a command with other settings is refused.
 """
 
 import re
@@ -18,6 +18,7 @@ from pathlib import Path
 import configurator
 from common.errors import UserError
 from common.files import PROJECT
+from common.notes import note
 from lab.experiment_runs import RESULTS
 
 
@@ -42,7 +43,7 @@ def main(settings):
         raise UserError(f'--measured={settings.measured}: it must be at least 1')
     if Path.cwd() != PROJECT:
         raise UserError(f"the report is made of the project's results/: run this in the folder {PROJECT}")
-    page = RESULTS / 'REPORT.md'
+    page, unused = RESULTS / 'REPORT.md', ' without --init_from'
     if settings.init_from:
         folder = RESULTS / f'report-{folder_name_of(settings.init_from)}'
         page = folder / 'REPORT.md'
@@ -51,10 +52,16 @@ def main(settings):
 
             make_report_about(settings, folder)
             print(f'{page}: read it, and rewrite what is marked ✎')
+            unused = ''
         elif not (settings.pdf or settings.tar):
             raise UserError(f'{page} is there; --pdf prints it, and --again=True makes it again')
+        else:
+            unused = f': {page} is there, and --again=True makes it again'
     elif not (settings.pdf or settings.tar):
         raise UserError('say what to make: --pdf, --tar, or --init_from=gpt2 for the report about another model')
+    for name in ('again', 'corpora', 'iterations', 'measured'):
+        if unused and getattr(settings, name) != getattr(Settings, name):
+            note(f'--{name} has no effect{unused}')
     if settings.pdf or settings.tar:
         print_and_pack(page, settings)
 

@@ -11,6 +11,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
+from common.errors import UserError
 from common.files import expand_path, make_folder
 from common.text_files import read_text_chunks
 from lab import corpora, experiment_pages
@@ -61,17 +62,19 @@ FOOT = (
 def make_report_about(chosen, folder):
     """Write a report about a model, with its figures and numbers, into a folder. chosen: the Settings of report.py."""
     name, texts, iterations = name_model(chosen.init_from), Path(chosen.corpora), chosen.iterations
+    slug = folder.name
+    begun = require_same_settings(chosen, slug)
     model, _, _ = checkpoint.load_model(name, device='cpu')  # before anything else is done
     require_gpt(model, name, 'the report goes through model.py line by line, so it is about')
     del model
     stories, heldout = find_texts(texts)
-    slug = folder.name
     for part in ('examples', 'report', 'fine_tuning'):
         make_folder(folder / part)
     dataset = f'stories-{slug}'
     size = sum((texts / story).stat().st_size for story in stories)
     fraction = min(VAL_FRACTION, chosen.measured / size)
     prepare_dataset(texts, stories, dataset, f'--tokenizer={name}', val_fraction=fraction)
+    write_results(f'{slug}-settings.json', begun, OUT)
     heldout = {text: copy_beginning(path, OUT / f'{slug}-texts', chosen.measured) for text, path in heldout.items()}
     settings = {
         'init_from': name,
@@ -91,6 +94,20 @@ def make_report_about(chosen, folder):
     write_results('report/report.json', {**numbers, 'language': language}, folder)
     draw_sample(name, folder / 'examples/steps.png', '--show_probs=True', '--plot_steps=10')
     write_report_page(chosen, folder, run['command'], size)
+
+
+def require_same_settings(chosen, slug):
+    """Return the settings that a report's runs depend on. Raises UserError if it was begun with other ones."""
+    asked = {'init_from': name_model(chosen.init_from), 'corpora': str(Path(chosen.corpora).resolve())}
+    asked |= {'iterations': chosen.iterations, 'measured': chosen.measured}
+    if (OUT / f'{slug}-settings.json').is_file():
+        begun = read_result(f'{slug}-settings.json', OUT)
+        if other := ' '.join(f'--{name}={value}' for name, value in begun.items() if asked[name] != value):
+            raise UserError(
+                f'this report was begun with {other}: give that again to go on, or delete {OUT / slug}* and '
+                f'data/stories-{slug} to begin anew'
+            )
+    return asked
 
 
 def name_model(name):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -163,6 +164,18 @@ def test_what_to_make_must_be_said(settings, message, monkeypatch):
         report.main(settings)
 
 
+def test_settings_of_a_report_that_is_there_are_said_to_have_no_effect(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setattr(report, 'RESULTS', tmp_path)
+    monkeypatch.setattr(report, 'print_and_pack', lambda page, settings: None)
+    report.main(report.Settings(pdf=True, measured=9))
+    assert capsys.readouterr().err == 'note: --measured has no effect without --init_from\n'
+    (tmp_path / 'report-gpt2').mkdir()
+    (tmp_path / 'report-gpt2/REPORT.md').touch()
+    report.main(report.Settings(init_from='gpt2', pdf=True, iterations=9))
+    assert 'note: --iterations has no effect: ' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_model_that_cannot_be_had_is_one_line():
     process = run_script('lab.report', '--init_from=gpt2-xl', cwd=PROJECT, env={'HF_HUB_OFFLINE': '1'})
@@ -225,6 +238,18 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
     for picture in re.findall(r'^!\[[^]]*\]\((.*)\)$', text, re.MULTILINE):
         assert (folder / picture).exists() != picture.startswith('..'), picture
         assert (PROJECT / 'results' / folder.name / picture).resolve().exists() or (folder / picture).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('changed', [{'measured': 5000}, {'iterations': 8}, {'corpora': 'elsewhere'}])
+def test_a_report_is_not_resumed_with_other_settings(other, changed, monkeypatch):
+    folder, model = other
+    monkeypatch.chdir(folder.parent.parent)
+    settings = report.Settings(init_from=str(model), corpora='texts', iterations=4, measured=4000)
+    for name in changed:
+        with pytest.raises(UserError, match=f'begun with --{name}=.*delete out-experiment/report-random'):
+            report_about.make_report_about(replace(settings, **changed), folder)
+    assert report_about.require_same_settings(settings, folder.name)['measured'] == 4000
 
 
 @pytest.mark.parametrize(('parameters', 'prefixes'), [(5_000_000, 2000), (124_000_000, 200)])

@@ -110,17 +110,20 @@ def test_an_allowed_page_may_ask_and_read(open_server):
     assert open_server.http.get('/v1/models', headers=origin).status_code == 401
 
 
+@pytest.mark.parametrize('number', ['10.0.0.7', None])
 @pytest.mark.parametrize('host', ['::', '0.0.0.0'])
-def test_a_host_that_is_every_address_is_printed_as_a_name(host):
+def test_a_host_that_is_every_address_is_printed_as_a_name_and_a_number(host, number, monkeypatch):
+    monkeypatch.setattr(serve, 'number_on_network', lambda: number)
     listener = serve.listen(serve.Settings(host=host, port=0))
     with listener, socket.create_connection(('127.0.0.1', listener.getsockname()[1]), timeout=5):
         addresses = serve.addresses_of(listener, host, TOKEN)
-    port = urlsplit(addresses[0]).port
-    assert addresses[0] == f'http://{socket.gethostname()}:{port}/?token={TOKEN}'
-    for address in addresses[1:]:  # none without a network
-        number = ipaddress.ip_address(urlsplit(address).hostname)
-        assert address == f'http://{number}:{port}/?token={TOKEN}'
-        assert not number.is_loopback
+    port, names = urlsplit(addresses[0]).port, [socket.gethostname(), *([number] if number else [])]
+    assert addresses == [f'http://{name}:{port}/?token={TOKEN}' for name in names]
+
+
+def test_the_number_on_the_network_is_not_this_machine_for_itself_only():
+    number = serve.number_on_network()
+    assert number is None or not ipaddress.ip_address(number).is_loopback  # None without a network
 
 
 def test_an_empty_host_is_refused():
