@@ -38,10 +38,11 @@ def draw_beams(path, levels, title):
     from matplotlib.lines import Line2D
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
+    from matplotlib.patheffects import withStroke
 
     allow_missing_glyphs()
     most = max(map(len, levels))
-    figure = pyplot.figure(figsize=(1.9 * len(levels) + 0.8, max(2.4, 0.62 * most + 1.3)), layout='constrained')
+    figure = pyplot.figure(figsize=(1.6 * len(levels) + 0.8, max(2.4, 0.62 * most + 1.3)), layout='constrained')
     axes = figure.subplots()
     axes.plot(0, 0, marker='o', color=MARK)  # the prompt
     for step, level in enumerate(levels, 1):
@@ -54,12 +55,13 @@ def draw_beams(path, levels, title):
             axes.add_patch(PathPatch(curve, facecolor='none', edgecolor=colour, linewidth=width, zorder=height))
             piece = shorten(branch.piece, 13)
             box = {'boxstyle': 'round,pad=0.25', 'facecolor': 'white', 'edgecolor': colour, 'linewidth': 1.4}
-            text = axes.text(step, y, piece, fontsize=8.5, parse_math=False, bbox=box, zorder=6)
+            text = axes.text(step, y, piece, fontsize=9, parse_math=False, bbox=box, zorder=6)
             text.set(ha='center', va='center')
-            total = axes.text(step, y + 0.27, f'{branch.total:.2f}', fontsize=6, color='#777777', zorder=6)
+            total = axes.text(step, y + 0.27, f'{branch.total:.2f}', fontsize=7.5, color='#555555', zorder=6)
             total.set(ha='center', va='center')
-            x, prob = step - 0.07 - 0.021 * len(piece), format_bar_value(branch.prob)
-            axes.text(x, y - 0.08, prob, fontsize=7, ha='right', va='bottom', zorder=5)
+            x, prob = step - 0.08 - 0.026 * len(piece), format_bar_value(branch.prob)
+            edge = axes.text(x, y - 0.08, prob, fontsize=8, ha='right', va='bottom', zorder=5)
+            edge.set_path_effects([withStroke(linewidth=2, foreground='white')])  # so that no line runs through it
     axes.set_xlim(-0.2, len(levels) + 0.5)
     axes.set_ylim(most - 0.4, -0.7)
     axes.set_xticks(range(1, len(levels) + 1))

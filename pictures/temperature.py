@@ -181,7 +181,7 @@ def draw_temperature(title, pieces, panels, top_k, top_p, curve):
     """
     labels = [*pieces, 'all others']
     left, gap, height = axis_label_inches(labels, 9) + 0.15, 0.22, 0.27 * len(labels)
-    panel_width = max(2.1, min(2.9, 12 / len(panels)), (9 - left) / len(panels) - gap)
+    panel_width = max(2.1, min(2.9, 8.8 / len(panels)), (9 - left) / len(panels) - gap)
     width = max(left + len(panels) * (panel_width + gap), 9) + 0.1
     legend = legend_lines(top_k, top_p)
     below = 0.18 * max(len(panel.notes) for panel in panels) + 2.08 + height  # the bars and the notes under them
