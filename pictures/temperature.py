@@ -5,6 +5,7 @@ min-p and the repetition penalty are left out; the page of serve.py has a slider
 
 import math
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -84,10 +85,13 @@ def read_temperatures(text):
 
 
 def temperature_table(title, distributions, settings, likeliest):
-    """Return a table with a row for each distribution; a cut that is not set has a dash.
+    """Return a table with a row for each distribution; a cut that is not set has no column.
 
     likeliest: the likeliest token of each distribution, with its probability.
     """
+    uses_k, uses_p = settings.top_k is not None, settings.top_p is not None
+    is_shown = [uses_k, uses_p, uses_k and uses_p]
+    cut_columns = ['>top-k keeps', '>top-p keeps', '>both, k then p']
     table = new_table(
         f'{title}, sampler probability before any cut',
         '>temperature',
@@ -95,12 +99,9 @@ def temperature_table(title, distributions, settings, likeliest):
         '>bits',
         '>effective choices',
         'likeliest',
-        '>top-k keeps',
-        '>top-p keeps',
-        '>both, k then p',
-        '>entropy after',
+        *compress(cut_columns, is_shown),
+        *(['>entropy after'] if uses_k or uses_p else []),
     )
-    is_set = [settings.top_k is not None, settings.top_p is not None, True]
     for distribution, token in zip(distributions, likeliest):
         cuts = [distribution.by_top_k, distribution.by_top_p, distribution.by_both]
         table.add_row(
@@ -109,8 +110,8 @@ def temperature_table(title, distributions, settings, likeliest):
             f'{distribution.entropy / math.log(2):.3f}',
             f'{math.exp(distribution.entropy):,.1f}',
             Text(token),
-            *(f'{cut.tokens:,} ({cut.share:.1%})' if shown else '—' for shown, cut in zip(is_set, cuts)),
-            f'{distribution.entropy_of_both:.3f}',
+            *(f'{cut.tokens:,} ({cut.share:.1%})' for cut in compress(cuts, is_shown)),
+            *([f'{distribution.entropy_of_both:.3f}'] if uses_k or uses_p else []),
         )
     return table
 
