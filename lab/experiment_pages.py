@@ -25,7 +25,7 @@ from lab.experiment_runs import KINDS, OUT, RESULTS, read_result, read_scored_pa
 
 TEXTS = {
     'heldout': 'held-out fairy tales',
-    'simple': 'held-out simple stories',
+    'simple': 'held-out TinyStories',
     'stories': 'stories, validation part',
     'prose': 'prose, validation part',
 }
@@ -242,7 +242,7 @@ def escape_cell(text):
 
 def sweep_table(sweep):
     """Return a Markdown table of the outcome of each way to fine-tune."""
-    rows = [['learning rate', 'epochs', 'simple stories: bits per byte', 'fairy tales', 'pairs: mean logprob']]
+    rows = [['learning rate', 'epochs', 'TinyStories: bits per byte', 'fairy tales', 'pairs: mean logprob']]
     for run in sweep.values():
         simple, tales = (f'{run["texts"][text]["bits_per_byte"]["value"]:.3f}' for text in ('simple', 'heldout'))
         rows.append(

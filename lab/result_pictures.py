@@ -64,7 +64,7 @@ def draw_sweep(path, by_rate, by_length):
     for (runs, key, x_label), bits, pairs in zip(columns, panels[:2], panels[2:]):
         x = [run[key] for run in runs]
         for text, label, colour in (
-            ('simple', 'held-out simple stories', BLUE),
+            ('simple', 'held-out TinyStories', BLUE),
             ('heldout', 'held-out fairy tales', ORANGE),
         ):
             found = [run['texts'][text]['bits_per_byte'] for run in runs]

@@ -53,7 +53,7 @@ PAGES = ['README.md', 'CONTRIBUTING.md', *DOCS, 'results/REPORT.md']
 SET_UP = {
     r'python3 -m venv \.venv': 'a virtual environment',
     r'source \.venv/bin/activate': 'activates it',
-    r'pip install (-r \S+|[\w-]+(==[\d.]+)?)( -r \S+)*': 'packages',
+    r'pip install (-r \S+|[\w-]+(==[\d.]+)?)( -r \S+)*( --extra-index-url \S+)?': 'packages',
     r'git clone https://\S+( \S+)?': 'the project',
     r'cd \S+': 'a folder',
     r'(sudo )?apt-get install [\w -]+': 'programs',
@@ -64,7 +64,7 @@ NOT_RUN = {
     r'\.ci/run': 'runs this',
     r'ruff (check|format)\b.*': '.ci/run does, on the files as they are committed',
     r'git \w+.*': 'for work on the project',
-    r'\.peers/bin/pip install .*': 'compiles llama.cpp for ten minutes',
+    r'\.peers/bin/pip install .*': 'compiles llama.cpp for ten to fifteen minutes',
     r'python -m lab\.bench --job=precision': 'takes minutes on some CPUs; tests/lab/test_bench.py scores fewer pairs',
     r'python -m lab\.report .*': 'tests/lab/test_report.py prints it, packs it, and makes it about another model',
     r'python -m lab\.experiment .*': 'takes hours; tests/lab/test_experiment.py runs it on texts of a few pages',
