@@ -5,9 +5,9 @@
     python eval.py --text=book.txt                                  perplexity and bits per byte of running text
     python eval.py --start='I live in' --fixed_response='a shoe'    a single pair
 
-It accepts the settings of sample.py; `python eval.py --help` says which have no effect. Samples, searches and charts are made for each
-pair that is printed. Pairs are read, scored and written 512 at a time, so a file may have any number of them;
-`torchrun --nproc_per_node=2 eval.py ...` shares the work.
+It accepts the settings of sample.py; `python eval.py --help` says which have no effect. Samples, searches and charts
+are made for each pair that is printed. Pairs are read, scored and written 512 at a time, so a file may have any number
+of them; `torchrun --nproc_per_node=2 eval.py ...` shares the work.
 """
 
 if __name__ == '__main__':
