@@ -1,6 +1,6 @@
 # The shipped model models/tiny-stories: models/tiny, trained further on children's stories, fairy tales and simple
 # stories in an hour and twenty minutes on two cores. Three fifths of what it reads are simple stories.
-# Data, model and page in one command: python -m lab.experiment --part=tiny-stories --corpora=texts
+# Data, model and page in one command: python -m lab.experiment --part=tiny-stories --corpora=data/corpora
 # How the settings were chosen: results/models/README.md
 
 init_from = 'tiny'

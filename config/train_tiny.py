@@ -1,6 +1,6 @@
 # The shipped model models/tiny: 5.6 million parameters, trained from scratch on English prose, novels and 19th-century
 # children's books but no simple stories, in an hour on two cores.
-# Data, model and page in one command: python -m lab.experiment --part=tiny --corpora=texts
+# Data, model and page in one command: python -m lab.experiment --part=tiny --corpora=data/corpora
 # How the settings were chosen: results/models/README.md
 
 dataset = 'prose'

@@ -1,9 +1,9 @@
 """The texts that the models learn from and are measured on: sources, licences, sizes, SHA-256; checking and building.
 
-    python -m lab.corpora                  every text: what it is, whose, under which licence, its size and SHA-256
-    python -m lab.corpora --check=texts    are the files in the folder `texts` these, and were none of the texts that
-                                           models are measured on seen in training?
-    python -m lab.corpora --build=texts    write those that can be built from the Hugging Face hub into a folder
+    python -m lab.corpora                       every text: what it is, whose, its licence, its size and its SHA-256
+    python -m lab.corpora --check=data/corpora  are the files in this folder these, and was no text that models are
+                                                measured on seen in training?
+    python -m lab.corpora --build=data/corpora  write those that can be built from the Hugging Face hub into a folder
 
 The texts are not part of this project. What is built from the hub comes from the same sources as the files listed
 here, but is not the same selection: models trained on it have other numbers.

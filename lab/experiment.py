@@ -1,11 +1,11 @@
 """The experiment, from texts to pages: the search, both shipped models, the effect of fine-tuning, the report.
 
-    python -m lab.experiment --part=search --corpora=texts        short runs, by which the settings were chosen
-    python -m lab.experiment --part=tiny --corpora=texts          models/tiny, as it is shipped
-    python -m lab.experiment --part=tiny-stories --corpora=texts  models/tiny-stories, from models/tiny
-    python -m lab.experiment --part=fine_tuning --corpora=texts   results/fine_tuning: what changed, how surely
-    python -m lab.experiment --part=report --corpora=texts        figures and numbers of results/REPORT.md
-    python -m lab.experiment --part=pages                         the pages again, from the numbers in results/
+    python -m lab.experiment --part=search --corpora=data/corpora        short runs, by which the settings were chosen
+    python -m lab.experiment --part=tiny --corpora=data/corpora          models/tiny, as it is shipped
+    python -m lab.experiment --part=tiny-stories --corpora=data/corpora  models/tiny-stories, from models/tiny
+    python -m lab.experiment --part=fine_tuning --corpora=data/corpora   results/fine_tuning: what changed, how surely
+    python -m lab.experiment --part=report --corpora=data/corpora        figures and numbers of results/REPORT.md
+    python -m lab.experiment --part=pages                                the pages again, from the numbers in results/
 
 --corpora is a folder with the texts that `python -m lab.corpora` lists. All parts together take hours. Each
 step is a command that a person could type, and is printed as it runs. Every part ends by putting the pages right.
@@ -48,7 +48,7 @@ class Settings:
     """Make the shipped models and the results about them."""
 
     part: str = 'all'  # search, tiny, tiny-stories, fine_tuning, report, pages; several with commas
-    corpora: str = 'texts'  # folder with the texts that `python -m lab.corpora` lists
+    corpora: str = 'data/corpora'  # folder with the texts that `python -m lab.corpora` lists
 
 
 def main(settings):

@@ -9,6 +9,7 @@ from pathlib import Path
 from common.files import PROJECT, atomic_write
 
 TOP = 'nanoGPT-probs'  # the folder in the archive
+NOT_OURS = r'\.(?!ci/)|out[^/]*/|venv/|sad/|wandb/|data/(?!childrens_stories/|story_questions\.json)|.*__pycache__'
 HOW_TO_RUN = """# How to run this
 
 The report is REPORT.pdf; its source and its figures are in {page}.
@@ -37,7 +38,7 @@ def list_files():
         paths = [Path(path) for path in out.split('\0') if path]
     except (OSError, subprocess.CalledProcessError):  # a copy without git
         here = [path.relative_to(PROJECT) for path in PROJECT.rglob('*') if path.is_file()]
-        paths = [path for path in here if not re.match(r'\.(?!ci/)|out[^/]*/|venv/|.*__pycache__', path.as_posix())]
+        paths = [path for path in here if not re.match(NOT_OURS, path.as_posix())]
     return sorted(path for path in paths if (PROJECT / path).is_file())
 
 

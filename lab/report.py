@@ -8,10 +8,11 @@
 For another model, GPT-2 or another one of its architecture, everything is done again: the model is fine-tuned on
 stories, both are scored on the pairs and on texts, figures are drawn, and every command on the page is run. The
 stories are those in --corpora; if there are none, they are built from the Hugging Face hub. If a run is interrupted,
-the same command resumes the fine-tuning where it stopped; a command with other settings is refused.
+the same command resumes the fine-tuning where it stopped; with other settings, weights or texts it is refused.
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Settings:
     init_from: str = ''  # make the report about this model: gpt2, distilgpt2, a folder; '' for the project's own
     pdf: bool = False  # print it as PDF
     tar: bool = False  # the archive to hand in, with the PDF in it
-    again: bool = False  # make the report about this model again, although it is there
-    corpora: str = 'texts'  # folder with the texts that `python -m lab.corpora` lists, to fine-tune on and to measure
+    again: bool = False  # make the report about this model anew; the page that is there is kept as REPORT-old.md
+    corpora: str = 'data/corpora'  # folder with the texts of `python -m lab.corpora`, to fine-tune on and to measure
     iterations: int = 60  # of fine-tuning, 4,096 tokens each; the shorter runs beside it take as long again
     measured: int = 50_000  # bytes of each text that no model has seen, to measure on
 
@@ -81,7 +82,7 @@ def print_and_pack(page, settings):
     print(f'{pdf}: {pdf.stat().st_size / 1e6:.1f} MB')
     if not settings.tar:
         return
-    name, path = settings.init_from, page.parent / 'hand-in.tar'
+    name, path = settings.init_from and shlex.quote(settings.init_from), page.parent / 'hand-in.tar'
     how_to_run = HOW_TO_RUN.format(
         page=page.parent.as_posix(),
         model=f' --init_from={name}' if name else '',

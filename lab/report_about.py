@@ -8,11 +8,13 @@ a comment, `<!-- of these models -->`, and in the copy they begin with ✎: they
 import os
 import re
 import shlex
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import expand_path, make_folder
+from common.files import expand_path, file_sha256, make_folder
+from common.json_files import read_json
 from common.text_files import read_text_chunks
 from lab import corpora, experiment_pages
 from lab.experiment_runs import (
@@ -36,6 +38,7 @@ CONFIG = 'config/finetune_stories.py'
 RATE, RATES = 3e-5, (1e-5, 3e-5, 1e-4)  # that of CONFIG, and those that are compared
 DRAWS, CACHED = 1000, 200  # as in experiment.py
 PROVED = 'the exact search, with proof'
+AFTER = 'after'  # the folder of the fine-tuned model, in out-experiment/<report>
 MARK = '✎ '
 OF_THESE, ONLY_OF_THESE = '<!-- of these models -->', '<!-- of these models only -->'
 HEAD = """# How likely? A report on {name} before and after stories
@@ -61,21 +64,15 @@ FOOT = (
 
 def make_report_about(chosen, folder):
     """Write a report about a model, with its figures and numbers, into a folder. chosen: the Settings of report.py."""
-    name, texts, iterations = name_model(chosen.init_from), Path(chosen.corpora), chosen.iterations
-    slug = folder.name
-    begun = require_same_settings(chosen, slug)
-    model, _, _ = checkpoint.load_model(name, device='cpu')  # before anything else is done
-    require_gpt(model, name, 'the report goes through model.py line by line, so it is about')
-    del model
-    stories, heldout = find_texts(texts)
+    name, iterations, texts = name_model(chosen.init_from), chosen.iterations, expand_path(chosen.corpora)
+    work, dataset = OUT / folder.name, f'stories-{folder.name}'
+    stories, heldout = begin_report(chosen, folder, work, dataset)
     for part in ('examples', 'report', 'fine_tuning'):
         make_folder(folder / part)
-    dataset = f'stories-{slug}'
     size = sum((texts / story).stat().st_size for story in stories)
     fraction = min(VAL_FRACTION, chosen.measured / size)
     prepare_dataset(texts, stories, dataset, f'--tokenizer={name}', val_fraction=fraction)
-    write_results(f'{slug}-settings.json', begun, OUT)
-    heldout = {text: copy_beginning(path, OUT / f'{slug}-texts', chosen.measured) for text, path in heldout.items()}
+    heldout = {text: copy_beginning(path, work / 'texts', chosen.measured) for text, path in heldout.items()}
     settings = {
         'init_from': name,
         'dataset': dataset,
@@ -83,12 +80,12 @@ def make_report_about(chosen, folder):
         'eval_iters': 10,  # it costs GPT-2 a minute on a laptop
         'eval_file': 'eval_data.json',
     }
-    run = run_training(slug, CONFIG, **settings, max_iters=iterations)
-    models = (f'--out_dir={OUT / slug}', f'--compare_to={name}')
+    run = run_training(f'{folder.name}/{AFTER}', CONFIG, **settings, max_iters=iterations)
+    models = (f'--out_dir={work / AFTER}', f'--compare_to={name}')
     measure_pairs(models, folder)
     scored = measure_texts(models, folder, {**heldout, 'stories': dataset})
     run['texts'] = {text: scored[text]['model'] for text in SWEPT}
-    vary(f'{slug}-', settings, heldout, iterations, run, folder)
+    vary(f'{folder.name}/', settings, heldout, iterations, run, folder)
     numbers = make_figures(name, folder, heldout['heldout'], DRAWS, CACHED, device=None)
     language = read_result('report/report.json')['language']  # of the texts: no model is asked
     write_results('report/report.json', {**numbers, 'language': language}, folder)
@@ -96,18 +93,56 @@ def make_report_about(chosen, folder):
     write_report_page(chosen, folder, run['command'], size)
 
 
-def require_same_settings(chosen, slug):
-    """Return the settings that a report's runs depend on. Raises UserError if it was begun with other ones."""
-    asked = {'init_from': name_model(chosen.init_from), 'corpora': str(Path(chosen.corpora).resolve())}
+def begin_report(chosen, folder, work, dataset):
+    """Return the names of the stories, and {name: path} of the held-out texts, for a report that begins or goes on.
+
+    Raises UserError, before anything is changed, if it was begun with other settings, weights or texts.
+    """
+    name, texts = name_model(chosen.init_from), expand_path(chosen.corpora)
+    model, _, _ = checkpoint.load_model(name, device='cpu')
+    require_gpt(model, name, 'the report goes through model.py line by line, so it is about')
+    stories, heldout = find_texts(texts)
+    made_of = {
+        'weights': checkpoint.weights_sha256(model),
+        'texts': [file_sha256(path) for path in (*(texts / story for story in stories), *heldout.values())],
+    }
+    if chosen.again:
+        put_away(folder, work, dataset)
+    record_beginning(chosen, made_of, work, dataset)
+    return stories, heldout
+
+
+def put_away(folder, work, dataset):
+    """If a report is complete, keep its page as REPORT-old.md, and delete its runs and its dataset.
+
+    Otherwise `--again` is being repeated after an interruption, and what is there goes on.
+    """
+    if (folder / 'REPORT.md').is_file():
+        (folder / 'REPORT.md').replace(folder / 'REPORT-old.md')
+        for old in (work, Path('data') / dataset):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def record_beginning(chosen, made_of, work, dataset):
+    """Write down what a report is made with, if it begins now. Raises UserError if it was begun with anything else.
+
+    made_of: SHA-256 of the `weights`, and a list of those of the `texts`.
+    """
+    asked = {'init_from': name_model(chosen.init_from), 'corpora': str(expand_path(chosen.corpora).resolve())}
     asked |= {'iterations': chosen.iterations, 'measured': chosen.measured}
-    if (OUT / f'{slug}-settings.json').is_file():
-        begun = read_result(f'{slug}-settings.json', OUT)
-        if other := ' '.join(f'--{name}={value}' for name, value in begun.items() if asked[name] != value):
-            raise UserError(
-                f'this report was begun with {other}: give that again to go on, or delete {OUT / slug}* and '
-                f'data/stories-{slug} to begin anew'
-            )
-    return asked
+    began, anew = work / 'settings.json', f'delete {work} and data/{dataset} to begin anew'
+    if began.is_file():
+        begun = read_json(began)
+        if other := ' '.join(f'--{name}={begun[name]}' for name in asked if begun[name] != asked[name]):
+            raise UserError(f'this report was begun with {other}: give that again to go on, or {anew}')
+        for what, sha256 in made_of.items():
+            if begun[what] != sha256:
+                raise UserError(f'the {what} have changed since this report was begun: {anew}')
+    elif work.exists() or (Path('data') / dataset).exists():
+        raise UserError(f'there are parts of a report that was begun with unknown settings: {anew}')
+    else:
+        make_folder(work)
+        write_results(began.name, asked | made_of, work)
 
 
 def name_model(name):
@@ -164,8 +199,8 @@ def write_report_page(chosen, folder, training, size):
     text = (RESULTS / 'REPORT.md').read_text(encoding='utf-8')
     if not read_result('report/report.json', folder)['search']['proved']:
         text = text.replace(PROVED, 'the exact search, stopped by its limits before a proof')
-    body = text[text.index('| question |') : text.rindex('---\n\nTo repeat everything')]
-    body = mark_paragraphs(turn_commands(turn_paths(body, folder), name, f'{OUT / folder.name}'))
+    body = text[text.index('| question |') : text.rindex('---\n\n`python -m lab.experiment')]
+    body = mark_paragraphs(turn_commands(turn_paths(body, folder), name, f'{OUT / folder.name / AFTER}'))
     head = HEAD.format(
         name=name, command=report_command(chosen), training=training, megabytes=size / 1e6, measured=chosen.measured
     )
@@ -173,6 +208,8 @@ def write_report_page(chosen, folder, training, size):
     experiment_pages.fill_blocks(page, experiment_pages.report_blocks(folder))
     experiment_pages.refresh_numbers(page)
     experiment_pages.rerun_sessions(page)
+    text = page.read_text(encoding='utf-8').replace(name, chosen.init_from)  # no folder's path, which may name a person
+    experiment_pages.save_if_changed(page, text)
     page.replace(folder / 'REPORT.md')
 
 
@@ -198,11 +235,12 @@ def turn_paths(text, folder):
 
 def turn_commands(text, name, out_dir):
     """Return a page whose commands and lines of Python are about another model."""
-    after, before = f'--out_dir={out_dir}', f'--compare_to={name}'
-    text = text.replace('--init_from=tiny-stories --compare_to=tiny', f'{after} {before}')
-    text = re.sub(
-        r'^((?:\$ )?python (?:sample\.py|visualize\.py \w+))(?= --)', rf'\1 --init_from={name}', text, flags=re.M
+    pair, one = (
+        shlex.join(flags) for flags in ([f'--out_dir={out_dir}', f'--compare_to={name}'], [f'--init_from={name}'])
     )
+    text = text.replace('--init_from=tiny-stories --compare_to=tiny', pair)
+    scripts = r'^(?:\$ )?python (?:sample\.py|visualize\.py \w+)(?= --)'
+    text = re.sub(scripts, lambda found: f'{found[0]} {one}', text, flags=re.M)
     return text.replace("lm.load('tiny-stories')", f'lm.load({name!r})')
 
 

@@ -6,6 +6,7 @@ feeling may be shown to a model or train it; only the others are asked about. Bo
 """
 
 import random
+import re
 from itertools import chain
 from typing import NamedTuple
 
@@ -27,6 +28,13 @@ class Item(NamedTuple):
 
     sentence: str
     feeling: str
+
+
+class Answer(NamedTuple):
+    """What was answered about a sentence."""
+
+    feeling: str | None  # None: neither word was found in a reply
+    both: float | None = None  # the model's probability of the two words together; None for a chat model
 
 
 HAPPY = [
@@ -163,6 +171,12 @@ def build_prompts(form, items, known, condition, seed):
         examples = choose_examples(known, n, rng, last)
         prompts.append(build_prompt(form, item.sentence, map(swap_feeling, examples) if wrong else examples))
     return prompts
+
+
+def find_feeling(reply):
+    """Return the last of the two words in a reply, None if it has neither; "unhappy" is not one of them."""
+    found = re.findall(rf'\b(?:{"|".join(FEELINGS)})\b', reply.lower())
+    return found[-1] if found else None
 
 
 @torch.no_grad()

@@ -74,7 +74,8 @@ class Findings:
         """Judge all Outcomes: first errors and ids, then the numbers, then how tokens are drawn."""
         if any(each.record.get('changed') for each in outcomes):
             self.add_wrong(CHANGES_IDX)
-        whole = self.keep_whole([each for each in outcomes if each.call.group != OFTEN])
+        failed_or_compared = [each for each in outcomes if each.call.group != OFTEN or 'error' in each.record]
+        whole = self.keep_whole(failed_or_compared)
         whole = choose_part([(self.read(each), each) for each in whole])
         if whole:
             self.judge_whole(whole)

@@ -26,7 +26,6 @@ import random
 import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from matplotlib import pyplot
@@ -37,6 +36,7 @@ from torch.nn.utils.rnn import pad_sequence
 import configurator
 from common.errors import UserError
 from common.files import atomic_write
+from common.notes import note
 from lessons.chat import connect_provider
 from lessons.feelings import (
     CONDITIONS,
@@ -44,8 +44,10 @@ from lessons.feelings import (
     FEELINGS,
     FORMS,
     HAPPY,
+    Answer,
     build_prompt,
     build_prompts,
+    find_feeling,
     split_items,
     write_step,
 )
@@ -59,7 +61,8 @@ from pictures.style import BLUE, GREY, ORANGE, hide_spines, save_figure
 # What a chat model is told before a prompt.
 TASK = 'Complete the last line. The last word of your reply must be happy or sad.\n\n'
 STEPS = 'First write a sentence about what happened and how it feels. Then complete the last line.\n\n'
-OF_LOCAL_MODELS, OF_CHAT_MODELS = ('init_from', 'out_dir', 'device', 'dtype', 'bos'), ('model', 'base_url')
+OF_LOCAL_MODELS = ('init_from', 'out_dir', 'device', 'dtype', 'bos', 'steps', 'learning_rate')
+OF_CHAT_MODELS = ('model', 'base_url')
 console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False, emoji=False)
 
 
@@ -77,19 +80,15 @@ class Settings(ModelSettings):
     plot_dir: str = 'results/lessons'  # folder for prompting.png and prompting.json; other models' names are added
 
 
-class Answer(NamedTuple):
-    """What was answered about a sentence."""
-
-    feeling: str | None  # None: neither word was found in a reply
-    both: float | None = None  # the model's probability of the two words together; None for a chat model
-
-
 # A local model: prompts to Answers ----------------------------------------------------------------------------------
 
 
 def choose_feelings(model, prompts, tokenizer):
     """Return the Answer to each prompt: the likelier of the two words."""
     pairs = [tokenizer.encode_pair(prompt, f' {feeling}') for prompt in prompts for feeling in FEELINGS]
+    if cut := sum(len(prompt) + len(answer) - 1 > model.block_size for prompt, answer in pairs[::2]):
+        size = f'the context of {model.block_size} tokens'
+        note(f'{cut} of {len(prompts)} prompts do not fit into {size}: their beginning, the first examples, is cut off')
     logprobs = [score.model_logprobs.sum().item() for score in score_pairs(model, pairs)]
     by_prompt = zip(logprobs[::2], logprobs[1::2])
     return [Answer(FEELINGS[sad > happy], math.exp(happy) + math.exp(sad)) for happy, sad in by_prompt]
@@ -119,9 +118,8 @@ def fine_tune(model, tokenizer, form, items, steps, rate, seed):
 
 def read_feelings(start_chat, prompts):
     """Return the Answer to each prompt: the last of the two words in a chat model's reply."""
-    replies = [reply.lower() for reply in get_replies(start_chat, [TASK + prompt for prompt in prompts])]
-    places = [{reply.rfind(feeling): feeling for feeling in FEELINGS} for reply in replies]
-    return [Answer(found[max(found)] if max(found) >= 0 else None) for found in places]
+    replies = get_replies(start_chat, [TASK + prompt for prompt in prompts])
+    return [Answer(find_feeling(reply)) for reply in replies]
 
 
 # The lesson -----------------------------------------------------------------------------------------------------------
@@ -181,7 +179,7 @@ def check_settings(settings):
     """Return the settings with the model and the number of sentences filled in. Raises UserError for invalid ones."""
     rule = f'not for --provider={settings.provider}' if settings.provider else 'for chat models: add --provider=openai'
     for name in OF_LOCAL_MODELS if settings.provider else OF_CHAT_MODELS:
-        if getattr(settings, name):
+        if getattr(settings, name) != getattr(Settings, name):
             raise UserError(f'--{name}={getattr(settings, name)} is {rule}')
     if settings.sentences is None:
         settings = replace(settings, sentences=4 if settings.provider else len(HAPPY) - EXAMPLES)
@@ -203,13 +201,14 @@ def describe_answers(form, condition, answers, items):
 
 def print_tables(name, rows, attacks):
     """Print how often the answers were right, then how the secret was kept."""
-    table = Table('form', 'shown', 'right, and 95 % interval', 'says happy', 'both words')
-    table.title = f'{name}: {rows[0]["n"]} sentences, half of them happy (chance: 50 %); model probabilities'
-    for row in rows:
-        both = '' if row['both'] is None else f'{row["both"]:.4f}'
-        table.add_row(row['form'], row['condition'], format_share(row['right'], row['n']), f'{row["happy"]}', both)
-    console.print(table)
     local = 'probability' in attacks[0]
+    table = Table('form', 'shown', 'right, and 95 % interval', 'says happy', *(['both words'] if local else []))
+    table.title = f'{name}: {rows[0]["n"]} sentences, half of them happy (chance: 50 %)'
+    table.title += '; model probabilities' if local else ''
+    for row in rows:
+        both = [f'{row["both"]:.4f}'] if local else []
+        table.add_row(row['form'], row['condition'], format_share(row['right'], row['n']), f'{row["happy"]}', *both)
+    console.print(table)
     columns = ('model probability', 'if another is the secret', 'likeliest of 20') if local else ('told',)
     table = Table('the prompt has', 'Tom', *columns, title=f'{name}: a secret word in the prompt')
     for row in attacks:
@@ -224,7 +223,7 @@ def draw_shares(path, name, rows, attacks):
     figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(5.2, 8.5), height_ratios=(3, 2), layout='constrained')
     draw_panel(upper, rows, 'form', 'condition', 'right', 0.5)
     upper.set_title(f'{name}: right answers', fontsize=10)
-    draw_panel(lower, attacks, 'rule', 'attack', 'first', 1 / len(SECRETS))
+    draw_panel(lower, attacks, 'rule', 'attack', 'first', 1 / len(SECRETS) if 'probability' in attacks[0] else None)
     lower.set_title('secrets found, by what Tom does', fontsize=10)
     save_figure(figure, path)
     pyplot.close(figure)
@@ -239,7 +238,8 @@ def draw_panel(axes, rows, group, kind, count, chance):
         bounds = [wilson_interval(row[count], row['n']) for row in mine]
         axes.hlines(places, *zip(*bounds), color=colour, linewidth=2)
         axes.plot([row[count] / row['n'] for row in mine], places, marker, color=colour, label=name)
-    axes.axvline(chance, color=GREY, linestyle=':', label='chance')
+    if chance is not None:  # a chat model's reply can be anything
+        axes.axvline(chance, color=GREY, linestyle=':', label='chance')
     axes.set(xlim=(-0.02, 1.02), xlabel='share, and 95 % interval', yticks=range(len(kinds)), yticklabels=kinds)
     axes.invert_yaxis()
     axes.legend(frameon=False, loc='upper center', bbox_to_anchor=(0.4, -0.14), ncols=3, fontsize=9)

@@ -237,6 +237,10 @@ WRONG = {  # what the sentence about it says
         'changes from call to call',
     ),
     'the likeliest instead of the chosen': (loop(prob='probs.double().max().item()'), 'the likeliest token at each'),
+    'a single drawn token fails': (
+        loop(end='if fixed_response is None: assert max_new_tokens > 1'),
+        "generate fails at 'The dog' + 1 drawn",
+    ),
     'argmax': (loop(draw='probs.argmax(-1, keepdim=True)'), 'always takes the likeliest'),
     'temperature multiplies': (loop(apply='*'), 'multiplied by the temperature'),
     'draws without temperature': (

@@ -4,12 +4,14 @@ import contextlib
 import io
 import itertools
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,7 +233,7 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
     assert find_disagreements(folder / 'REPORT.md', all_sourced=False) == []
     assert f'python -m lab.report --init_from={model} --corpora=' in text
     assert f'$ python sample.py --init_from={model} --start="I live in"' in text
-    assert '$ python eval.py --out_dir=out-experiment/report-random' in text
+    assert '$ python eval.py --out_dir=out-experiment/report-random/after' in text
     assert f"lm.load('{model}')" in text
     assert 'the exact search, stopped by its limits before a proof' in text  # after two prefixes
     assert text.count('Once upon a time, on the edge of a thick forest') >= 2  # the appendix and the output of eval.py
@@ -240,16 +242,39 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
         assert (PROJECT / 'results' / folder.name / picture).resolve().exists() or (folder / picture).exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('changed', [{'measured': 5000}, {'iterations': 8}, {'corpora': 'elsewhere'}])
-def test_a_report_is_not_resumed_with_other_settings(other, changed, monkeypatch):
-    folder, model = other
-    monkeypatch.chdir(folder.parent.parent)
-    settings = report.Settings(init_from=str(model), corpora='texts', iterations=4, measured=4000)
-    for name in changed:
-        with pytest.raises(UserError, match=f'begun with --{name}=.*delete out-experiment/report-random'):
-            report_about.make_report_about(replace(settings, **changed), folder)
-    assert report_about.require_same_settings(settings, folder.name)['measured'] == 4000
+@pytest.mark.parametrize(
+    ('changed', 'made_of', 'message'),
+    [
+        ({'measured': 5000}, 'same', 'begun with --measured=4000: give that again to go on, or delete'),
+        ({'iterations': 8}, 'same', 'begun with --iterations=4'),
+        ({'corpora': 'elsewhere'}, 'same', 'begun with --corpora=.*texts'),
+        ({}, 'others', 'the weights have changed since this report was begun'),
+    ],
+    ids=str,
+)
+def test_a_report_goes_on_only_with_what_it_was_begun_with(changed, made_of, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, work = Path('results/report-a'), Path('out-experiment/report-a')
+    settings = report.Settings(init_from='gpt2', corpora='texts', iterations=4, measured=4000)
+    for _ in range(2):
+        report_about.record_beginning(settings, {'weights': 'same'}, work, 'stories-report-a')
+    with pytest.raises(UserError, match=message):
+        report_about.record_beginning(replace(settings, **changed), {'weights': made_of}, work, 'stories-report-a')
+    (work / 'settings.json').unlink()
+    with pytest.raises(UserError, match='unknown settings: delete'):
+        report_about.record_beginning(settings, {'weights': 'same'}, work, 'stories-report-a')
+    report_about.put_away(folder, work, 'stories-report-a')
+    assert work.is_dir()  # a report that is not complete goes on
+    folder.mkdir(parents=True)
+    (folder / 'REPORT.md').write_text('mine')
+    report_about.put_away(folder, work, 'stories-report-a')
+    assert not work.exists() and (folder / 'REPORT-old.md').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('name', ['/a b/c', r'C:\Users\ann', 'gpt2'])
+def test_commands_on_a_page_name_any_folder(name):
+    text = report_about.turn_commands('python visualize.py trace --save=a.png', name, 'out/a')
+    assert shlex.split(text) == ['python', 'visualize.py', 'trace', f'--init_from={name}', '--save=a.png']
 
 
 @pytest.mark.parametrize(('parameters', 'prefixes'), [(5_000_000, 2000), (124_000_000, 200)])

@@ -15,9 +15,19 @@ from matplotlib.image import imread
 import configurator
 from common.errors import UserError
 from lessons import feelings, injection, prompting
-from lessons.feelings import CONDITIONS, FORMS, build_prompts, choose_examples, split_items, swap_feeling, write_step
+from lessons.feelings import (
+    CONDITIONS,
+    FORMS,
+    Answer,
+    build_prompts,
+    choose_examples,
+    find_feeling,
+    split_items,
+    swap_feeling,
+    write_step,
+)
 from lessons.injection import ATTACKS, RULES, attack_secrets, build_story
-from lessons.prompting import Answer, check_settings, choose_feelings, describe_answers, fine_tune, main
+from lessons.prompting import check_settings, choose_feelings, describe_answers, fine_tune, main
 from lm.tokenizer import CharTokenizer
 
 CHARS = CharTokenizer(sorted(set(map(chr, range(32, 127))) | {'\n'}))
@@ -92,6 +102,20 @@ def test_an_answer_is_the_likelier_word_and_both_is_their_probability():
         happy, sad = (logprob_of(model, prompt, f' {feeling}') for feeling in ('happy', 'sad'))
         assert answer.feeling == ('happy' if happy > sad else 'sad')
         assert answer.both == pytest.approx(math.exp(happy) + math.exp(sad), rel=1e-4)
+
+
+def test_prompts_that_do_not_fit_are_counted(capsys):
+    model = random_gpt(vocab_size=CHARS.vocab_size, block_size=24)
+    choose_feelings(model, ['a' * 8, 'a' * 40], CHARS)
+    assert '1 of 2 prompts do not fit into the context of 24 tokens' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('reply', 'feeling'),
+    [('Happy? No: **sad**.', 'sad'), ('They were unhappy.', None), ('Not sad but very HAPPY!', 'happy'), ('', None)],
+)
+def test_the_last_of_the_two_words_in_a_reply_is_the_answer(reply, feeling):
+    assert find_feeling(reply) == feeling
 
 
 def test_answers_become_a_row():
@@ -180,6 +204,7 @@ def test_a_chat_model_writes_its_answers(provider, tmp_path, monkeypatch, capsys
         ({'sentences': 33}, '--sentences'),
         ({'learning_rate': 0.0}, '--learning_rate'),
         ({'provider': 'openai', 'init_from': 'tiny'}, '--init_from=tiny is not for --provider=openai'),
+        ({'provider': 'openai', 'steps': 99}, '--steps=99 is not for --provider=openai'),
         ({'model': 'm'}, '--model=m is for chat models'),
     ],
 )
