@@ -131,16 +131,29 @@ def own_file(name):
     name = name.strip().strip('"')
     if not name:
         raise UserError('choose a file first: upload one, or choose one that is here')
-    path = resolve_path(name)
+    path = find_file(name)
     if path.is_dir():
         raise UserError(f'{name} is a folder: name one file in it')
     for endings, advice in HOW_TO_SAVE.items():
         if path.suffix.lower() in endings.split():
             raise UserError(f'“{path.name}” cannot be read: {advice}')
-    (path,) = input_paths(name)
+    if not path.exists() and re.search(r'[,*?[]', name):  # several names, or a pattern
+        raise UserError(f'“{name}” is not one file: name only one')
+    (path,) = input_paths(str(path))
     if not path.stat().st_size:
         raise UserError(f'{path.name} is empty: choose a file with some pages of text')
     return Source(path.name, '', lambda: path)
+
+
+def find_file(name):
+    """Return the path of a file that was typed; without a folder, it may lie in any of `places`."""
+    path = resolve_path(name)
+    if path.exists() or path.name != name:
+        return path
+    found = [place / name for place in places() if (place / name).exists()]
+    if len(found) > 1:
+        raise UserError(f'there are several files called {name}: choose one of them in the list')
+    return found[0] if found else path
 
 
 def write_upload(upload):
@@ -159,10 +172,14 @@ def write_upload(upload):
     return path
 
 
+def places():
+    """Return the folders of files that were uploaded, or put beside the notebook: on Colab, beside the project."""
+    return (UPLOADS, Path('notebooks'), Path('..')) if Path.cwd().name == CLONE else (UPLOADS, Path('notebooks'))
+
+
 def files_here():
-    """Return the names of files that were uploaded, or put beside the notebook: on Colab, beside the project."""
-    places = (UPLOADS, Path('notebooks'), Path('..')) if Path.cwd().name == CLONE else (UPLOADS, Path('notebooks'))
-    return [str(path) for place in places for path in sorted(place.glob('*')) if text_kind(path) in KINDS]
+    """Return the names of the files in these folders that can be read."""
+    return [str(path) for place in places() for path in sorted(place.glob('*')) if text_kind(path) in KINDS]
 
 
 class Column(NamedTuple):

@@ -17,6 +17,7 @@ import torch
 import export
 import prepare_bin
 from common.errors import UserError
+from common.text_files import text_kind
 from eval import Settings as ScoringSettings
 from evaluation.results import Results
 from evaluation.running_text import TextSource
@@ -35,6 +36,7 @@ from notebooks.friendly import explain_failed_push, explain_missing_dataset, exp
 from notebooks.progress import report
 from notebooks.runs import DATASET, count_tokens, read_training_settings
 from pictures import page
+from texts.tables import TABLES
 
 MODELS = OUT / 'models'  # those that were saved
 RESAMPLES, SEED = 2000, 1337
@@ -104,19 +106,20 @@ def prepare_texts(source, column, model, max_documents):
 
     source, column: see notebooks.choices. Raises UserError if there are too few.
     """
+    path = None if source.path is None else source.path()
     settings = prepare_bin.Settings(
         dataset=DATASET,
         tokenizer='gpt2' if model in PUBLISHED else model,
-        text_column=column if source.path is None or source.path().suffix != '.txt' else '',
+        text_column=column if path is None or text_kind(path) in TABLES else '',
         val_fraction=0.1,
         test_fraction=0.1,
         max_documents=max_documents,
         num_workers=1,
     )
-    if source.path is None:
+    if path is None:
         settings.hf_dataset, settings.hf_config = source.dataset, source.config
     else:
-        settings.input = str(source.path())
+        settings.input = str(path)
     with quietly() as (_, err), explained(source):
         prepare_bin.main(settings)
     count_tokens()

@@ -15,7 +15,7 @@ DOCUMENTS = {20: '20', 50: '50', 200: '200', 1000: '1,000', 5000: '5,000', 20000
 FILE, HUB = '(file)', '(hub)'
 LIMIT = (
     'Up to 8 MB can be uploaded here. A larger file: on a computer, drag it into the list of files on the left of the '
-    'page, then choose it below.'
+    'page, then type its name below.'
 )
 TEXTS_READY = 'Your texts are ready, in three parts. Go on with step 4.'
 
@@ -46,7 +46,8 @@ class TextForm(Form):
         self.choice.observe(self.changed, 'value')
         self.column.observe(self.show_examples, 'value')
         self.upload.observe(self.uploaded, 'value')
-        self.path.observe(self.forget_columns, 'value')
+        for typed in (self.path, self.dataset, self.config):
+            typed.observe(self.forget_columns, 'value')
         self.changed()
         if chosen.is_ready:
             self.show_parts([])
@@ -82,12 +83,12 @@ class TextForm(Form):
     def keep_upload(self):
         """Write the file that was uploaded, and look at its columns."""
         self.path.value = str(write_upload(self.upload.value))
-        self.path.options = files_here()
         return self.look_at_columns()
 
     def look_at_columns(self):
         """Show the columns of the texts, each with an example."""
         show_if(False, self.columns)
+        self.path.options = files_here()  # one may have been put there by now
         if self.choice.value == FILE:
             self.source = own_file(self.path.value)
         elif self.choice.value == HUB:

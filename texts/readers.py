@@ -38,8 +38,9 @@ def input_paths(text):
     """
     paths = []
     for name in [text] if text and resolve_path(text).exists() else filter(None, map(str.strip, text.split(','))):
-        found = sorted(glob.glob(str(expand_path(name)), recursive=True))
-        for path in map(Path, found or [resolve_path(name)]):
+        here = resolve_path(name)  # a file whose name has a [1] in it is no pattern
+        found = [] if here.exists() else sorted(glob.glob(str(expand_path(name)), recursive=True))
+        for path in map(Path, found or [here]):
             paths += files_below(path) if path.is_dir() else [path]
     for path in paths:
         if not path.exists():

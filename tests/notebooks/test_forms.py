@@ -1,6 +1,7 @@
 """The forms of the notebook: what a pupil presses and mistypes, and the sentence that comes."""
 
 import asyncio
+import gzip
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from lm.checkpoint import load_model
 from notebooks import form_parts, friendly, progress, rendering, runs, show, steps, text_form
-from notebooks.choices import MODELS, SOURCES
+from notebooks.choices import MODELS, SOURCES, own_file
 from notebooks.forms import OTHER
 from notebooks.text_form import FILE, HUB
 from texts.splits import SPLITS
@@ -247,6 +248,44 @@ def test_the_file_that_was_uploaded_last_is_used_and_a_name_that_is_typed_after_
 )
 def test_no_number_has_an_exponent(number, shown):
     assert rendering.short(number) == shown
+
+
+def test_a_dataset_that_is_typed_after_a_look_is_not_the_one_that_was_looked_at(book):
+    for field, typed in ((book.texts.dataset, 'owner/other'), (book.texts.config, 'small')):
+        form_parts.show_if(True, book.texts.columns)
+        field.value = typed
+        assert book.texts.columns.layout.display == 'none'
+
+
+def test_a_file_that_is_put_beside_the_notebook_is_found_by_its_name(book):
+    book.texts.choice.value = FILE
+    for place in ('notebooks', 'out-notebook/texts'):
+        Path(place).mkdir(parents=True)
+    Path('notebooks/dragged.txt').write_text('One.\n\n\nTwo.')
+    book.texts.path.value = 'dragged.txt'
+    assert 'dragged.txt can be read' in book.press('texts', 'look')
+    assert book.texts.path.options == ('notebooks/dragged.txt',)
+    Path('out-notebook/texts/dragged.txt').write_text('Three.\n\n\nFour.')
+    assert 'several files called dragged.txt' in book.press('texts', 'look')
+    assert len(book.texts.path.options) == 2
+
+
+def test_one_file_is_read_also_if_its_name_looks_like_a_pattern(book):
+    for name in ('tale1.txt', 'tale2.txt', 'tale[12].txt'):
+        Path(name).write_text(f'{name} begins.\n\n\nIt ends.')
+    book.texts.choice.value, book.texts.path.value = FILE, 'tale[12].txt'
+    assert 'tale[12].txt can be read' in book.press('texts', 'look')
+    assert 'tale[12].txt begins.' in text_of(book.texts.examples.value)
+    for several in ('tale1.txt, tale2.txt', '*.txt', 'tale[23].txt'):
+        book.texts.path.value = several
+        assert book.press('texts', 'look') == f'✗ “{several}” is not one file: name only one.'
+
+
+@pytest.mark.parametrize('file', ['tales.md', 'tales.TXT', 'tales.txt.gz'])
+def test_a_text_file_of_another_ending_is_no_table(book, file):
+    text = '\n\n\n'.join(f'The cat of number {n} ran over all the hills. ' * 6 for n in range(9)).encode()
+    Path(file).write_bytes(gzip.compress(text) if file.endswith('.gz') else text)
+    assert not [note for note in steps.prepare_texts(own_file(file), 'text', 'tiny', 100) if 'table' in note]
 
 
 # Training -------------------------------------------------------------------------------------------------------------
