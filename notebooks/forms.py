@@ -3,6 +3,7 @@
 import ipywidgets as widgets
 
 from common.errors import UserError
+from lm.locate import HUB
 from notebooks import rendering, steps
 from notebooks.choices import MODELS
 from notebooks.form_parts import Form, MissingStep, field, in_a_row, show_if
@@ -101,6 +102,7 @@ class ModelForm(Form):
         self.name = field(widgets.Text(placeholder='owner/name on the hub, or a folder'), 'Its name')
         self.use = self.button('Use this model', self.use_model, 'Getting the model …')
         self.choice.observe(self.changed, 'value')
+        self.name.observe(self.changed, 'value')
         self.refresh()
         if chosen.model is not None:
             self.say(self.describe_model(), 'good')
@@ -130,8 +132,7 @@ class ModelForm(Form):
     def use_model(self):
         """Load the model."""
         self.chosen.require_rest()
-        typed = self.name.value.strip().removeprefix('https://huggingface.co/').strip('/')
-        name = typed if self.choice.value == OTHER else self.choice.value
+        name = self.typed_name() if self.choice.value == OTHER else self.choice.value
         if not name:
             raise UserError('type the name of a model, such as HuggingFaceTB/SmolLM2-135M')
         opened, before = steps.open_model(name), self.chosen.model  # which stays if this one cannot be had
@@ -140,6 +141,11 @@ class ModelForm(Form):
         self.chosen.model = opened
         self.chosen.refresh()
         return self.describe_model()
+
+    def typed_name(self):
+        """Return the name that was typed: a folder, whose path may begin with /, or a name or address on the hub."""
+        typed = self.name.value.strip().rstrip('/')
+        return typed.removeprefix(HUB).lstrip('/') if typed.startswith(HUB) else typed
 
     def describe_model(self):
         """Return what is known of the model, and what comes next."""
@@ -228,7 +234,7 @@ class KeepForm(Form):
 
     def __init__(self, chosen):
         super().__init__(chosen)
-        self.folder = None
+        self.folder, self.filled_in = None, ''  # where the model was saved; what the program wrote about the texts
         self.name = field(widgets.Text('my-stories'), 'Name of the model')
         self.about = field(widgets.Textarea(), 'Which texts did it learn from, and what do their authors allow?')
         self.replace = widgets.Checkbox(False, description='replace a model of this name', indent=False)
@@ -242,11 +248,12 @@ class KeepForm(Form):
         keep = (self.name, self.about, self.replace, in_a_row(self.save, self.download))
         publish = (self.repository, self.token, self.private, self.publish)
         self.arrange(chosen.run, *keep, *publish, self.line)
+        self.refresh()
 
     def refresh(self):
-        """Begin the description with what is known of the texts."""
-        if self.chosen.about and not self.about.value.strip():
-            self.about.value = self.chosen.about
+        """Begin the description with what is known of the texts, unless the person has written one."""
+        if self.about.value.strip() in ('', self.filled_in):
+            self.about.value = self.filled_in = self.chosen.about
 
     def save_model(self):
         """Save the model of the run."""

@@ -53,6 +53,26 @@ def test_a_mistyped_model_or_no_network_is_one_sentence(book, name, words):
     assert 'alert' in book.model.line.value
 
 
+@pytest.mark.parametrize(
+    ('typed', 'name'),
+    [
+        (' /content/drive/m/ ', '/content/drive/m'),
+        ('https://huggingface.co/owner/name/', 'owner/name'),
+        ('owner/name/', 'owner/name'),
+    ],
+)
+def test_the_path_of_a_folder_keeps_its_beginning(book, monkeypatch, typed, name):
+    def refuse(name):
+        raise friendly.UserError(name)
+
+    monkeypatch.setattr(steps, 'open_model', refuse)
+    book.model.choice.value = OTHER
+    book.model.say('owner/other is ready', 'good')
+    book.model.name.value = typed
+    assert book.model.line.value == ''  # what was said about another name
+    assert book.press('model', 'use') == f'✗ {name}.'
+
+
 def test_steps_in_the_wrong_order_say_which_comes_first(book):
     assert 'step 2' in book.press('before', 'write')
     assert 'step 2' in book.press('texts', 'use') or 'step 2' in book.press('training', 'start')
@@ -409,6 +429,19 @@ def test_the_token_leaves_the_page_at_once_and_is_in_no_message(book, monkeypatc
     assert book.press('keep', 'publish') == '✗ The hub refuses (token).'
     assert book.keep.token.value == '' and 'HF_TOKEN' not in os.environ
     assert 'needs a token' in book.press('keep', 'publish')
+
+
+def test_what_the_program_wrote_about_texts_goes_with_them(book):
+    book.chosen.about = SOURCES['stories'].about
+    book.chosen.refresh()
+    assert '52 children' in book.keep.about.value
+    book.chosen.about = ''  # a file of one's own
+    book.chosen.refresh()
+    assert book.keep.about.value == ''
+    book.keep.about.value = 'My diary.'
+    book.chosen.about = SOURCES['explanations'].about
+    book.chosen.refresh()
+    assert book.keep.about.value == 'My diary.'
 
 
 def test_a_saved_model_is_not_replaced_unasked(book, monkeypatch):
