@@ -128,6 +128,7 @@ def table(head, rows):
 # Measurements ---------------------------------------------------------------------------------------------------------
 
 MOST = 1_000_000  # a larger perplexity says no more
+CHANCE = 0.05  # the p-value from which on a difference may well be chance
 MEASURES = {'perplexity': 'perplexity per token', 'bits_per_byte': 'bits per byte'}
 
 
@@ -136,10 +137,11 @@ def measurement(found, part):
 
     found: what `steps.measure` returns. part: how much the test part holds.
     """
+    measures = found['measures']
     roles = {'model': 'now'}
-    if 'compare_to' in found:
+    if 'compare_to' in measures:
         roles = {'compare_to': 'before', 'model': 'after', 'difference': 'difference'}
-    rows = [[name, *(with_interval(found[role][key]) for role in roles)] for key, name in MEASURES.items()]
+    rows = [[name, *(with_interval(measures[role][key]) for role in roles)] for key, name in MEASURES.items()]
     about = (
         f'On the test part, which training never saw (documents: {part["documents"]:,}, tokens: {part["tokens"]:,}). '
         'In brackets: the 95% interval.'
@@ -148,30 +150,41 @@ def measurement(found, part):
 
 
 def with_interval(value):
-    """Return a number with its interval."""
-    if value['value'] is None:
-        return 'infinite'
-    numbers = [short(number) for number in value.values()]
-    return f'{numbers[0]} ({numbers[1]} to {numbers[2]})'
+    """Return a number with its interval, if it has one: a single segment gives none."""
+    number, low, high = value.values()
+    if number is None or low is high is None:
+        return short(number)
+    return f'{short(number)} ({short(low)} to {short(high)})'
 
 
 def short(number):
-    """Return a number in four digits, or in whole numbers if it is large, or in six decimals if small; ? for none."""
+    """Return a number in four digits, or in whole numbers if it is large, or in six decimals if small.
+
+    None stands for an infinite one.
+    """
     if number is None:
-        return '?'
+        return 'infinite'
     size = abs(number)
     return f'{number:,.0f}' if size >= 1000 else f'{number:z.6f}' if 0 < size < 0.001 else f'{number:.4g}'
 
 
 def conclusion(found):
     """Return what the numbers mean, as a sentence."""
-    now = found['model']['perplexity']['value']
-    if 'difference' not in found:
-        return line(f'The model hesitates as if it had to choose among {short(now)} equally likely tokens each time.')
-    change = found['difference']['perplexity']
-    if change['low'] is not None and change['low'] <= 0 <= change['high']:
+    measures = found['measures']
+    if 'difference' not in measures:
+        now = short(measures['model']['perplexity']['value'])
+        return line(f'The model hesitates as if it had to choose among {now} equally likely tokens each time.')
+    change = measures['difference']['perplexity']
+    if change['value'] is None:
+        return line('One of the perplexities is infinite, so they cannot be compared.')
+    if None not in change.values() and change['low'] <= 0 <= change['high']:
         return line('The interval of the difference contains 0: the change may be chance.')
     verb = 'better' if change['value'] < 0 else 'worse'
+    if found['comparison']['p_value'] >= CHANCE:  # the interval of a few segments is too narrow
+        return line(
+            f'After fine-tuning, the model predicts the test part {verb}, but this part is too small to tell whether '
+            'that is more than chance: choose more texts.'
+        )
     return line(f'After fine-tuning, the model predicts texts like yours {verb}, and that is more than chance.')
 
 
@@ -196,10 +209,11 @@ def run_cell(run, best):
     if run is None:
         return '·'
     if run.best is None:
-        return {'too large': 'infinite', 'stopped': 'stopped', 'failed': 'failed'}.get(run.outcome, '…')
+        of_outcome = {'done': short(None), 'too large': short(None), '': '…'}
+        return of_outcome.get(run.outcome, run.outcome)
     shown = short(run.best) if run.best < MOST else f'over {MOST:,}'
     worse = ' ↑' if run.before is not None and run.best > run.before else ''
-    stopped = ' (stopped)' if run.outcome == 'stopped' else ''
+    stopped = {'stopped': ' (stopped)', '': ' …'}.get(run.outcome, '')
     if run.best == best and not worse:
         return f'★ {shown}{stopped}', 'best'
     return f'{shown}{worse}{stopped}'
@@ -233,12 +247,19 @@ def likelihood(response):
     n = len(response.ids)
     if not n:
         return ''
-    exponent = math.fsum(response.sampler_logprobs) / math.log(10)
     model = math.fsum(response.model_logprobs)
+    drawn = chance(math.fsum(response.sampler_logprobs))
     return (
-        f'Sampler: 1 in 10^{-exponent:.0f} that these {n} tokens are drawn. '
-        f'Model: perplexity {format_perplexity(model, n)} per token.'
+        f'Sampler: {drawn} that these {n} tokens are drawn. Model: perplexity {format_perplexity(model, n)} per token.'
     )
+
+
+def chance(logprob):
+    """Return how likely something is, in words."""
+    exponent = -logprob / math.log(10)
+    if not exponent:
+        return 'it is certain'
+    return f'1 in 10^{exponent:.0f}' if exponent >= 1 else f'1 in {10**exponent:.2g}'
 
 
 def frame(page):

@@ -148,10 +148,10 @@ def explained(source):
 
 
 def measure(model, run=None):
-    """Return how well a model predicts the test part, and how well after a Run: role -> measure -> value, low, high.
+    """Return how well a model predicts the test part, and how well after a Run; see `Results.summary`.
 
-    The roles are `compare_to`, `model` and `difference` or, without a Run, `model` alone. Both models see equally much
-    text before each token, as much as in training. low, high: the 95% interval.
+    Its measures have the roles `compare_to`, `model` and `difference` or, without a Run, `model` alone. Both models see
+    equally much text before each token, as much as in training.
     """
     opened = [open_model(model)] if run is None else [open_model(model, run), open_model(model)]
     subjects = [Subject(one.name, one.model, one.tokenizer) for one in opened]
@@ -165,7 +165,7 @@ def measure(model, run=None):
         settings = ScoringSettings()
         for window in group_windows(source.units()):
             results.extend(score_units(window, source, subjects, settings, lambda index: 0))
-        return results.summary(RESAMPLES, SEED)['measures']
+        return results.summary(RESAMPLES, SEED)
 
 
 # Samples --------------------------------------------------------------------------------------------------------------

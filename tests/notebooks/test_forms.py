@@ -264,7 +264,14 @@ def test_the_file_that_was_uploaded_last_is_used_and_a_name_that_is_typed_after_
 
 @pytest.mark.parametrize(
     ('number', 'shown'),
-    [(None, '?'), (0, '0'), (-8.001e-05, '-0.000080'), (-1e-9, '0.000000'), (51.2983, '51.3'), (12345.6, '12,346')],
+    [
+        (None, 'infinite'),
+        (0, '0'),
+        (-8.001e-05, '-0.000080'),
+        (-1e-9, '0.000000'),
+        (51.2983, '51.3'),
+        (12345.6, '12,346'),
+    ],
 )
 def test_no_number_has_an_exponent(number, shown):
     assert rendering.short(number) == shown
