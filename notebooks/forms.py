@@ -54,8 +54,13 @@ class Chosen:
                 button.disabled = busy
 
     def runs(self):
-        """Return the runs so far of this model on these texts."""
-        return runs_of(self.model.name) if self.is_ready else []
+        """Return the runs so far of this model on these texts; one that was cut off counts as stopped."""
+        made = runs_of(self.model.name) if self.is_ready else []
+        at_work = self.training and self.training.run.folder
+        for run in made:
+            if not run.outcome and run.folder != at_work:
+                run.outcome = 'stopped'
+        return made
 
     def chosen_run(self):
         """Return the run that the person has chosen. Raises UserError if there is none yet."""

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ TABLE = OUT / 'runs.json'
 MIN_TOKENS = 50  # in each part of the texts
 EVALUATIONS, LEAST_STEPS = 10, 5  # during a run; between two of them
 BATCHES = 10  # of each part, to measure a loss
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # train.py saves what is needed to go on, then exits with 128 + one of them
+STOPPED = {code for number in SIGNALS for code in (128 + number, -number)}  # negative: it had not begun yet
 
 
 def count_tokens():
@@ -86,6 +89,12 @@ class Run:
     def can_go_on(self):
         return self.outcome in ('stopped', '') and (self.folder / 'last.pt').exists()
 
+    def read_perplexities(self):
+        """Fill in `before` and `best` from what has been measured so far."""
+        validation = read_curves(self.folder)['validation part']
+        self.before = to_perplexity(dict(validation).get(0))
+        self.best = to_perplexity(min((loss for step, loss in validation if step > 0), default=None))
+
 
 def new_run(model, weights, learning_rate, epochs):
     """Return a Run on the texts that are prepared. Raises UserError if there are too few."""
@@ -124,8 +133,9 @@ class Training:
         self.run, self.stopped, self._began = run, False, time.monotonic()
         self._seen = []  # (step, when it was first seen), to say how long the rest will take
         make_folder(run.folder)
-        if not go_on:
-            (run.folder / 'metrics.jsonl').unlink(missing_ok=True)  # or an earlier run's curves would be shown at first
+        if not go_on:  # or those of an earlier run would be taken for this one's until train.py deletes them
+            for name in ('metrics.jsonl', 'ckpt.pt', 'last.pt'):
+                (run.folder / name).unlink(missing_ok=True)
         settings = read_training_settings(run.weights)
         steps = count_steps(run.weights, run.epochs)
         arguments = {
@@ -151,6 +161,7 @@ class Training:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, 'PYTHONUTF8': '1', 'PYTHONUNBUFFERED': '1'},
+                start_new_session=True,  # or Jupyter's ■ would interrupt it together with the notebook
             )
         atexit.register(self.stop)  # when the notebook is closed or restarted, the run can be continued later
 
@@ -190,15 +201,11 @@ class Training:
 
         The process has ended.
         """
-        run, validation = self.run, self.curves()['validation part']
-        code = self._process.wait()
-        losses = dict(validation)
-        run.before = to_perplexity(losses.get(0))
-        run.best = to_perplexity(min((loss for step, loss in validation if step > 0), default=None))
-        error = ''
+        run, code, error = self.run, self._process.wait(), ''
+        run.read_perplexities()
         if code == 0:
             run.outcome = 'done'
-        elif self.stopped:
+        elif self.stopped or code in STOPPED:
             run.outcome = 'stopped'
         else:
             error = last_line(self._output()) if code > 0 else 'out of memory: the system stopped the training'
@@ -230,8 +237,12 @@ def decimal(number):
 
 
 def read_runs():
-    """Return all Runs that are remembered, oldest first."""
-    return [Run(**row) for row in read_json_object(TABLE, missing={}).get('runs', [])]
+    """Return all Runs that are remembered, oldest first; one without an outcome with what it has measured so far."""
+    runs = [Run(**row) for row in read_json_object(TABLE, missing={}).get('runs', [])]
+    for run in runs:
+        if not run.outcome:
+            run.read_perplexities()
+    return runs
 
 
 def runs_of(model):
@@ -248,7 +259,8 @@ def remember(run):
 
 def best_run(runs):
     """Return the Run with the lowest perplexity on the validation part among those with weights, None without one."""
-    return min((run for run in runs if run.has_weights), key=lambda run: run.best, default=None)
+    with_weights = (run for run in runs if run.has_weights)
+    return min(with_weights, key=lambda run: math.inf if run.best is None else run.best, default=None)
 
 
 def tidy(key):

@@ -1,5 +1,7 @@
 """Step 5 of the notebook: train, watch, stop, go on, and compare learning rates and epochs in a table."""
 
+import contextlib
+import signal
 import threading
 import time
 
@@ -18,6 +20,23 @@ RATES = [round(digit * 10.0**power, 9) for power in range(-6, 0) for digit in (1
 MANY_EPOCHS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 EPOCHS = (0.3, 1.0, 3.0)  # columns of the table before any run
 PICTURE = OUT / 'curve.png'
+
+
+@contextlib.contextmanager
+def noted_interrupts():
+    """Yield a list that grows with each interrupt (on Colab: Runtime, Interrupt execution) while the block runs.
+
+    KeyboardInterrupt could be raised anywhere in it, also where the end of a run is being recorded.
+    """
+    noted = []
+    if threading.current_thread() is not threading.main_thread():  # in which alone interrupts arrive
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class TrainingForm(Form):
@@ -91,34 +110,39 @@ class TrainingForm(Form):
     def watch(self, run, go_on=False):
         """Start a run, and a thread that watches it."""
         steps.forget_models()
-        self.chosen.training = Training(run, go_on)
-        if steps.on_colab():
-            self.follow(self.chosen.training)
-        else:
-            self.watcher = threading.Thread(target=self.follow, args=[self.chosen.training], daemon=True)
-            self.watcher.start()
+        with noted_interrupts() as interrupts:
+            training = self.chosen.training = Training(run, go_on)
+            if steps.on_colab():
+                self.follow(training, interrupts)
+                return
+        self.watcher = threading.Thread(target=self.follow, args=[training, interrupts], daemon=True)
+        self.watcher.start()
 
-    def follow(self, training):
+    def follow(self, training, interrupts):
         """Show how far a run is until it ends, then what became of it."""
         try:
-            shown = None
-            while training.is_running():
-                if (curves := training.curves()) != shown:
-                    shown = curves
-                    self.draw(curves)
-                self.shown.say(f'{"Stopping. " if training.stopped else ""}{training.describe()}', 'busy')
-                try:
-                    time.sleep(PAUSE)
-                except KeyboardInterrupt:  # on Colab: Runtime, Interrupt execution
-                    training.stop()
-            self.draw(training.curves())
+            self.show_progress(training, interrupts)
             error = training.finish()
             self.chosen.training = None
             self.chosen.refresh()
             self.shown.say(*self.ending(training.run, error))
         except Exception as error:  # in a thread nobody would see it
+            training.stop()  # nobody watches it any longer
             self.chosen.training = None
             self.shown.say(explain(error), 'bad')
+
+    def show_progress(self, training, interrupts):
+        """Show how far a run is until it ends; stop it after an interrupt."""
+        shown = None
+        while training.is_running():
+            if interrupts and not training.stopped:
+                training.stop()
+            if (curves := training.curves()) != shown:
+                shown = curves
+                self.draw(curves)
+            self.shown.say(f'{"Stopping. " if training.stopped else ""}{training.describe()}', 'busy')
+            time.sleep(PAUSE)
+        self.draw(training.curves())
 
     @property
     def shown(self):

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,7 +341,10 @@ def test_on_colab_the_button_itself_watches_the_training_and_an_interrupt_stops_
 
     class Training:
         run, stopped, looks = runs.Run('tiny', 5, 1e-4, 1.0), False, 0
-        curves = dict
+
+        def curves(self):
+            signal.raise_signal(signal.SIGINT)
+            return {}
 
         def is_running(self):
             self.looks += 1
@@ -353,17 +357,16 @@ def test_on_colab_the_button_itself_watches_the_training_and_an_interrupt_stops_
             self.stopped = True
 
         def finish(self):
+            signal.raise_signal(signal.SIGINT)  # somebody was impatient
             self.run.outcome = 'stopped' if self.stopped else 'failed'
             return ''
 
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr('notebooks.training_form.Training', lambda run, go_on: Training())
-    monkeypatch.setattr('notebooks.training_form.time', SimpleNamespace(sleep=interrupt))
+    monkeypatch.setattr('notebooks.training_form.time', SimpleNamespace(sleep=lambda seconds: None))
     book.training.act(lambda: book.training.watch(Training.run))
     assert text_of(book.training.line.value).startswith('✓ Stopped.') and book.training.watcher is None
     assert book.chosen.training is None and not book.chosen.is_busy
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
