@@ -17,7 +17,7 @@ from pathlib import Path
 import configurator
 import train
 from common.errors import UserError
-from common.files import PROJECT, atomic_write, make_folder
+from common.files import PROJECT, atomic_write, expand_path, make_folder
 from common.json_files import read_json_object
 from notebooks.choices import OUT
 from notebooks.friendly import last_line
@@ -32,6 +32,7 @@ TABLE = OUT / 'runs.json'
 MIN_TOKENS = 50  # in each part of the texts
 EVALUATIONS, LEAST_STEPS = 10, 5  # during a run; between two of them
 BATCHES = 10  # of each part, to measure a loss
+WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt')  # how the names of files with weights end
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # train.py saves what is needed to go on, then exits with 128 + one of them
 STOPPED = {code for number in SIGNALS for code in (128 + number, -number)}  # negative: it had not begun yet
 
@@ -67,11 +68,12 @@ class Run:
     before: float | None = None  # perplexity on the validation part before training
     best: float | None = None  # the lowest after that
     outcome: str = ''  # done, stopped, too large (the learning rate), failed; '' while it runs, or if that was cut off
+    version: str = ''  # of the model; see `model_version`
 
     @property
     def key(self):
         """What runs that can be compared have in common: the model and the texts."""
-        return hashlib.sha256(f'{self.model}\n{self.texts}'.encode()).hexdigest()[:8]
+        return hashlib.sha256(f'{self.model}{self.version}\n{self.texts}'.encode()).hexdigest()[:8]
 
     @property
     def folder(self):
@@ -99,7 +101,18 @@ class Run:
 def new_run(model, weights, learning_rate, epochs):
     """Return a Run on the texts that are prepared. Raises UserError if there are too few."""
     count_tokens()
-    return Run(model, weights, learning_rate, epochs, _texts_sha256())
+    return Run(model, weights, learning_rate, epochs, _texts_sha256(), version=model_version(model))
+
+
+def model_version(name):
+    """Return when the weights of a model in a folder were written, '' for a model that has none here.
+
+    A saved model can be replaced by another one of its name.
+    """
+    path = expand_path(name)
+    files = [path] if path.is_file() else path.glob('*')
+    times = [file.stat().st_mtime_ns for file in files if file.suffix in WEIGHTS]
+    return f' of {max(times)}' if times else ''
 
 
 def _texts_sha256():
@@ -247,7 +260,8 @@ def read_runs():
 
 def runs_of(model):
     """Return the Runs of a model on the texts that are prepared, oldest first."""
-    return [run for run in read_runs() if (run.model, run.texts) == (model, _texts_sha256())]
+    wanted = (model, model_version(model), _texts_sha256())
+    return [run for run in read_runs() if (run.model, run.version, run.texts) == wanted]
 
 
 def remember(run):

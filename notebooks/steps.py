@@ -17,6 +17,7 @@ import torch
 import export
 import prepare_bin
 from common.errors import UserError
+from common.files import expand_path
 from common.text_files import text_kind
 from eval import Settings as ScoringSettings
 from evaluation.results import Results
@@ -34,7 +35,7 @@ from lm.wording import describe_sampler
 from notebooks.choices import OUT, read_columns
 from notebooks.friendly import explain_failed_push, explain_missing_dataset, explain_missing_model, notes_in, quietly
 from notebooks.progress import report
-from notebooks.runs import DATASET, count_tokens, read_training_settings
+from notebooks.runs import DATASET, count_tokens, model_version, read_training_settings
 from pictures import page
 from texts.tables import TABLES
 
@@ -61,7 +62,7 @@ class Model(NamedTuple):
     weights: int
 
 
-_loaded = {}  # (name, when its checkpoint was written) -> Model; the two that were used last
+_loaded = {}  # (name, when its weights were written) -> Model; the two that were used last
 
 
 def open_model(name, run=None):
@@ -70,7 +71,7 @@ def open_model(name, run=None):
     Raises UserError if it cannot be had, with what can be done.
     """
     checkpoint = None if run is None else run.folder / 'ckpt.pt'
-    key = (name, None) if run is None else (str(run.folder), checkpoint.stat().st_mtime_ns)
+    key = (name, model_version(name)) if run is None else (str(run.folder), checkpoint.stat().st_mtime_ns)
     if key not in _loaded:
         with quietly():
             try:
@@ -251,6 +252,10 @@ def compare_tokens(model, run, wish):
 def save_model(run, name, about='', replace=False):
     """Write the model of a Run to a folder that transformers and this notebook can open; return its path."""
     folder = _folder_for(name)
+    if folder.resolve() == expand_path(run.model).resolve():
+        raise UserError(
+            f'“{folder.name}” is the model that this run began from, and is needed to compare: choose another name'
+        )
     if (folder / 'config.json').exists() and not replace:
         raise UserError(
             f'there is a model called “{name}” already: choose another name, or tick “replace a model of this name”'

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from helpers.notebooks import text_of
 
-from notebooks import rendering, runs
+from notebooks import rendering, runs, steps
 from texts.splits import SPLITS
 
 TEXTS = 'the SHA-256 of some texts'
@@ -105,6 +105,44 @@ def test_if_the_watcher_fails_training_ends_too(book, monkeypatch):
     monkeypatch.setattr('notebooks.training_form.Training', lambda run, go_on: training)
     book.training.watch(None)
     assert 'ZeroDivisionError' in book.wait() and stopped and book.chosen.training is None
+
+
+# A model that is replaced ---------------------------------------------------------------------------------------------
+
+
+def save_weights(name):
+    """Write something like a saved model; return its name for the notebook."""
+    folder = steps.MODELS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'config.json').touch()
+    (folder / 'model.safetensors').write_text('weights')
+    return str(folder)
+
+
+def test_runs_of_a_replaced_model_are_not_those_of_the_new_one(book, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(steps, 'choose_front', lambda *_: None)
+    monkeypatch.setattr(steps, 'require_tokenizer', lambda *_: None)
+    monkeypatch.setattr(steps.fast, 'pack', lambda model, rows: model)
+    model = SimpleNamespace(get_num_params=lambda non_embedding: 5)
+    monkeypatch.setattr(steps, 'load_model', lambda *_, **__: loaded.append(1) or (model, None, None))
+    name = save_weights('my-stories')
+    prepare(book, name)
+    run = runs.new_run(name, 5, 1e-4, 1.0)
+    runs.remember(run)
+    steps.open_model(name)
+    steps.open_model(name)
+    assert [made.folder for made in book.chosen.runs()] == [run.folder] and len(loaded) == 1
+    os.utime(Path(name) / 'model.safetensors', ns=(1, 1))
+    steps.open_model(name)
+    assert book.chosen.runs() == [] and len(loaded) == 2
+    assert runs.new_run(name, 5, 1e-4, 1.0).key != run.key
+
+
+def test_the_model_that_a_run_began_from_is_not_replaced_by_it(book):
+    name = save_weights('my-stories')
+    with pytest.raises(steps.UserError, match='“my-stories” is the model that this run began from'):
+        steps.save_model(runs.Run(name, 5, 1e-4, 1.0), 'my-stories', replace=True)
 
 
 # What is said ---------------------------------------------------------------------------------------------------------
