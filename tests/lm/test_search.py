@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from lm import fast, token_tree
 from lm.checkpoint import save_pretrained
 from lm.scoring import score
-from lm.search import Budget, above_steps, all_above, beam_search, beam_steps, most_probable, search_steps
+from lm.search import Budget, Waiting, above_steps, all_above, beam_search, beam_steps, most_probable, search_steps
 
 
 def all_continuations(model, prompt, n, eos=None):
@@ -298,3 +298,15 @@ def test_invalid_arguments_are_refused(model, idx, settings, says):
             beam_search(model, torch.tensor([[1]]), 2, 2, length_penalty=penalty)
     with pytest.raises(ValueError, match='k=0'):
         most_probable(model, torch.tensor([[1]]), 2, 0)
+
+
+def test_waiting_prefixes_come_likeliest_first_and_ties_in_the_order_of_their_ids():
+    torch.manual_seed(1)
+    waiting, added = Waiting(), []
+    for node, n in enumerate((1, 70, 2000)):
+        logprobs = (torch.rand(n, dtype=torch.float64) * 40).floor() / -8  # many are equal
+        waiting.add(node, torch.arange(n), logprobs)
+        added += [(logprob, node, id) for id, logprob in enumerate(logprobs.tolist())]
+    taken = [waiting.pop() for _ in range(len(added))]
+    assert [(logprob, node, id) for node, id, logprob in taken] == sorted(added, key=lambda each: (-each[0], *each[1:]))
+    assert (waiting.count, waiting.bytes, waiting.best) == (0, 0, -math.inf)
