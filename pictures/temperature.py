@@ -19,7 +19,7 @@ from lm.alternatives import entropy
 from model import logits_to_logprobs
 from pictures.canvas import HEAT, TEXT_GREY, axis_label_inches, make_figure, place_axes, place_text, save_pictures
 from pictures.inputs import TextSettings, load_subject, pieces_of_ids, to_numpy
-from pictures.style import MARK, hide_spines
+from pictures.style import MARK, format_bar_value, hide_spines
 from pictures.terminal import new_table, print_parts
 
 BARS = 12  # how many of the likeliest tokens have a bar
@@ -57,7 +57,7 @@ def show_temperature(settings):
         for temperature in temperatures
     ]
     title = f'what comes after “{shorten(subject.text, 50, from_end=True)}”'
-    likeliest = [f'{pieces[0]} {distribution.probs[order[0]]:.3f}' for distribution in distributions]
+    likeliest = [f'{pieces[0]} {format_bar_value(distribution.probs[order[0]])}' for distribution in distributions]
     print_parts(temperature_table(f'{title}: {name}', distributions, settings, likeliest))
 
     panels = [make_panel(distribution, order, settings) for distribution in distributions]

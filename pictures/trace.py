@@ -26,7 +26,7 @@ from pictures.canvas import (
     save_pictures,
 )
 from pictures.inputs import TextSettings, check_index, load_subject, pieces_of_ids, to_numpy
-from pictures.style import BAR, text_colour
+from pictures.style import BAR, format_bar_value, text_colour
 from pictures.terminal import print_parts
 
 MODEL_PROBABILITY = 'model probability (softmax of the raw logits)'
@@ -54,7 +54,7 @@ def show_trace(settings):
     logprobs = steps[-1].value[0, -1]  # (V,) after the last token
     best = logprobs.topk(min(5, subject.model.n_ids))
     likeliest = zip(best.values.exp().tolist(), pieces_of_ids(subject.tokenizer, best.indices.tolist()))
-    answer = [f'{prob:.3f}  {piece}' for prob, piece in likeliest]
+    answer = [f'{format_bar_value(prob)}  {piece}' for prob, piece in likeliest]
     print_parts(Text(f'\nnext: {", ".join(answer)}   {MODEL_PROBABILITY}'))
 
     shown = [step for step in steps if step.layer in (None, settings.layer)]
