@@ -74,6 +74,7 @@ NOT_RUN = {
     r'curl http://.*': 'asks such a server; tests/server does',
     r'python export\.py .*--push_to=.*': 'needs the hub; tests/test_export.py pushes to a server that answers like it',
     r'python -m evaluation\.lm_eval_adapter .*': "needs the tasks' texts from the hub; its test asks it without them",
+    r'python -m lab\.corpora --check=.*': 'needs the texts; tests/lab/test_corpora.py makes some',
     r'python -m lab\.corpora --build=.*': 'needs the hub; tests/lab/test_corpora.py asks a server that answers like it',
     r'python -m lab\.situational_awareness .*': 'needs a dataset that must not be copied; its test imitates it',
 }

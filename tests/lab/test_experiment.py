@@ -201,7 +201,7 @@ def test_every_step_is_a_command_that_is_shown(done):
 @pytest.mark.slow
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     for settings, message in (
-        (experiment.Settings('report'), r'texts/novels\.txt; python -m lab\.corpora'),
+        (experiment.Settings('report'), r'data/corpora/novels\.txt; python -m lab\.corpora'),
         (experiment.Settings('reprot'), 'reprot is not one of .* fine_tuning'),
     ):
         monkeypatch.chdir(PROJECT)

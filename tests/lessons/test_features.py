@@ -155,8 +155,10 @@ def test_16_features_per_token_keep_nine_tenths_of_the_held_out_loss(capsys):
 
     codes = coder.encode(read_stream(model, rest, settings.layer).flatten(0, 1))
     assert (coder.encode(x) == 0).all(0).float().mean() < 0.2  # the dead
-    (idle,) = numbers_on_page(r'and about (\d+) to none')
-    assert (codes == 0).all(0).sum().item() == pytest.approx(idle, abs=20)
+    fewest, most = numbers_on_page(
+        r'to none: (\d+) on one machine, (\d+) on another'
+    )  # training differs in last digits
+    assert fewest - 20 <= (codes == 0).all(0).sum().item() <= most + 20
     assert 0.5 < (codes > 0).float().mean(0).max() < 0.6  # one is active on more than half of all tokens
     shares = find_main_tokens(codes, rest.flatten())[1][list_common_features(codes)]
     assert 0.02 < (shares > 0.5).float().mean() < 0.5  # some are just a token, most are not

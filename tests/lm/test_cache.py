@@ -52,8 +52,10 @@ def ragged_cache(model, rows, room=20):
     return cache, model.logits(x[torch.arange(len(rows)), lengths - 1])
 
 
-def assert_equal_logits(found, expected):
-    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
+def assert_equal_logits(model, found, expected):
+    """Compare logits; where eight bits are used, the last digit of a float32 may round an input up instead of down."""
+    tolerance = 0.06 if isinstance(getattr(model.lm_head, 'matrix', None), matrices.Int8Matrix) else 1e-4
+    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=tolerance, rtol=1e-4)
 
 
 def rows_of(model, lengths=LENGTHS):
@@ -69,7 +71,7 @@ def read_on(model, rows, cache, n, seed=50):
             logits = model.decode(ids, cache)
         for number, row in enumerate(rows):
             rows[number] = torch.cat([row, ids[number : number + 1]])
-            assert_equal_logits(logits[number], logits_alone(model, rows[number])[-1])
+            assert_equal_logits(model, logits[number], logits_alone(model, rows[number])[-1])
     assert cache.lengths.tolist() == [len(row) for row in rows]
     return rows
 
@@ -82,7 +84,7 @@ def test_prompts_of_different_lengths_are_read_as_each_is_alone(model):
     cache, logits = ragged_cache(model, rows)
     assert cache.lengths.tolist() == LENGTHS
     for row, of_row in zip(rows, logits):
-        assert_equal_logits(of_row, logits_alone(model, row)[-1])
+        assert_equal_logits(model, of_row, logits_alone(model, row)[-1])
     read_on(model, rows, cache, 8)
 
 
@@ -95,7 +97,7 @@ def test_several_tokens_are_read_at_once_after_what_each_row_holds(model, length
         logits = model.logits(model.hidden(more, cache))  # (B, 5, V)
     rows = [torch.cat([row, ids]) for row, ids in zip(rows, more)]
     for row, of_row in zip(rows, logits):
-        assert_equal_logits(of_row, logits_alone(model, row)[-5:])
+        assert_equal_logits(model, of_row, logits_alone(model, row)[-5:])
     read_on(model, rows, cache, 3)
 
 
@@ -108,7 +110,7 @@ def test_more_tokens_of_different_numbers_are_padded_and_rewound_again(model):
     cache.rewind(torch.tensor([len(row) + len(ids) for row, ids in zip(rows, more)]))
     rows = [torch.cat([row, ids]) for row, ids in zip(rows, more)]
     for row, ids, of_row in zip(rows, more, logits):
-        assert_equal_logits(of_row[: len(ids)], logits_alone(model, row)[-len(ids) :])
+        assert_equal_logits(model, of_row[: len(ids)], logits_alone(model, row)[-len(ids) :])
     read_on(model, rows, cache, 3)
 
 
@@ -226,7 +228,7 @@ def test_a_text_with_nan_spoils_no_other_row(model):
         logits = model.decode(ids, cache)
     for number in (0, 2, 3, 4, 5):
         assert_equal_logits(
-            logits[number], logits_alone(model, torch.cat([rows[number], ids[number : number + 1]]))[-1]
+            model, logits[number], logits_alone(model, torch.cat([rows[number], ids[number : number + 1]]))[-1]
         )
 
 

@@ -11,7 +11,8 @@ from transformers import GPT2LMHeadModel
 from lm import fast, token_tree
 from lm.checkpoint import save_pretrained
 from lm.scoring import score
-from lm.search import Budget, Waiting, above_steps, all_above, beam_search, beam_steps, most_probable, search_steps
+from lm.search import Budget, above_steps, all_above, beam_search, beam_steps, most_probable, search_steps
+from lm.waiting import Waiting
 
 
 def all_continuations(model, prompt, n, eos=None):
