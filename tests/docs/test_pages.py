@@ -85,7 +85,7 @@ SHORT = {
     'train.py': f'{TRAIN} --epochs=None --warmup_iters=1',
     'eval.py': '--resamples=20',
     'sample.py': '--plot_steps=2',
-    'lab.bench': '--rounds=1 --only=float32',
+    'lab.bench': '--job=decode --rounds=1 --only=float32',
     'serve.py': '--open=False',
 }
 SMALL = '--n_layer=2 --n_head=2 --n_embd=16 --block_size=64'  # for a model from scratch
