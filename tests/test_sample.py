@@ -56,6 +56,7 @@ def test_the_first_of_three_samples_is_the_single_one(single, here, capsys):
     assert all(text.partition('\n')[2].startswith('Once upon a time') for text, _, _ in samples)
 
 
+@pytest.mark.slow
 def test_charts_change_no_text_and_each_run_has_a_folder_of_its_own(single, here, capsys):
     draw = ('sample.py', *RESUME, '--show_probs=True')
     out = call_well(capsys, *draw, '--max_new_tokens=20', '--plot_steps=3')

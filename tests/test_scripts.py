@@ -191,8 +191,8 @@ def test_a_reader_that_stops_early_is_no_error(here, arguments):
 @pytest.mark.parametrize(
     'arguments',
     [
-        ('eval.py', *FOLDER, '--eval_data=pairs.json'),
-        pytest.param(('prepare_bin.py', '--help'), marks=pytest.mark.slow),
+        pytest.param(('eval.py', *FOLDER, '--eval_data=pairs.json'), marks=pytest.mark.slow),
+        ('prepare_bin.py', '--help'),
     ],
     ids=['table', 'help'],
 )

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from evaluation import terminal
 
 
+@pytest.mark.slow
 def test_save_leaves_a_folder_with_everything(here, capsys):
     rows, summary = evaluate(init_from='two', compare_to='one', eval_data='pairs.jsonl', save='named', show=3)
     folder = here / 'results' / 'named'

@@ -35,6 +35,7 @@ def cut_in_half(folder):
 # Exact equality -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_that_are_scored_again_for_the_page_have_the_same_floats(here, monkeypatch, without_pictures):
     """More pairs than the page shows, in many windows: which rows changed most is known only after the last one."""
     pages, scored = [], []
@@ -136,6 +137,7 @@ def test_of_a_very_long_response_the_page_shows_the_same_beginning_under_both_mo
     assert short['label'] == 'pair 1'
 
 
+@pytest.mark.slow
 def test_of_many_pairs_the_page_says_which_it_shows(here, without_pictures):
     write_pairs('many.jsonl', 130)
     evaluate(init_from='one', compare_to='two', eval_data='many.jsonl', save='./many')

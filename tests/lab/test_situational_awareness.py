@@ -69,6 +69,7 @@ def test_a_checkout_that_is_not_unzipped_is_read_in_memory(checkout, script):
         read_questions(checkout, password='wrong')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('answers', ['letters', 'texts'])
 def test_the_share_of_right_choices_is_what_the_scores_say(checkout, capsys, answers):
     settings = Settings(init_from='tiny', device='cpu', folder='checkout', answers=answers, save='sad.json')

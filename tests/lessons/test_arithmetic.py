@@ -175,6 +175,7 @@ def test_intervals_are_wilsons(counts):
     assert wilson_interval(right, n, z=1.959963984540054) == pytest.approx((reference.low, reference.high), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('choices', [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 7))])
 def test_an_oracle_scores_1_and_a_guesser_scores_chance(choices):
     problems = sample_problems(each=100, n_choices=choices)
@@ -188,6 +189,7 @@ def test_an_oracle_scores_1_and_a_guesser_scores_chance(choices):
     assert len(outside) <= 0.15 * len(scores)  # 5 % are expected
 
 
+@pytest.mark.slow
 def test_seeing_only_the_answers_scores_above_chance():
     problems = sample_problems(each=100, n_choices=4)
     assert wilson_interval(*count_right(answer_without_problem(problems))[None, None])[0] > 0.35

@@ -174,6 +174,7 @@ def test_attention_by_hand_goes_to_all_symbols_or_to_the_consonants():
 # Learned --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_learns_the_same():
     texts = sample_texts(digits_by_memory, 100, 6, random.Random(0))
     first, second, third = (train_weights(texts, 20, seed, starts=3) for seed in (1, 1, 2))

@@ -350,6 +350,7 @@ def test_the_lesson_works_without_gpt2(tmp_path):
     assert (tmp_path / 'results/lessons/bpe-compression.png').exists()
 
 
+@pytest.mark.slow
 def test_a_class_colours_its_own_text_and_gets_the_ids(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = 'The fox said <b>"no"</b> & left. 🦊\nEnd.\n'

@@ -101,6 +101,7 @@ def test_codes_have_at_most_k_positive_features_and_decode_to_the_vectors():
         assert torch.allclose(coder.decoder.norm(dim=1), torch.ones(20), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_planted_directions_are_found_again():
     generator = torch.Generator().manual_seed(0)
     planted = F.normalize(torch.randn(16, 12, generator=generator), dim=1)
@@ -111,6 +112,7 @@ def test_planted_directions_are_found_again():
     assert (cosines[1] > 0.95).float().mean() >= 0.9 and cosines[0].mean() < 0.8
 
 
+@pytest.mark.slow
 def test_training_is_the_same_each_time_and_lowers_the_error():
     x = random_vectors()
     errors = [(x - train_coder(x, 20, 4, steps, 1e-2, seed=1)(x)).square().mean() for steps in (1, 200, 200)]

@@ -66,6 +66,7 @@ def test_an_answer_without_calls(server, provider, stream):
     assert tool['name'] == 'calculate' and schema == describe_function(calculate)['parameters']
 
 
+@pytest.mark.slow
 @both
 @streaming
 def test_parallel_calls_are_answered_together_and_in_order(server, provider, stream):
@@ -314,6 +315,7 @@ def test_a_web_page_instead_of_a_reply_is_reported(server, provider):
 # The lesson -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_lesson_works_without_a_key(tmp_path):
     process = run_lesson('tools', cwd=tmp_path, OPENAI_API_KEY='', ANTHROPIC_API_KEY='')
     assert process.returncode == 0 and process.stderr == ''

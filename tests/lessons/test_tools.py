@@ -321,6 +321,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'values'), KINDS, ids=[str(kind) for kind, _ in KINDS])
 def test_to_json_and_back_is_the_same_value(kind, values):
     schema = tools.make_schema(kind, tools.make_type_schema)

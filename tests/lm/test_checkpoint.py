@@ -331,6 +331,7 @@ def test_names_that_mean_nothing_are_refused(tmp_path):
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'save',
     ["save_checkpoint('ckpt.pt', model, None)", pytest.param("save_pretrained(model, '.')", marks=pytest.mark.slow)],

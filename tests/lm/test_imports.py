@@ -11,7 +11,7 @@ from helpers.scripts import PROJECT
     ('module', 'unwanted'),
     [
         ('lm.tokenizer', ['torch', 'transformers', 'tokenizers', 'tiktoken']),  # prepare_bin.py's workers need no more
-        ('sample', ['transformers', 'datasets', 'tokenizers', 'huggingface_hub']),
+        pytest.param('sample', ['transformers', 'datasets', 'tokenizers', 'huggingface_hub'], marks=pytest.mark.slow),
     ],
 )
 def test_an_import_leaves_out_what_is_slow(module, unwanted):

@@ -304,6 +304,7 @@ def test_no_text_is_cut_off_at_the_edge_of_a_picture(tmp_path, monkeypatch, chan
     assert len(cut_off) == 6
 
 
+@pytest.mark.slow
 def test_step_pictures_do_not_keep_what_an_earlier_step_drew(tmp_path):
     alone, after = tmp_path / 'alone', tmp_path / 'after'
     alone.mkdir()

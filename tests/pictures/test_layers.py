@@ -54,6 +54,7 @@ def test_the_lens_frames_the_token_that_came_next():
     assert {'5', '7', '1', '2'} <= set(said)
 
 
+@pytest.mark.slow
 def test_the_lens_draws_the_end_of_a_long_text_but_counts_all():
     T = MAX_POSITIONS + 9
     pieces = [f'·w{place}' for place in range(T)]

@@ -130,6 +130,7 @@ def test_a_file_in_place_of_a_folder_is_a_user_error(tmp_path):
         pages.write_page(a_page(), tmp_path / 'results' / 'page.html')
 
 
+@pytest.mark.slow
 @given(st.text() | st.text(alphabet='<>&/!-\u2028\u2029"\'\\script\0\r\n'))
 def test_embedded_json_is_ascii_that_no_text_can_end(text):
     kept = pages.embed_json({text: [text]})

@@ -46,6 +46,7 @@ def test_changes_too_large_for_a_float_and_large_perplexities(opened):
         assert 'Infinity' not in view.locator('#all').text_content()
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side(opened):
     page = a_page(texts=2, tokens=8, models=2)
     with opened(page) as view:
@@ -84,6 +85,7 @@ def test_two_models_side_by_side(opened):
         assert focused(view) == (1, 0, 4)
 
 
+@pytest.mark.slow
 def test_models_that_split_a_text_differently(opened):
     alternatives = [alternative('·a', 0.5), alternative('·b', 0.25)]
     coarse = side_of([a_token('·woodcutter', -3.0, 7, alternatives), a_token('·sat', -1.0, 2, alternatives)])

@@ -11,6 +11,7 @@ from pictures import page as pages
 from pictures.page import Page, PageText
 
 
+@pytest.mark.slow
 def test_texts_show_as_text_and_nothing_else(opened):
     page = a_page(texts=len(NASTY), tokens=30, sampler='temperature 0.8')
     with opened(page) as view:
@@ -106,6 +107,7 @@ def test_the_terms_are_explained_on_request(opened):
         ]
 
 
+@pytest.mark.slow
 def test_a_sampler_that_cuts_off_the_token_in_the_text(opened):
     alternatives = [alternative('·a', 0.5, 1.0), alternative('·king', 0.25, 0.0)]
     token = a_token(sampler_logprob=-math.inf, alternatives=alternatives)

@@ -122,6 +122,7 @@ def test_in_text_from_right_to_left_the_left_arrow_moves_forward(opened):
         assert focused(view) == (0, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_click_pins_and_escape_unpins(opened):
     page = a_page(texts=1, tokens=6, words=[f'·word{n}' for n in range(30)])
     pieces = [piece_of(token) for token in page.texts[0].sides[0].records]

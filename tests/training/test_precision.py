@@ -41,6 +41,7 @@ def test_the_faster_one_is_chosen_and_kept_when_the_run_resumes(monkeypatch, cap
         assert_same_run(f'whole-{chosen}', chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('dataset')
 def test_another_precision_than_the_run_began_with_is_said(capsys):
     forget_notes()

@@ -50,6 +50,7 @@ def test_resuming_in_float16_restores_the_scaler():
     assert_same_run('whole', 'halved')
 
 
+@pytest.mark.slow
 def test_a_float32_run_resumes_in_float16():
     run(max_iters=4)
     run(init_from='resume', dtype='float16')
@@ -161,9 +162,8 @@ def test_a_second_run_in_the_same_folder_is_a_friendly_error(tmp_path):
 # Interruptions --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ('number', 'code'), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_run_after_a_step_and_prints_how_to_resume(tmp_path, number, code):
     settings = SMALL | {'max_iters': 3000, 'lr_decay_iters': 3000, 'eval_interval': 1000, 'log_interval': 1}
     arguments = [f'--{name}={value}' for name, value in settings.items()]

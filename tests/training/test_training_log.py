@@ -15,6 +15,7 @@ from lm.scoring import score
 pytestmark = pytest.mark.usefixtures('dataset')
 
 
+@pytest.mark.slow
 def test_each_evaluation_prints_a_sample_and_scores_pairs(capsys, tmp_path):
     pairs = [{'prompt': 'The cat went', 'response': ' up the hill'}, {'prompt': 'The dog', 'response': ' went'}]
     (tmp_path / 'pairs.json').write_text(json.dumps(pairs))
