@@ -74,12 +74,16 @@ def refresh_numbers(page):
     save_if_changed(page, check_page_numbers.refresh_numbers(page))
 
 
-def rerun_sessions(page):
-    """Replace the outputs on a page by what its commands print now."""
+def rerun_sessions(page, models=()):
+    """Replace the outputs on a page by what its commands print now. models: folders that they read, beside OUT."""
 
     def rerun(session):
         with tempfile.TemporaryDirectory() as folder:  # for the files it writes, which are not needed
-            (Path(folder) / OUT).symlink_to(OUT.resolve())  # for the models that it reads
+            for path in (OUT, *map(Path, models)):
+                link = Path(folder) / path
+                if not link.exists():  # an absolute path does, and a folder in OUT
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(path.resolve())
             printed = run_script(*shlex.split(session['command']), quiet=True, cwd=folder)
         return f'```text\n$ python {session["command"]}\n{printed.strip()}\n```'
 

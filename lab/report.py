@@ -30,7 +30,7 @@ class Settings:
     init_from: str = ''  # make the report about this model: gpt2, distilgpt2, a folder; '' for the project's own
     pdf: bool = False  # print it as PDF
     tar: bool = False  # the archive to hand in, with the PDF in it
-    again: bool = False  # make the report about this model anew; the page that is there is kept as REPORT-old.md
+    again: bool = False  # make this report again from the start; the old page is kept as REPORT-old.md
     corpora: str = 'data/corpora'  # folder with the texts of `python -m lab.corpora`, to fine-tune on and to measure
     iterations: int = 60  # of fine-tuning, 4,096 tokens each; the shorter runs beside it take as long again
     measured: int = 50_000  # bytes of each text that no model has seen, to measure on

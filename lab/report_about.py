@@ -53,7 +53,7 @@ The *before* is `{name}`; the *after* is `{name}`, fine-tuned on {megabytes:.1f}
 (`{training}`).
 Of texts that neither has seen, the first {measured:,} bytes are measured, in whole documents.
 Where nothing else is said, the outputs are those of `{name}`. Paragraphs that begin with ✎ say what was found for two
-other models, `tiny` and `tiny-stories`; their numbers are new, their sentences are not: **write them anew**, then take
+other models, `tiny` and `tiny-stories`; their numbers are new, their sentences are not: **rewrite them**, then take
 the ✎ away.
 
 """
@@ -96,7 +96,7 @@ def make_report_about(chosen, folder):
 def begin_report(chosen, folder, work, dataset):
     """Return the names of the stories, and {name: path} of the held-out texts, for a report that begins or goes on.
 
-    Raises UserError, before anything is changed, if it was begun with other settings, weights or texts.
+    Raises UserError, before anything is changed, if it was started with other settings, weights or texts.
     """
     name, texts = name_model(chosen.init_from), expand_path(chosen.corpora)
     model, _, _ = checkpoint.load_model(name, device='cpu')
@@ -108,46 +108,54 @@ def begin_report(chosen, folder, work, dataset):
     }
     if chosen.again:
         put_away(folder, work, dataset)
-    record_beginning(chosen, made_of, work, dataset)
+    record_start(chosen, made_of, work, dataset)
     return stories, heldout
 
 
 def put_away(folder, work, dataset):
     """If a report is complete, keep its page as REPORT-old.md, and delete its runs and its dataset.
 
-    Otherwise `--again` is being repeated after an interruption, and what is there goes on.
+    Otherwise `--again` is being repeated after an interruption, and the report is resumed. Raises UserError if there is
+    an old page already.
     """
-    if (folder / 'REPORT.md').is_file():
-        (folder / 'REPORT.md').replace(folder / 'REPORT-old.md')
+    page, kept = folder / 'REPORT.md', folder / 'REPORT-old.md'
+    if page.is_file():
+        if kept.exists():
+            raise UserError(f'{page} would be kept as {kept}, which is there already: move it or delete it first')
+        page.replace(kept)
         for old in (work, Path('data') / dataset):
             shutil.rmtree(old, ignore_errors=True)
 
 
-def record_beginning(chosen, made_of, work, dataset):
-    """Write down what a report is made with, if it begins now. Raises UserError if it was begun with anything else.
+def record_start(chosen, made_of, work, dataset):
+    """Write down what a new report is made with. Raises UserError if this one was started with anything else.
 
     made_of: SHA-256 of the `weights`, and a list of those of the `texts`.
     """
     asked = {'init_from': name_model(chosen.init_from), 'corpora': str(expand_path(chosen.corpora).resolve())}
     asked |= {'iterations': chosen.iterations, 'measured': chosen.measured}
-    began, anew = work / 'settings.json', f'delete {work} and data/{dataset} to begin anew'
-    if began.is_file():
-        begun = read_json(began)
-        if other := ' '.join(f'--{name}={begun[name]}' for name in asked if begun[name] != asked[name]):
-            raise UserError(f'this report was begun with {other}: give that again to go on, or {anew}')
+    record, start_over = work / 'settings.json', f'delete {work} and data/{dataset} to start over'
+    if record.is_file():
+        first = read_json(record)
+        if other := ' '.join(f'--{name}={first[name]}' for name in asked if first[name] != asked[name]):
+            raise UserError(f'this report was started with {other}: use the same to continue, or {start_over}')
         for what, sha256 in made_of.items():
-            if begun[what] != sha256:
-                raise UserError(f'the {what} have changed since this report was begun: {anew}')
+            if first[what] != sha256:
+                raise UserError(f'the {what} have changed since this report was started: {start_over}')
     elif work.exists() or (Path('data') / dataset).exists():
-        raise UserError(f'there are parts of a report that was begun with unknown settings: {anew}')
+        raise UserError(f'there are files of an earlier report, and its settings are unknown: {start_over}')
     else:
         make_folder(work)
-        write_results(began.name, asked | made_of, work)
+        write_results(record.name, asked | made_of, work)
 
 
 def name_model(name):
-    """Return the name of a model as commands have it that are run in other folders, too."""
-    return str(expand_path(name).resolve()) if expand_path(name).is_dir() else name
+    """Return the name of a model for commands: the path of a folder, from here if it is below, otherwise in full."""
+    folder, here = expand_path(name), Path.cwd().resolve()
+    if not folder.is_dir():
+        return name
+    folder = folder.resolve()
+    return (folder.relative_to(here) if folder.is_relative_to(here) else folder).as_posix()
 
 
 def find_texts(folder):
@@ -207,9 +215,7 @@ def write_report_page(chosen, folder, training, size):
     page.write_text(head + body + FOOT.format(name=name), encoding='utf-8')
     experiment_pages.fill_blocks(page, experiment_pages.report_blocks(folder))
     experiment_pages.refresh_numbers(page)
-    experiment_pages.rerun_sessions(page)
-    text = page.read_text(encoding='utf-8').replace(name, chosen.init_from)  # no folder's path, which may name a person
-    experiment_pages.save_if_changed(page, text)
+    experiment_pages.rerun_sessions(page, [name] if Path(name).is_dir() else [])
     page.replace(folder / 'REPORT.md')
 
 

@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_had_is_one_line():
 def other(tmp_path_factory):
     """The folder of a report about a small random model, made from texts of a few pages; and the model's."""
     here = tmp_path_factory.mktemp('other')
-    model = here / 'random'
+    model = tmp_path_factory.mktemp('model') / 'random'
     save_pretrained(random_gpt(vocab_size=8192, block_size=256), model, tokenizer_from_folder(PROJECT / 'models/tiny'))
     speeds = 'speed/amd-epyc-2-threads-avx512_bf16.json'
     for name in ('report/report.json', 'judging/judgements.json', speeds):
@@ -245,30 +245,53 @@ def test_a_report_about_another_model_has_its_numbers(other, monkeypatch):
 @pytest.mark.parametrize(
     ('changed', 'made_of', 'message'),
     [
-        ({'measured': 5000}, 'same', 'begun with --measured=4000: give that again to go on, or delete'),
-        ({'iterations': 8}, 'same', 'begun with --iterations=4'),
-        ({'corpora': 'elsewhere'}, 'same', 'begun with --corpora=.*texts'),
-        ({}, 'others', 'the weights have changed since this report was begun'),
+        ({'measured': 5000}, 'same', 'started with --measured=4000: use the same to continue, or delete'),
+        ({'iterations': 8}, 'same', 'started with --iterations=4'),
+        ({'corpora': 'elsewhere'}, 'same', 'started with --corpora=.*texts'),
+        ({}, 'others', 'the weights have changed since this report was started'),
     ],
     ids=str,
 )
-def test_a_report_goes_on_only_with_what_it_was_begun_with(changed, made_of, message, tmp_path, monkeypatch):
+def test_a_report_is_resumed_only_with_what_it_was_started_with(changed, made_of, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, work = Path('results/report-a'), Path('out-experiment/report-a')
     settings = report.Settings(init_from='gpt2', corpora='texts', iterations=4, measured=4000)
     for _ in range(2):
-        report_about.record_beginning(settings, {'weights': 'same'}, work, 'stories-report-a')
+        report_about.record_start(settings, {'weights': 'same'}, work, 'stories-report-a')
     with pytest.raises(UserError, match=message):
-        report_about.record_beginning(replace(settings, **changed), {'weights': made_of}, work, 'stories-report-a')
+        report_about.record_start(replace(settings, **changed), {'weights': made_of}, work, 'stories-report-a')
     (work / 'settings.json').unlink()
-    with pytest.raises(UserError, match='unknown settings: delete'):
-        report_about.record_beginning(settings, {'weights': 'same'}, work, 'stories-report-a')
+    with pytest.raises(UserError, match='settings are unknown: delete'):
+        report_about.record_start(settings, {'weights': 'same'}, work, 'stories-report-a')
     report_about.put_away(folder, work, 'stories-report-a')
     assert work.is_dir()  # a report that is not complete goes on
     folder.mkdir(parents=True)
     (folder / 'REPORT.md').write_text('mine')
     report_about.put_away(folder, work, 'stories-report-a')
     assert not work.exists() and (folder / 'REPORT-old.md').read_text() == 'mine'
+    (folder / 'REPORT.md').touch()
+    with pytest.raises(UserError, match=r'REPORT-old\.md, which is there already'):
+        report_about.put_away(folder, work, 'stories-report-a')
+    assert (folder / 'REPORT-old.md').read_text() == 'mine'
+
+
+def test_commands_name_a_folder_as_it_is_found_from_the_project(tmp_path, monkeypatch):
+    """A report shows no path with the name of its author."""
+    model = tmp_path / 'ann/project/models/mine'
+    model.mkdir(parents=True)
+    (model / 'config.json').touch()
+    monkeypatch.chdir(tmp_path / 'ann/project')
+    for typed in ('models/mine', './models/mine/', str(model)):
+        assert report_about.name_model(typed) == 'models/mine'
+    assert report_about.name_model('gpt2') == 'gpt2'
+    assert report_about.name_model('..') == str(tmp_path / 'ann')
+    page = tmp_path / 'page.md'
+    page.write_text('```text\n$ python eval.py --init_from=models/mine\nold\n```\n')
+    monkeypatch.setattr(
+        experiment_pages, 'run_script', lambda *_, cwd, quiet: str((Path(cwd) / 'models/mine/config.json').is_file())
+    )
+    experiment_pages.rerun_sessions(page, ['models/mine'])
+    assert page.read_text() == '```text\n$ python eval.py --init_from=models/mine\nTrue\n```\n'
 
 
 @pytest.mark.parametrize('name', ['/a b/c', r'C:\Users\ann', 'gpt2'])
