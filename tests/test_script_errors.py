@@ -69,8 +69,11 @@ def test_no_dataset(here):
     [
         (['--dataset=stories'], ['--input=', '--dataset=']),
         (['--input=nowhere.txt', '--dataset=stories'], ['nowhere.txt', 'No such file']),
-        (['--input=latin1.txt', '--dataset=stories'], ['latin1.txt', 'not UTF-8', 'byte 19', 'iconv']),
-        (['--input=empty.txt', '--dataset=stories'], ['no text', 'empty.txt']),
+        (
+            ['--input=latin1.txt', '--dataset=stories', '--tokenizer=tiny'],
+            ['latin1.txt', 'not UTF-8', 'byte 19', 'iconv'],
+        ),
+        (['--input=empty.txt', '--dataset=stories', '--tokenizer=tiny'], ['no text', 'empty.txt']),
         (['--input=stories.txt,accents.txt', '--dataset=stories', '--tokenizer=data/characters'], ["'Ç' (U+00C7)"]),
     ],
     ids=['no input', 'no file', 'not UTF-8', 'empty', 'unknown characters'],
